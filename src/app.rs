@@ -1,0 +1,1 @@
+//! The only wiring: configuration -> World -> doors -> run -> drain.

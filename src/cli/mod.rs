@@ -1,0 +1,1 @@
+//! One file per command; `main.rs` reads the arguments and calls them.

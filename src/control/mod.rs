@@ -1,0 +1,1 @@
+//! Everything that watches or changes the house; never on the path of a request.

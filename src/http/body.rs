@@ -1,0 +1,151 @@
+//! `Body`: the body of a message, whichever leg it comes from; an enum, so that no layer costs a box.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// An HTTP/1 leg broke.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// An HTTP/2 leg broke or reset the stream.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// Fewer bytes than `content-length` promised (h2 ends a body cleanly on RST_STREAM(NO_ERROR)).
+    #[error("the body ended before its content-length")]
+    Short,
+    /// Nothing moved for the idle time.
+    #[error("the body stood still for too long")]
+    Idle,
+    /// More bytes than the limit.
+    #[error("the body is larger than the limit")]
+    TooLarge,
+    /// The exchange's deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// A shutdown's grace ended.
+    #[error("the grace of the shutdown ended")]
+    Forced,
+}
+
+/// A message's body.
+#[derive(Default)]
+pub enum Body {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// One piece, from this proxy itself.
+    Text(Bytes),
+    /// From an HTTP/1 leg.
+    Http1(Incoming),
+    /// From an HTTP/2 leg.
+    Http2(Http2Body),
+}
+
+/// The receiving half of an HTTP/2 stream; gives window back as its pieces are taken.
+pub struct Http2Body {
+    stream: h2::RecvStream,
+    /// What `content-length` still promises.
+    promised: Option<u64>,
+    data_done: bool,
+}
+
+impl Http2Body {
+    /// Wraps a stream; `promised` is the message's content-length, if it has one and a body is to be expected.
+    pub fn new(stream: h2::RecvStream, promised: Option<u64>) -> Self {
+        Self { stream, promised, data_done: false }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.data_done {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // An error here means the stream is gone; the next poll reports it.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    if let Some(left) = &mut self.promised {
+                        *left = left.saturating_sub(data.len() as u64);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => {
+                    // RST_STREAM(NO_ERROR) after a complete answer is legal (RFC 9113 §8.1).
+                    self.data_done = true;
+                    if error.reason() == Some(h2::Reason::NO_ERROR) && self.promised.unwrap_or(0) == 0 {
+                        return Poll::Ready(None);
+                    }
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                None => self.data_done = true,
+            }
+            if self.promised.take().is_some_and(|left| left > 0) {
+                return Poll::Ready(Some(Err(BodyError::Short)));
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Ok(None) => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+}
+
+impl Body {
+    /// One piece of text.
+    pub fn text(text: impl Into<Bytes>) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Text(text) => {
+                let text = std::mem::take(text);
+                Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
+            }
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
+            Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Text(text) => text.is_empty(),
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => match body.promised {
+                Some(left) => SizeHint::with_exact(left),
+                None if body.stream.is_end_stream() => SizeHint::with_exact(0),
+                None => SizeHint::default(),
+            },
+        }
+    }
+}
+
+/// The `content-length` of a message, if it has a valid one.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}

@@ -1,0 +1,3 @@
+//! HTTP messages as values: bodies and heads, the same for both versions and both doors.
+
+pub mod body;

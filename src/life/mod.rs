@@ -1,0 +1,4 @@
+//! How tasks are owned and how the program ends.
+
+pub mod drain;
+pub mod tasks;

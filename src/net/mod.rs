@@ -1,0 +1,3 @@
+//! Bytes and sockets; knows no routes.
+
+pub mod io;

@@ -1,0 +1,97 @@
+//! The document made true: immutable, complete, checked. Pure: it never awaits, reads a clock or opens anything.
+
+pub mod door;
+pub mod peer;
+pub mod route;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ids::Addr;
+use door::{DoorPlan, Egress};
+use peer::PeerPlan;
+use route::RouteTable;
+
+/// Everything the file means, with every default filled in.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The name of the service this sidecar stands beside.
+    pub service: Arc<str>,
+    /// Data threads, at least 1.
+    pub workers: usize,
+    /// How long a shutdown may take in all.
+    pub grace: Duration,
+    /// The admin server; `None` where the file says `off`.
+    pub admin: Option<AdminPlan>,
+    /// A second, read-only server for probes and scrapers.
+    pub status: Option<SocketAddr>,
+    /// Every listener, in the order they are bound.
+    pub doors: Vec<Arc<DoorPlan>>,
+    /// Every peer: first the apps behind the inbound doors, then the named ones in the file's order.
+    pub peers: Vec<PeerPlan>,
+    /// Which authority belongs to which peer; used by the shared outbound doors.
+    pub routes: RouteTable,
+    /// What happens to names that no peer has.
+    pub egress: Egress,
+    /// How names are resolved.
+    pub dns: DnsPlan,
+    /// What is written for each exchange.
+    pub access_log: AccessLogPlan,
+}
+
+/// Where the admin server listens and who may change things through it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminPlan {
+    /// Loopback or a Unix socket.
+    pub listen: Addr,
+    /// A file (mode 0600) whose text a mutation must carry as a bearer token when it comes over TCP.
+    pub token: Option<PathBuf>,
+}
+
+/// How names are resolved (RFC 1035, 2308, 2782).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsPlan {
+    /// Servers to ask; empty means those of the system's resolv.conf.
+    pub servers: Vec<SocketAddr>,
+    /// An answer is used at least this long.
+    pub floor: Duration,
+    /// An answer is used at most this long.
+    pub ceiling: Duration,
+    /// How long the last good answer is kept when the servers fail.
+    pub stale_for: Duration,
+    /// How long one lookup may take in all.
+    pub timeout: Duration,
+    /// Whether /etc/hosts is read first.
+    pub hosts_file: bool,
+}
+
+/// What is written for each exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessLogPlan {
+    /// Which exchanges are written.
+    pub log: AccessLog,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// Which exchanges are written to the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those with a reason, or with a 5xx status.
+    Failures,
+    /// All.
+    All,
+}
+
+/// How a line of the access log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value` words.
+    Text,
+    /// One JSON object.
+    Json,
+}

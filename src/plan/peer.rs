@@ -1,0 +1,140 @@
+//! A peer as planned: where its endpoints come from (`PeerSource`) and how it is called (`PeerPolicy`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::door::Protocol;
+use crate::ids::{Addr, PeerName};
+
+/// One peer. A reload that changes only the policy keeps the living state of the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPlan {
+    /// Its name; unique.
+    pub name: PeerName,
+    /// Whether it is the service behind the inbound door, a named peer or one made up for an unlisted name.
+    pub kind: PeerKind,
+    /// Where its endpoints come from.
+    pub source: PeerSource,
+    /// How it is called.
+    pub policy: Arc<PeerPolicy>,
+}
+
+/// What sort of peer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PeerKind {
+    /// The service behind an inbound door.
+    App,
+    /// Listed under `peers:`.
+    Named,
+    /// An unlisted name that was passed.
+    Adhoc,
+}
+
+/// What, when changed, makes it another peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSource {
+    /// Where the addresses come from.
+    pub addresses: Addresses,
+    /// What is spoken to it.
+    pub protocol: Protocol,
+    /// TLS with a server certificate, where asked for.
+    pub tls: Option<ClientTlsPlan>,
+}
+
+/// Where the addresses of a peer come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addresses {
+    /// From the file itself.
+    Static(Vec<EndpointSpec>),
+    /// A and AAAA records of a name, and a port.
+    Dns {
+        /// The name as written.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// SRV records of a name (RFC 2782).
+    Srv {
+        /// The name as written.
+        name: String,
+    },
+    /// The control file, watched.
+    File {
+        /// Its path, made absolute against the configuration's folder.
+        path: PathBuf,
+    },
+}
+
+/// TLS towards a peer outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTlsPlan {
+    /// Whom to trust.
+    pub roots: Roots,
+    /// The name in the ClientHello and to check the certificate against.
+    pub sni: String,
+}
+
+/// Whom to trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roots {
+    /// The system's store.
+    System,
+    /// A PEM file.
+    File(PathBuf),
+}
+
+/// One address of a peer with what is known about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Where to connect.
+    pub addr: Addr,
+    /// Share of the traffic relative to the others; 0 takes none.
+    pub weight: u32,
+    /// SRV priority: the lowest with an endpoint is used (RFC 2782).
+    pub priority: u16,
+    /// Where it runs.
+    pub zone: Option<Arc<str>>,
+    /// The SPIFFE ID it must prove once identity is in force.
+    pub identity: Option<Arc<str>>,
+    /// Free facts about it; `None` where there are none.
+    pub metadata: Option<Arc<BTreeMap<String, String>>>,
+}
+
+impl EndpointSpec {
+    /// An address with nothing else known about it.
+    pub fn bare(addr: Addr) -> Self {
+        Self { addr, weight: 1, priority: 0, zone: None, identity: None, metadata: None }
+    }
+}
+
+/// How a peer is called; may change without touching its connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPolicy {
+    /// Which endpoint takes the next request.
+    pub balance: Balance,
+    /// One connection attempt, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// From the request's head to the answer's last byte; `None` is no limit.
+    pub request_timeout: Option<Duration>,
+    /// An answer's body, or a request's, that stands still.
+    pub body_idle: Duration,
+    /// Tunnels that stand still.
+    pub tunnel_idle: Duration,
+    /// Idle HTTP/1 connections, until the server's own keep-alive is learned.
+    pub keep_alive: Duration,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// Peak EWMA of latency times load over two random choices; failures count as slow.
+    PeakEwma,
+    /// Fewest requests in flight over two random choices.
+    LeastRequest,
+    /// In turn.
+    RoundRobin,
+    /// By chance.
+    Random,
+}

@@ -1,0 +1,167 @@
+//! THE closed list of reasons for which a request or connection can fail; everyone names failures with it.
+//!
+//! One word per reason stands unchanged in the `Proxy-Status` header (RFC 9209), the access line and the metric. What
+//! is answered for a reason is decided in one place only, `proxy/failure.rs`.
+
+/// Who is to be looked at first when a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The caller sent something that cannot be served.
+    Client,
+    /// The service behind the inbound door.
+    App,
+    /// The called service.
+    Peer,
+    /// What lies between this proxy and the called service.
+    Network,
+    /// A rule in this proxy's file.
+    Policy,
+    /// This proxy itself.
+    Proxy,
+}
+
+impl Side {
+    /// The word in headers, logs and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::App => "app",
+            Self::Peer => "peer",
+            Self::Network => "network",
+            Self::Policy => "policy",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $word:literal, $side:ident, $rfc9209:literal;)*) => {
+        /// Why a request or connection failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name),* }
+
+        impl Reason {
+            /// Every reason, in the order of the list.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The one word for it, in snake case.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$name => $word),* }
+            }
+
+            /// The side to look at first. `Peer` reads `App` where the called service is the app behind the door.
+            pub fn side(self) -> Side {
+                match self { $(Self::$name => Side::$side),* }
+            }
+
+            /// The error type of RFC 9209 §2.3 that fits best.
+            pub fn proxy_error(self) -> &'static str {
+                match self { $(Self::$name => $rfc9209),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The head breaks HTTP's rules or contradicts itself.
+    BadHead => "bad_head", Client, "http_request_error";
+    /// The head has more bytes or fields than the limit.
+    HeadTooLarge => "head_too_large", Client, "http_request_error";
+    /// The request target has more bytes than the limit.
+    UriTooLong => "uri_too_long", Client, "http_request_error";
+    /// A head was begun and not finished in time.
+    HeadTimeout => "head_timeout", Client, "http_request_error";
+    /// The body has more bytes than the limit.
+    BodyTooLarge => "body_too_large", Client, "http_request_error";
+    /// The request's body stood still for too long.
+    BodyTimeout => "body_timeout", Client, "http_request_error";
+    /// The body broke its framing or ended early.
+    BadBody => "bad_body", Client, "http_request_error";
+    /// A transfer coding that this proxy does not know.
+    UnknownCoding => "unknown_coding", Client, "http_request_error";
+    /// An `Expect` other than `100-continue`.
+    UnknownExpectation => "unknown_expectation", Client, "http_request_error";
+    /// The method is not served at this door (CONNECT at the inbound one).
+    MethodNotAllowed => "method_not_allowed", Client, "http_request_error";
+    /// An upgrade to a protocol that is not listed.
+    UpgradeNotListed => "upgrade_not_listed", Client, "http_upgrade_failed";
+    /// The protocol on the wire is not the one declared for this door.
+    WrongProtocol => "wrong_protocol", Client, "http_protocol_error";
+    /// The caller went away before the answer was complete.
+    ClientGone => "client_gone", Client, "http_request_error";
+    /// A TLS handshake with the caller failed.
+    ClientTlsFailed => "client_tls_failed", Client, "tls_protocol_error";
+    /// No peer has this name and `otherwise` is `deny`.
+    NoRoute => "no_route", Policy, "destination_not_found";
+    /// The address may not be dialled from here (own port, loopback, link-local, …).
+    AddressRefused => "address_refused", Policy, "destination_ip_prohibited";
+    /// The request has passed through too many sidecars.
+    Looped => "looped", Proxy, "proxy_loop_detected";
+    /// A limit of this proxy is reached.
+    Overloaded => "overloaded", Proxy, "connection_limit_reached";
+    /// This proxy is shutting down.
+    Draining => "draining", Proxy, "proxy_internal_response";
+    /// This proxy met a state that it should not have.
+    Internal => "internal", Proxy, "proxy_internal_error";
+    /// The peer has no endpoint.
+    NoEndpoint => "no_endpoint", Peer, "destination_unavailable";
+    /// The peer's name could not be resolved and no earlier answer is left.
+    DnsFailed => "dns_failed", Network, "dns_error";
+    /// The connection was refused.
+    ConnectRefused => "connect_refused", Peer, "connection_refused";
+    /// The connection could not be made for another reason.
+    ConnectFailed => "connect_failed", Network, "destination_ip_unroutable";
+    /// The connection was not made in time.
+    ConnectTimeout => "connect_timeout", Network, "connection_timeout";
+    /// The TLS handshake with the peer failed.
+    TlsFailed => "tls_failed", Peer, "tls_protocol_error";
+    /// The connection ended before the answer began.
+    Reset => "reset", Peer, "connection_terminated";
+    /// The peer refused the stream before it did any work.
+    RefusedStream => "refused_stream", Peer, "http_request_denied";
+    /// The answer broke HTTP's rules.
+    BadResponse => "bad_response", Peer, "http_protocol_error";
+    /// The answer's head has more bytes or fields than the limit.
+    ResponseHeadTooLarge => "response_head_too_large", Peer, "http_response_header_section_size";
+    /// The answer's body broke its framing or ended early.
+    ResponseIncomplete => "response_incomplete", Peer, "http_response_incomplete";
+    /// The answer's body stood still for too long.
+    ResponseTimeout => "response_timeout", Peer, "http_response_timeout";
+    /// The peer did not accept the upgrade as asked.
+    UpgradeFailed => "upgrade_failed", Peer, "http_upgrade_failed";
+    /// The request's deadline passed.
+    DeadlinePassed => "deadline_passed", Peer, "http_response_timeout";
+    /// A tunnel stood still for too long.
+    TunnelIdle => "tunnel_idle", Network, "connection_terminated";
+    /// The grace of a shutdown ended before the exchange did.
+    GraceOver => "grace_over", Proxy, "proxy_internal_response";
+}
+
+impl Reason {
+    /// The place in [`Reason::ALL`], for arrays with a cell per reason.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_snake_case() {
+        let mut words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        assert!(words.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn an_index_finds_its_reason() {
+        for (at, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), at);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Small machines that decide; every method takes `now`, none awaits.

@@ -1,0 +1,218 @@
+//! Counters that the request path touches: plain relaxed atomics, found once and then held, never looked up by label.
+//!
+//! Label values come only from configured names and closed lists, so the number of series is bounded by the file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::ids::{Door, PeerName};
+use crate::reason::Reason;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds `n`, which may be negative.
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the latency buckets in microseconds; roughly half a decade each, from 0.5 ms to 60 s.
+pub const BOUNDS_MICROS: [u64; 15] = [
+    500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000,
+    20_000_000, 60_000_000,
+];
+
+/// Durations counted in fixed buckets; the last cell takes what is above every bound.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    cells: [Counter; BOUNDS_MICROS.len() + 1],
+    sum_micros: Counter,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn observe(&self, value: Duration) {
+        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        let at = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
+        if let Some(cell) = self.cells.get(at) {
+            cell.inc();
+        }
+        self.sum_micros.add(micros);
+    }
+
+    /// The count of each bucket (not cumulative), the last being above every bound.
+    pub fn counts(&self) -> [u64; BOUNDS_MICROS.len() + 1] {
+        std::array::from_fn(|at| self.cells.get(at).map_or(0, Counter::get))
+    }
+
+    /// The sum of all durations.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum_micros.get())
+    }
+}
+
+/// A counter per [`Reason`].
+#[derive(Debug)]
+pub struct Reasons(Box<[Counter]>);
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self(Reason::ALL.iter().map(|_| Counter::default()).collect())
+    }
+}
+
+impl Reasons {
+    /// Counts one.
+    pub fn inc(&self, reason: Reason) {
+        if let Some(cell) = self.0.get(reason.index()) {
+            cell.inc();
+        }
+    }
+
+    /// How often `reason` was counted.
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0.get(reason.index()).map_or(0, Counter::get)
+    }
+}
+
+/// What is counted per door.
+#[derive(Debug, Default)]
+pub struct DoorMetrics {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections open now.
+    pub open: Gauge,
+    /// Connections closed at once because the door was full.
+    pub refused: Counter,
+    /// Accept calls that failed.
+    pub accept_errors: Counter,
+    /// Requests and connections that failed before a peer was known.
+    pub reasons: Reasons,
+    /// Informational answers (103) that could not be passed on, because the caller's leg is HTTP/1.
+    pub informational_dropped: Counter,
+}
+
+/// What is counted per peer; the app is a peer too.
+#[derive(Debug, Default)]
+pub struct PeerMetrics {
+    /// Exchanges ended, by the hundreds digit of the status; cell 0 is those without an answer.
+    pub answers: [Counter; 6],
+    /// Exchanges and tunnels that failed, by reason.
+    pub reasons: Reasons,
+    /// From the request's head to the answer's head.
+    pub latency: Histogram,
+    /// Exchanges under way.
+    pub in_flight: Gauge,
+    /// Attempts sent, first ones and repeated ones.
+    pub attempts: Counter,
+    /// Attempts repeated on another connection because a reused one was already dead.
+    pub reconnects: Counter,
+    /// Connections opened.
+    pub connects: Counter,
+    /// Connections that could not be opened.
+    pub connect_failures: Counter,
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Requests waiting for a connection.
+    pub waiting: Gauge,
+    /// Tunnels opened (opaque TCP, CONNECT, upgrades).
+    pub tunnels: Counter,
+    /// Bytes from callers to the peer.
+    pub sent_bytes: Counter,
+    /// Bytes from the peer to callers.
+    pub received_bytes: Counter,
+    /// Endpoints known now.
+    pub endpoints: Gauge,
+    /// Discovery answers that failed and left the last good ones in force.
+    pub discovery_failures: Counter,
+}
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    inbound: DoorMetrics,
+    outbound: DoorMetrics,
+    peers: Mutex<BTreeMap<PeerName, Arc<PeerMetrics>>>,
+    /// Reloads that took effect.
+    pub reloads: Counter,
+    /// Reloads that were refused.
+    pub reload_rejected: Counter,
+    /// Control files that were refused.
+    pub control_file_rejected: Counter,
+    /// Access lines dropped because the writer could not keep up.
+    pub access_lines_dropped: Counter,
+}
+
+impl Metrics {
+    /// The cells of a door.
+    pub fn door(&self, side: Door) -> &DoorMetrics {
+        match side {
+            Door::Inbound => &self.inbound,
+            Door::Outbound => &self.outbound,
+        }
+    }
+
+    /// The cells of a peer, made on first use and kept across reloads. All ad-hoc peers share the name given for them.
+    pub fn peer(&self, name: &PeerName) -> Arc<PeerMetrics> {
+        self.peers.lock().entry(name.clone()).or_default().clone()
+    }
+
+    /// Every peer's cells, by name.
+    pub fn peers(&self) -> Vec<(PeerName, Arc<PeerMetrics>)> {
+        self.peers.lock().iter().map(|(name, cells)| (name.clone(), cells.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        for micros in [0, 500, 501, 60_000_000, 60_000_001] {
+            histogram.observe(Duration::from_micros(micros));
+        }
+        let counts = histogram.counts();
+        assert_eq!((counts[0], counts[1], counts[14], counts[15]), (2, 1, 1, 1));
+        assert_eq!(histogram.sum(), Duration::from_micros(120_001_002));
+    }
+}

@@ -1,0 +1,1 @@
+//! TLS to callers and to peers outside the mesh.

@@ -1,0 +1,1 @@
+//! The living side of the plan: peers, endpoints, pools, connections.
