@@ -19,11 +19,12 @@ def end_to_end(fields):
 
 
 def curl(at, path, *options, check=True, within=50):
-    """Runs curl against a place; returns its exit code and output."""
+    """Runs curl for a path of the place's service, or a whole URL; returns its exit code and output."""
     argv = [find("curl"), "--silent", "--show-error", "--max-time", str(within), "--noproxy", "*"]
     if "-x" not in options and "--unix-socket" not in options:
         argv += ["--connect-to", f"::{at.address}"]
-    done = subprocess.run([*argv, *options, at.url(path)], capture_output=True, timeout=within + 5,
+    url = path if "://" in path else at.url(path)
+    done = subprocess.run([*argv, *options, url], capture_output=True, timeout=within + 5,
                           stdin=subprocess.DEVNULL)
     if check and done.returncode:
         raise RuntimeError(f"curl ended with {done.returncode}: {done.stderr.decode()}")
