@@ -8,7 +8,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from cases import Area
-from lab import HERE, find
+from lab import HERE, find, wait_for
 
 area = Area("websocket")
 
@@ -83,11 +83,13 @@ def the_server_closes_with_a_code(at):
 @area.case("echo")
 def the_client_closes_with_a_code(at):
     with ws(at, "/told") as line:
+        line.send("hello")
         line.close(4003, "enough")
-    with ws(at, "/seen") as line:
-        told = line.recv(timeout=20)
-    assert told == "4003 enough", told
-    return told
+
+    def told():
+        with ws(at, "/seen") as line:
+            return line.recv(timeout=20) == "4003 enough"
+    wait_for(told, "the server saw the code and the reason")
 
 
 @area.case("echo")

@@ -3,6 +3,7 @@
 import http
 import sys
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
 
@@ -16,11 +17,14 @@ def echo(connection):
         # tells how the last caller of /told went
         connection.send(LAST[-1] if LAST else "nobody")
         return
-    for message in connection:
-        if path == "/frames":
-            connection.send([message[:3], message[3:6], message[6:]])
-        else:
-            connection.send(message)
+    try:
+        for message in connection:
+            if path == "/frames":
+                connection.send([message[:3], message[3:6], message[6:]])
+            else:
+                connection.send(message)
+    except ConnectionClosed:
+        pass
     if path == "/told":
         LAST.append(f"{connection.protocol.close_code} {connection.protocol.close_reason}")
 
@@ -34,7 +38,11 @@ def gate(connection, request):
     return None
 
 
+def choose(connection, offered):
+    return next((name for name in offered if name in ("chat.v2", "chat.v1")), None)
+
+
 if __name__ == "__main__":
     with serve(echo, "127.0.0.1", int(sys.argv[1]), process_request=gate, subprotocols=["chat.v2", "chat.v1"],
-               max_size=1 << 24) as server:
+               select_subprotocol=choose, max_size=1 << 24) as server:
         server.serve_forever()
