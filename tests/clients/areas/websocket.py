@@ -82,13 +82,14 @@ def the_server_closes_with_a_code(at):
 
 @area.case("echo")
 def the_client_closes_with_a_code(at):
+    code = 4003 + at.direct  # each way has its own: no answer of the other run can stand in
     with ws(at, "/told") as line:
         line.send("hello")
-        line.close(4003, "enough")
+        line.close(code, "enough")
 
     def told():
         with ws(at, "/seen") as line:
-            return line.recv(timeout=20) == "4003 enough"
+            return line.recv(timeout=20) == f"{code} enough"
     wait_for(told, "the server saw the code and the reason")
 
 

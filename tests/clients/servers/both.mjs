@@ -34,11 +34,13 @@ const paths = {
   '/download': async (request, response) => {
     let left = Number(new URL(request.url, 'http://x').searchParams.get('bytes'));
     response.writeHead(200, { 'content-length': left });
+    let wake = () => {};
+    response.on('drain', () => wake()).on('close', () => wake());
     const block = Buffer.alloc(1 << 16, 'd');
     while (left > 0 && !response.destroyed) {
       const part = left < block.length ? block.subarray(0, left) : block;
       left -= part.length;
-      if (!response.write(part)) await new Promise((go) => response.once('drain', go).once('close', go));
+      if (!response.write(part)) await new Promise((go) => { wake = go; });
     }
     response.end();
   },
@@ -70,7 +72,7 @@ async function handle(request, response) {
 }
 
 const one = http.createServer(handle);
-const two = http2.createServer({ settings: { enableConnectProtocol: true } }, handle);
+const two = http2.createServer({ settings: { enableConnectProtocol: true }, maxSessionMemory: 200 }, handle);
 two.on('sessionError', () => {});
 two.on('stream', (stream, headers) => {
   if (headers[':method'] !== 'CONNECT' || headers[':protocol'] !== 'websocket') return;
