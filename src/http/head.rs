@@ -445,6 +445,11 @@ fn listed(value: &HeaderValue, upgrades: &[String]) -> Option<String> {
     list(value).map(str::to_ascii_lowercase).find(|token| token == "websocket" || upgrades.contains(token))
 }
 
+/// Whether a request is gRPC, asked before its head is judged, so that even a refusal is told as gRPC does.
+pub fn is_grpc_call(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
 fn is_grpc(value: &HeaderValue) -> bool {
     let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
     // `application/grpc-web` is another protocol: its errors ride in the body.
@@ -467,5 +472,12 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
         "u" => Some(Duration::from_micros(n)),
         "n" => Some(Duration::from_nanos(n)),
         _ => None,
+    }
+}
+
+impl Facts {
+    /// The caller's patience as a deadline, counted from `now`.
+    pub fn patience_from(&self, now: tokio::time::Instant) -> crate::deadline::Deadline {
+        crate::deadline::Deadline::after(now, self.patience)
     }
 }

@@ -2,4 +2,7 @@
 
 pub mod authority;
 pub mod body;
+pub mod guard;
 pub mod head;
+pub mod pour;
+pub mod window;
