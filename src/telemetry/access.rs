@@ -4,7 +4,9 @@
 //! When the buffer is full, lines are dropped and counted; the request path never waits and, once the two buffers have
 //! grown to what the load needs, never allocates.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
@@ -35,6 +37,14 @@ pub enum Which {
     Failures,
     /// All.
     All,
+}
+
+/// This process's stdout without a buffer of its own, for [`AccessLog::start`].
+///
+/// # Errors
+/// When stdout is closed.
+pub fn stdout() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
 /// The log's handle; shared by all data threads.
