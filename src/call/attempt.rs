@@ -9,10 +9,10 @@ use super::Failure;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::reason::Reason;
+use crate::upstream::Version;
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::{Answer, OnInformational, SendError};
 use crate::upstream::peer::{Discovery, Peer};
-use crate::upstream::Version;
 
 /// Endpoints tried while none can be connected to.
 const MOST_ENDPOINTS: usize = 2;

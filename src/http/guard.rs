@@ -35,11 +35,7 @@ impl Guard {
     }
 
     /// Polls `body` for its next frame under the guard.
-    pub fn poll_frame<B>(
-        &mut self,
-        body: &mut B,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>
+    pub fn poll_frame<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>
     where
         B: HttpBody<Data = Bytes, Error = BodyError> + Unpin,
     {
@@ -144,10 +140,7 @@ impl<B: HttpBody<Data = Bytes, Error = BodyError> + Unpin> HttpBody for Guarded<
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let frame = ready!(this.guard.poll_frame(&mut this.body, cx));
         match &frame {
@@ -183,10 +176,7 @@ mod tests {
     impl HttpBody for Slow {
         type Data = Bytes;
         type Error = BodyError;
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
             if self.frames == 0 {
                 return Poll::Pending;
             }

@@ -74,7 +74,9 @@ pub async fn serve(conn: Conn, io: Io) {
     match conn.door.protocol {
         Protocol::Http1 if conn.door.tls.is_none() => serve_http1(Arc::new(conn), io).await,
         Protocol::Http2 if conn.door.tls.is_none() => serve_http2(Arc::new(conn), io).await,
-        Protocol::Tcp if conn.door.passthrough.is_empty() && conn.door.tls.is_none() => opaque(Arc::new(conn), io).await,
+        Protocol::Tcp if conn.door.passthrough.is_empty() && conn.door.tls.is_none() => {
+            opaque(Arc::new(conn), io).await
+        }
         _ => Box::pin(detect(conn, io)).await,
     }
 }

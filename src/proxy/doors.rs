@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::connection;
 use super::{Core, Learned};
 use crate::ids::{Addr, Door};
-use crate::life::drain::{Drain, Phase};
+use crate::life::drain::{Drain, Phase, Watch};
 use crate::life::tasks::Tasks;
 use crate::net::accept::{Backoff, Bound, bind};
 use crate::plan::Plan;
@@ -93,13 +93,6 @@ impl Doors {
         self.open(&mut prepared, Door::Inbound);
     }
 
-    /// Moves the shutdown of one side's doors and connections to `phase`.
-    pub fn drain(&self, side: Door, phase: Phase) {
-        for open in self.open.lock().iter().filter(|open| open.side == side) {
-            open.drain.advance(phase);
-        }
-    }
-
     /// Every open door: its side and its address.
     pub fn listening(&self) -> Vec<(Door, Addr)> {
         self.open.lock().iter().map(|open| (open.side, open.listen.clone())).collect()
@@ -110,9 +103,12 @@ impl Doors {
         let local = bound.local_addr().map_or_else(|| door.listen.clone(), Addr::Tcp);
         tracing::info!(door = door.side.word(), listen = %local, "listening");
         let open = Open { side: door.side, listen: door.listen.clone(), drain: drain.clone() };
+        let side = self.core.direction(door.side).drain.watch();
+        let follow = follow(side, drain.clone(), self.core.clone());
         let accept = accept(self.core.clone(), door.clone(), bound, drain);
         let _runtime = self.data.enter();
         self.accepting.spawn(accept);
+        self.accepting.spawn(follow);
         self.open.lock().push(open);
     }
 }
@@ -132,6 +128,24 @@ fn hint(error: &std::io::Error) -> String {
         _ => "",
     };
     format!("{error}{todo}")
+}
+
+/// A door's own drain follows its side's; one that a reload removed is given the grace and then forced.
+async fn follow(mut side: Watch, door: Drain, core: Arc<Core>) {
+    let mut own = door.watch();
+    tokio::select! {
+        _ = side.reached(Phase::Draining) => door.advance(Phase::Draining),
+        _ = own.reached(Phase::Draining) => {
+            let grace = core.world.load().plan.grace;
+            tokio::select! {
+                () = tokio::time::sleep(grace) => {}
+                _ = side.reached(Phase::Forced) => {}
+            }
+            return door.advance(Phase::Forced);
+        }
+    }
+    side.reached(Phase::Forced).await;
+    door.advance(Phase::Forced);
 }
 
 /// Counts a connection while it is open.
@@ -193,7 +207,7 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         open.fetch_add(1, Ordering::AcqRel);
         let place = Place { core: core.clone(), side: first.side, open: open.clone() };
         let conn = connection::accepted(&core, &world.plan, door, &learned, client, drain.watch());
-        core.tasks.spawn(async move {
+        core.direction(first.side).open.spawn(async move {
             let _place = place;
             connection::serve(conn, io).await;
         });
@@ -222,4 +236,3 @@ async fn pause(backoff: &mut Backoff, listen: &Addr, error: &std::io::Error) {
         tokio::time::sleep(wait).await;
     }
 }
-

@@ -26,11 +26,7 @@ use crate::upstream::lease::{Answer, OnInformational};
 
 /// Serves one request: judges its head, finds its target, calls it, and turns every failure into an answer.
 /// `informational` is told of 100 and 103 answers. Dropping the future cancels the call.
-pub async fn exchange(
-    conn: &Arc<Conn>,
-    request: Request<Body>,
-    informational: &OnInformational,
-) -> Response<Reply> {
+pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &OnInformational) -> Response<Reply> {
     let (parts, body) = request.into_parts();
     let mut record = Exchange::begin(conn, &parts.method, &parts.uri, parts.version, Instant::now());
     match pass(conn, parts, body, informational, &mut record).await {
@@ -121,7 +117,10 @@ fn guarded(
     let most = conn.door.limits.body;
     if let (Some(most), Some(length)) = (most, content_length(&parts.headers)) {
         if length > most {
-            return Err(Failure::new(Reason::BodyTooLarge, format!("content-length {length} is over the limit {most}")));
+            return Err(Failure::new(
+                Reason::BodyTooLarge,
+                format!("content-length {length} is over the limit {most}"),
+            ));
         }
     }
     let progress = Arc::new(Progress::default());

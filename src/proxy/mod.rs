@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::ids::{ClientAddr, Door};
 use crate::life::drain::Watch;
+use crate::life::shutdown::Direction;
 use crate::life::tasks::Tasks;
 use crate::net::clocked::Clock;
 use crate::net::origdst::OriginalDst;
@@ -40,8 +41,20 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// One line per exchange.
     pub access: AccessLog,
-    /// Every connection, stream and tunnel of the doors.
-    pub tasks: Tasks,
+    /// The inbound doors' shutdown, and every connection, stream and tunnel of theirs.
+    pub inbound: Direction,
+    /// The outbound doors' shutdown, and every connection, stream and tunnel of theirs.
+    pub outbound: Direction,
+}
+
+impl Core {
+    /// One side's shutdown and tasks.
+    pub fn direction(&self, side: Door) -> &Direction {
+        match side {
+            Door::Inbound => &self.inbound,
+            Door::Outbound => &self.outbound,
+        }
+    }
 }
 
 /// Who is at the other end of an accepted connection.
@@ -83,6 +96,11 @@ impl Conn {
     /// Which way its traffic goes.
     pub fn side(&self) -> Door {
         self.door.side
+    }
+
+    /// Who owns what it spawns.
+    pub fn tasks(&self) -> &Tasks {
+        &self.core.direction(self.door.side).open
     }
 }
 

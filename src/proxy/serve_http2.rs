@@ -56,7 +56,7 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
             accepted = serving.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     idle.as_mut().reset(Instant::now() + limits.keep_alive);
-                    conn.core.tasks.spawn(stream(conn.clone(), request, respond));
+                    conn.tasks().spawn(stream(conn.clone(), request, respond));
                 }
                 Some(Err(_)) | None => return,
             },

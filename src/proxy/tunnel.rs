@@ -92,7 +92,8 @@ impl Opaque {
     pub async fn dial(&mut self) -> Result<Io, Failure> {
         let mut tried = Vec::new();
         loop {
-            let picked = self.peer.pick(Instant::now(), &tried).filter(|next| !tried.iter().any(|e| Arc::ptr_eq(e, next)));
+            let picked =
+                self.peer.pick(Instant::now(), &tried).filter(|next| !tried.iter().any(|e| Arc::ptr_eq(e, next)));
             let Some(endpoint) = picked else {
                 return Err(self.failure.get_or_insert_with(|| no_endpoint(&self.peer)).clone());
             };

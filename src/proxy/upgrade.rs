@@ -104,7 +104,10 @@ pub async fn switch(
         (None, None) => return Err(Failure::new(Reason::Internal, "an upgrade without a token")),
     };
     if protocol.is_some() && token != "websocket" && !conn.door.upgrades.contains(&token) {
-        return Err(Failure::new(Reason::MethodNotAllowed, format!("CONNECT for {token} is not listed under upgrades")));
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            format!("CONNECT for {token} is not listed under upgrades"),
+        ));
     }
     let lease = lease(peer, deadline, &mut record.trail).await?;
     let asked = Asked { http2: protocol.is_some(), token, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() };
@@ -193,7 +196,8 @@ async fn ask_http1(lease: Lease, mut parts: Parts, facts: &Facts, asked: &Asked)
     let mut head = Response::from_parts(head, ());
     if asked.http2 {
         *head.status_mut() = StatusCode::OK;
-        *head.headers_mut() = without(head.headers(), &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT]);
+        *head.headers_mut() =
+            without(head.headers(), &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT]);
     }
     Ok(Asking::Agreed(head, Io::boxed(TokioIo::new(upgraded))))
 }
@@ -211,13 +215,17 @@ async fn ask_http2(
     parts.method = Method::CONNECT;
     parts.uri = absolute(&facts.authority, &parts.uri)?;
     parts.extensions.insert(h2::ext::Protocol::from(asked.token.as_str()));
-    parts.headers = without(&parts.headers, &[header::HOST, header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
+    parts.headers =
+        without(&parts.headers, &[header::HOST, header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
     parts.version = Version::HTTP_2;
     let opened = lease.open_tunnel(Request::from_parts(parts, ())).await;
     let (mut head, io) = opened.map_err(|error| Failure::new(error.reason, error.detail))?;
     let Some(io) = io else {
         let status = head.status().as_u16();
-        return Err(Failure::new(Reason::UpgradeFailed, format!("the peer answered the extended CONNECT with {status}")));
+        return Err(Failure::new(
+            Reason::UpgradeFailed,
+            format!("the peer answered the extended CONNECT with {status}"),
+        ));
     };
     if !asked.http2 {
         *head.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -246,7 +254,11 @@ fn absolute(authority: &Authority, uri: &Uri) -> Result<Uri, Failure> {
 
 /// A copy without some fields, in the order of the rest.
 fn without(headers: &HeaderMap, names: &[header::HeaderName]) -> HeaderMap {
-    headers.iter().filter(|(name, _)| !names.contains(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    headers
+        .iter()
+        .filter(|(name, _)| !names.contains(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// RFC 6455 §4.1: 16 random bytes; HTTP/2 has none, so a server gets one of ours.
@@ -294,7 +306,7 @@ pub fn take_over(switch: Switch, mut record: Box<Exchange>) -> Response<Reply> {
     let conn = record.conn().clone();
     match caller {
         CallerSide::Http1(upgrade) => {
-            conn.core.tasks.spawn(async move {
+            conn.tasks().spawn(async move {
                 match upgrade.await {
                     Ok(io) => tunnel::run(Io::boxed(TokioIo::new(io)), peer, idle, record).await,
                     Err(error) => record.tunnelled(0, 0, Some(Failure::new(Reason::ClientGone, error.to_string()))),
@@ -304,11 +316,15 @@ pub fn take_over(switch: Switch, mut record: Box<Exchange>) -> Response<Reply> {
         CallerSide::Http2(receiving) => {
             let (give, take) = oneshot::channel();
             parts.extensions.insert(Takeover(Arc::new(parking_lot::Mutex::new(Some(give)))));
-            conn.core.tasks.spawn(async move {
+            conn.tasks().spawn(async move {
                 match take.await {
                     Ok(sending) => tunnel::run(Io::boxed(StreamIo::new(sending, receiving)), peer, idle, record).await,
                     Err(_) => {
-                        record.tunnelled(0, 0, Some(Failure::new(Reason::ClientGone, "the stream ended before the tunnel began")));
+                        record.tunnelled(
+                            0,
+                            0,
+                            Some(Failure::new(Reason::ClientGone, "the stream ended before the tunnel began")),
+                        );
                     }
                 }
             });
