@@ -105,8 +105,16 @@ def run_case(case, meshes, direct_only):
         except (Exception, SystemExit) as error:  # a case may die of anything; the others go on
             return f"{way}: {short(error)}"
     if len(seen) == 2 and seen["direct"] != seen["through"]:
-        return f"direct : {seen['direct']!r}\nthrough: {seen['through']!r}"
+        return "\n".join(apart(repr(seen["direct"]), repr(seen["through"])))
     return None
+
+
+def apart(direct, through, room=700):
+    """The two observations from a little before the place where they part."""
+    same = next((n for n, (a, b) in enumerate(zip(direct, through)) if a != b), min(len(direct), len(through)))
+    begin = max(0, same - 200)
+    for name, text in (("direct ", direct), ("through", through)):
+        yield f"{name}: {'…' if begin else ''}{text[begin:begin + room]}{'…' if len(text) > begin + room else ''}"
 
 
 def run_area(area, options, report):

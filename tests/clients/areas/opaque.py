@@ -141,8 +141,8 @@ def postgres_copies_both_ways(at):
 @both("redis")
 def redis_commands(at):
     cli = [find("redis-cli"), "-h", at.host, "-p", at.tcp]
-    seen = [run(*cli, *words) for words in (("SET", "k", "v" * 100000), ("STRLEN", "k"), ("GET", "k"), ("INCR", f"n-{at.tcp}"),
-                                            ("EVAL", "return redis.call('GET', KEYS[1])", "1", "k"))]
+    seen = [run(*cli, *words) for words in (("SET", "k", "v" * 100000), ("STRLEN", "k"), ("GET", "k"), ("SET", "n", "41"),
+                                            ("INCR", "n"), ("EVAL", "return redis.call('GET', KEYS[1])", "1", "k"))]
     assert seen[1] == "100000\n", seen[1]
     piped = "".join(f"SET key{n} {n}\r\n" for n in range(20000))
     assert "errors: 0, replies: 20000" in run(*cli, "--pipe", send=piped)

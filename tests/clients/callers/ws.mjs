@@ -26,6 +26,7 @@ if (scenario === 'extended') {
   // RFC 8441: the WebSocket as a stream of an HTTP/2 connection
   const session = http2.connect(`http://${address}`);
   session.on('error', (error) => { seen.push(['session', error.message]); done(); });
+  session.on('close', () => { seen.push('the session ended'); done(); });
   session.once('remoteSettings', (settings) => {
     if (!settings.enableConnectProtocol) { seen.push('extended CONNECT is not offered'); return done(); }
     const stream = session.request({ ':method': 'CONNECT', ':protocol': 'websocket', ':scheme': 'http', ':path': '/echo',
