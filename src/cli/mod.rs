@@ -1,1 +1,5 @@
 //! One file per command; `main.rs` reads the arguments and calls them.
+
+pub mod check;
+pub mod config;
+pub mod schema;

@@ -1,1 +1,2 @@
 //! Everything that watches or changes the house; never on the path of a request.
+pub mod load;
