@@ -2,4 +2,5 @@
 
 pub mod authority;
 pub mod body;
+pub mod h2io;
 pub mod head;
