@@ -1,6 +1,7 @@
 //! The document made true: immutable, complete, checked. Pure: it never awaits, reads a clock or opens anything.
 
 pub mod door;
+pub mod egress;
 pub mod peer;
 pub mod route;
 
