@@ -7,6 +7,7 @@ pub mod message;
 pub mod resolver;
 pub mod routes;
 pub mod servers;
+pub mod sockets;
 pub mod system;
 #[cfg(test)]
 pub mod testserver;

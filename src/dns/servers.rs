@@ -4,10 +4,7 @@
 //! order is decided in this file. hickory does the wire: retransmission, TCP after a truncated answer, random ports
 //! and ids. Its caches, search list and hosts file are not used.
 
-use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,14 +12,14 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts, ServerOrderingStrategy};
-use hickory_resolver::net::runtime::{RuntimeProvider, TokioHandle, TokioRuntimeProvider, TokioTime};
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError as WireError, NetError};
 use hickory_resolver::proto::op::{DnsRequestOptions, Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
-use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
+
+use super::sockets::Connected;
 
 /// After this long without an answer the next server is asked as well.
 const OVERTAKE: Duration = Duration::from_secs(1);
@@ -151,6 +148,8 @@ impl Trouble {
         let what = match failure {
             NetError::Dns(WireError::ResponseCode(code)) => format!("{code} from {addr}"),
             NetError::Timeout => format!("no answer from {addr}"),
+            // What the pool makes of every error of a socket.
+            NetError::NoConnections => format!("{addr} cannot be reached"),
             NetError::Io(error) => format!("{addr}: {error}"),
             other => format!("{addr}: {other}"),
         };
@@ -165,45 +164,5 @@ impl Trouble {
         let late = format!("no answer in time from {}", all.join(", "));
         let why = before.map_or(late.clone(), |before| format!("{}; {late}", before.why));
         Self { spoke: false, why }
-    }
-}
-
-/// tokio's sockets, with UDP ones connected to their server: then the kernel drops what others send, and a server that
-/// is not there is known at once instead of after the timeout.
-#[derive(Clone, Default)]
-struct Connected(TokioRuntimeProvider);
-
-impl RuntimeProvider for Connected {
-    type Handle = TokioHandle;
-    type Timer = TokioTime;
-    type Udp = UdpSocket;
-    type Tcp = <TokioRuntimeProvider as RuntimeProvider>::Tcp;
-
-    fn create_handle(&self) -> Self::Handle {
-        self.0.create_handle()
-    }
-
-    fn connect_tcp(
-        &self,
-        server: SocketAddr,
-        bind: Option<SocketAddr>,
-        timeout: Option<Duration>,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
-        self.0.connect_tcp(server, bind, timeout)
-    }
-
-    fn bind_udp(
-        &self,
-        local: SocketAddr,
-        server: SocketAddr,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
-        Box::pin(async move {
-            let socket = UdpSocket::bind(local).await?;
-            // Elsewhere a connected socket refuses to be told the address again with each datagram.
-            if cfg!(target_os = "linux") {
-                socket.connect(server).await?;
-            }
-            Ok(socket)
-        })
     }
 }
