@@ -3,6 +3,7 @@
 pub mod build;
 pub mod control_file;
 pub mod door;
+pub mod egress;
 pub mod peer;
 pub mod route;
 
