@@ -1,1 +1,3 @@
 //! One file per command; `main.rs` reads the arguments and calls them.
+
+pub mod wait;

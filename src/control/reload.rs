@@ -169,6 +169,12 @@ impl<W: Works> Reloader<W> {
         (Self { works, metrics, asks, report: tell, seen: Some(hash) }, Handle { asks: ask, report })
     }
 
+    /// The steps, for tests that steer them.
+    #[cfg(test)]
+    pub(crate) fn works(&self) -> &W {
+        &self.works
+    }
+
     /// Reloads whenever asked to, or when `file` tells of a change, until the program begins to end.
     pub async fn run<T>(mut self, mut file: Option<watch::Receiver<T>>, mut stop: Watch) {
         loop {
