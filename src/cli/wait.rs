@@ -1,10 +1,13 @@
 //! `outrigger wait`: blocks until the sidecar is ready, for start scripts.
 
+use std::io::Write;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
+use super::complain;
 use crate::control::admin::client::ask;
 use crate::ids::Addr;
 
@@ -23,6 +26,24 @@ pub struct Wait {
     pub timeout: Duration,
     /// Whether the app must take connections too.
     pub app: bool,
+}
+
+/// Where a sidecar's admin server is unless told otherwise.
+const DEFAULT_ADMIN: &str = "127.0.0.1:15000";
+
+/// Waits, and says why in vain. Exit codes: 0 ready, 1 not ready in time or `admin` is no address.
+pub fn run(admin: Option<&str>, timeout: Duration, app: bool, err: &mut dyn Write) -> ExitCode {
+    let text = admin.unwrap_or(DEFAULT_ADMIN);
+    let admin = match text.parse() {
+        Ok(admin) => admin,
+        Err(error) => return complain(err, &format!("--admin {text}: {error}")),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map(|runtime| runtime.block_on(Wait { admin, timeout, app }.run())) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => complain(err, &error.to_string()),
+        Err(error) => complain(err, &error.to_string()),
+    }
 }
 
 /// It was not ready in time.
