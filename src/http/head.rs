@@ -288,24 +288,24 @@ fn origin_form(parts: &mut Parts) -> Result<(), HeadError> {
         };
     }
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    // An absolute URI may have no path at all, or a query without one (RFC 9112 §3.2.1: it is `/` then).
+    let pathless = parts.uri.scheme().is_some() && !path.starts_with('/') && path != "*";
     let ok = match path {
         "*" => parts.method == Method::OPTIONS,
-        path => path.starts_with('/') || (path.is_empty() && parts.uri.scheme().is_some()),
+        path => path.starts_with('/') || pathless,
     };
     if !ok {
         return bad("the target is neither a path nor an absolute URI");
     }
-    if let Some(scheme) = parts.uri.scheme() {
-        if *scheme != http::uri::Scheme::HTTP && *scheme != http::uri::Scheme::HTTPS {
-            return bad("the target's scheme is neither http nor https");
-        }
+    if let Some(scheme) = parts.uri.scheme()
+        && *scheme != http::uri::Scheme::HTTP
+        && *scheme != http::uri::Scheme::HTTPS
+    {
+        return bad("the target's scheme is neither http nor https");
     }
     if parts.uri.authority().is_some() {
         let mut uri = http::uri::Parts::default();
-        uri.path_and_query = parts.uri.path_and_query().cloned();
-        if uri.path_and_query.as_ref().is_none_or(|path| path.as_str().is_empty()) {
-            uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-        }
+        uri.path_and_query = if pathless { format!("/{path}").parse().ok() } else { parts.uri.path_and_query().cloned() };
         parts.uri = Uri::from_parts(uri).or_else(|_| bad("the target is not a URI"))?;
     }
     Ok(())

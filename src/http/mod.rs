@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod body;
 pub mod guard;
+pub mod h2io;
 pub mod head;
 pub mod pour;
 pub mod window;

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod clocked;
+pub mod dial;
 pub mod io;
 pub mod origdst;
 pub mod prefixed;

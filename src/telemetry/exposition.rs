@@ -95,6 +95,9 @@ struct Scrape {
 
 type Peers = [(PeerName, Arc<PeerMetrics>)];
 
+/// A family's name and help, and where its cell is.
+type Series<From, Cell> = (&'static str, &'static str, fn(&From) -> &Cell);
+
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let peers = self.metrics.peers();
@@ -153,7 +156,7 @@ impl Scrape {
     fn doors(&self, families: &mut Families<'_>) -> fmt::Result {
         let of = |door: Door| ([("door", door.word())], self.metrics.door(door));
         let both = [of(Door::Inbound), of(Door::Outbound)];
-        let counters: [(&str, &str, fn(&DoorMetrics) -> &Counter); 4] = [
+        let counters: [Series<DoorMetrics, Counter>; 4] = [
             ("outrigger_door_connections_accepted", "Connections accepted", |door| &door.accepted),
             ("outrigger_door_connections_refused", "Connections closed because the door was full", |door| {
                 &door.refused
@@ -201,7 +204,7 @@ impl Scrape {
 }
 
 fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
-    let counters: [(&str, &str, fn(&PeerMetrics) -> &Counter); 4] = [
+    let counters: [Series<PeerMetrics, Counter>; 4] = [
         ("outrigger_peer_connects", "Connections opened to a peer", |peer| &peer.connects),
         ("outrigger_peer_connect_failures", "Connections that could not be opened", |peer| &peer.connect_failures),
         ("outrigger_peer_tunnels", "Tunnels opened to a peer", |peer| &peer.tunnels),
@@ -210,7 +213,7 @@ fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
     for (name, help, cell) in counters {
         families.counter_per_peer(name, help, peers, cell)?;
     }
-    let gauges: [(&str, &str, fn(&PeerMetrics) -> &Gauge); 4] = [
+    let gauges: [Series<PeerMetrics, Gauge>; 4] = [
         ("outrigger_peer_connections", "Connections to a peer open now", |peer| &peer.connections),
         ("outrigger_peer_requests_waiting", "Requests waiting for a connection", |peer| &peer.waiting),
         ("outrigger_peer_requests_in_flight", "Exchanges under way", |peer| &peer.in_flight),
@@ -226,7 +229,7 @@ fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
 }
 
 fn peer_traffic(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
-    let counters: [(&str, &str, fn(&PeerMetrics) -> &Counter); 4] = [
+    let counters: [Series<PeerMetrics, Counter>; 4] = [
         ("outrigger_attempts", "Attempts sent to a peer, first and repeated ones", |peer| &peer.attempts),
         ("outrigger_reconnects", "Attempts repeated because a reused connection was dead", |peer| &peer.reconnects),
         ("outrigger_peer_sent_bytes", "Bytes from callers to a peer", |peer| &peer.sent_bytes),
