@@ -4,8 +4,8 @@
 //! many ask. The steps (`Works`) are the wiring's; their order and what a problem at each means are decided here:
 //!
 //! ```text
-//! read + check ── restart needed? ── bind new doors ── apply (cannot fail) ── told
-//!       └──────────────┴─────────────────┴── any problem: nothing has changed, told
+//! read + check ── restart needed? ── prepare: bind, build ── apply (cannot fail) ── told
+//!       └──────────────┴─────────────────────┴── any problem: nothing has changed, told
 //! ```
 
 use std::collections::BTreeMap;
@@ -28,20 +28,21 @@ const WAITING: usize = 64;
 
 /// The steps of a reload that touch the world outside.
 pub trait Works: Send + 'static {
-    /// Doors that are bound and do not accept yet.
-    type Bound: Send;
+    /// What [`Works::prepare`] made: doors that are bound and do not accept yet, the next World.
+    type Prepared: Send;
 
     /// The plan in force.
     fn in_force(&self) -> Arc<Plan>;
     /// Reads and checks the file.
     fn read(&mut self) -> Reading;
-    /// Binds the doors that `plan` has and the one in force has not. Dropping the result undoes it.
+    /// Does everything that can fail: binds the doors that `plan` has and the one in force has not, and then builds the
+    /// next World (last, because that hands new policies to living peers). Dropping the result undoes the binding.
     ///
     /// # Errors
-    /// One line per door that cannot be bound.
-    fn bind(&mut self, plan: &Arc<Plan>) -> impl Future<Output = Result<Self::Bound, Vec<String>>> + Send;
+    /// One line per problem.
+    fn prepare(&mut self, plan: &Arc<Plan>) -> impl Future<Output = Result<Self::Prepared, Vec<String>>> + Send;
     /// Puts the plan in force: the next World, its doors, its endpoints' refreshers, its access log.
-    fn apply(&mut self, plan: Arc<Plan>, bound: Self::Bound);
+    fn apply(&mut self, plan: Arc<Plan>, prepared: Self::Prepared);
 }
 
 /// What reading the file gave.
@@ -232,9 +233,9 @@ impl<W: Works> Reloader<W> {
         if !refused.is_empty() {
             return Err(refused);
         }
-        let bound = self.works.bind(&plan).await?;
+        let prepared = self.works.prepare(&plan).await?;
         let changes = changes(&old, &plan);
-        self.works.apply(plan, bound);
+        self.works.apply(plan, prepared);
         Ok(changes)
     }
 
@@ -361,7 +362,7 @@ mod tests {
     }
 
     impl Works for Script {
-        type Bound = Undo;
+        type Prepared = Undo;
 
         fn in_force(&self) -> Arc<Plan> {
             self.0.lock().plan.clone().unwrap()
@@ -374,7 +375,7 @@ mod tests {
             Reading { hash: Some(Hash::of(&inner.content)), plan }
         }
 
-        async fn bind(&mut self, _: &Arc<Plan>) -> Result<Undo, Vec<String>> {
+        async fn prepare(&mut self, _: &Arc<Plan>) -> Result<Undo, Vec<String>> {
             let held = {
                 let mut inner = self.0.lock();
                 inner.diary.push("bind");
