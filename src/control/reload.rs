@@ -4,7 +4,7 @@
 //! many ask. The steps (`Works`) are the wiring's; their order and what a problem at each means are decided here:
 //!
 //! ```text
-//! read + check ── restart needed? ── prepare: bind, build ── apply (cannot fail) ── told
+//! read + check ── restart needed? ── bind doors, build ── apply (cannot fail) ── told
 //!       └──────────────┴─────────────────────┴── any problem: nothing has changed, told
 //! ```
 
@@ -28,8 +28,8 @@ const WAITING: usize = 64;
 
 /// The steps of a reload that touch the world outside.
 pub trait Works: Send + 'static {
-    /// What [`Works::prepare`] made: doors that are bound and do not accept yet, the next World.
-    type Prepared: Send;
+    /// What [`Works::bind`] made: doors that are bound and do not accept yet, the next World.
+    type Bound: Send;
 
     /// The plan in force.
     fn in_force(&self) -> Arc<Plan>;
@@ -40,9 +40,9 @@ pub trait Works: Send + 'static {
     ///
     /// # Errors
     /// One line per problem.
-    fn prepare(&mut self, plan: &Arc<Plan>) -> impl Future<Output = Result<Self::Prepared, Vec<String>>> + Send;
+    fn bind(&mut self, plan: &Arc<Plan>) -> impl Future<Output = Result<Self::Bound, Vec<String>>> + Send;
     /// Puts the plan in force: the next World, its doors, its endpoints' refreshers, its access log.
-    fn apply(&mut self, plan: Arc<Plan>, prepared: Self::Prepared);
+    fn apply(&mut self, plan: Arc<Plan>, bound: Self::Bound);
 }
 
 /// What reading the file gave.
@@ -233,9 +233,9 @@ impl<W: Works> Reloader<W> {
         if !refused.is_empty() {
             return Err(refused);
         }
-        let prepared = self.works.prepare(&plan).await?;
+        let bound = self.works.bind(&plan).await?;
         let changes = changes(&old, &plan);
-        self.works.apply(plan, prepared);
+        self.works.apply(plan, bound);
         Ok(changes)
     }
 
@@ -362,7 +362,7 @@ mod tests {
     }
 
     impl Works for Script {
-        type Prepared = Undo;
+        type Bound = Undo;
 
         fn in_force(&self) -> Arc<Plan> {
             self.0.lock().plan.clone().unwrap()
@@ -375,7 +375,7 @@ mod tests {
             Reading { hash: Some(Hash::of(&inner.content)), plan }
         }
 
-        async fn prepare(&mut self, _: &Arc<Plan>) -> Result<Undo, Vec<String>> {
+        async fn bind(&mut self, _: &Arc<Plan>) -> Result<Undo, Vec<String>> {
             let held = {
                 let mut inner = self.0.lock();
                 inner.diary.push("bind");

@@ -91,7 +91,7 @@ impl Never {
 }
 
 impl super::reload::Works for Never {
-    type Prepared = ();
+    type Bound = ();
 
     fn in_force(&self) -> Arc<Plan> {
         self.0.clone()
@@ -103,7 +103,7 @@ impl super::reload::Works for Never {
         super::reload::Reading { hash: Some(super::reload::Hash::of(b"new")), plan }
     }
 
-    async fn prepare(&mut self, _: &Arc<Plan>) -> Result<(), Vec<String>> {
+    async fn bind(&mut self, _: &Arc<Plan>) -> Result<(), Vec<String>> {
         Ok(())
     }
 
