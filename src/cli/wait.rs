@@ -17,6 +17,28 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// One question takes no longer.
 const CLOCK: Duration = Duration::from_secs(3);
 
+/// Where the admin server is where nothing else is said.
+const DEFAULT_ADMIN: &str = "127.0.0.1:15000";
+
+/// Runs the command; `admin` is what `--admin` or OUTRIGGER_ADMIN says.
+pub fn run(admin: Option<&str>, timeout: Duration, err: &mut dyn Write) -> ExitCode {
+    let text = admin.unwrap_or(DEFAULT_ADMIN);
+    let done = text.parse::<Addr>().map_err(|error| format!("--admin {text}: {error}")).and_then(|admin| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+        let wait = Wait { admin, timeout, app: false };
+        runtime.block_on(wait.run()).map_err(|error| error.to_string())
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Where even stderr is closed, the exit code has to say it.
+            let _ = writeln!(err, "outrigger: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// What to wait for.
 #[derive(Debug, Clone)]
 pub struct Wait {
