@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::refresh::{Report, Shared, Waiting, identity};
 use super::watch::{Content, Pace, Seen, watch as watch_file};
 use crate::dns::keeper::Standing;
+use crate::plan::control_file;
 use crate::plan::peer::EndpointSpec;
 
 /// The endpoints of each peer in a control file.
@@ -20,6 +21,23 @@ pub type Peers = HashMap<String, Vec<EndpointSpec>>;
 
 /// Reads a control file's text; the error says all that is wrong with it.
 pub type Parse = fn(&str, &Path) -> Result<Peers, String>;
+
+/// Problems that are told of one file; with thousands of endpoints there may be thousands.
+const MOST_PROBLEMS: usize = 5;
+
+/// The reader of the file's real grammar.
+///
+/// # Errors
+/// The first problems of the text in one line.
+pub fn parse(text: &str, path: &Path) -> Result<Peers, String> {
+    control_file::parse(text, &path.display().to_string()).map(|file| file.peers).map_err(|problems| {
+        let all = problems.to_string();
+        let lines: Vec<&str> = all.lines().collect();
+        let told = lines.get(..MOST_PROBLEMS).unwrap_or(&lines).join("; ");
+        let rest = lines.len().saturating_sub(MOST_PROBLEMS);
+        if rest > 0 { format!("{told}; and {rest} more") } else { told }
+    })
+}
 
 /// What is known of the file.
 struct Known {

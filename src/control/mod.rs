@@ -11,6 +11,7 @@ pub mod reload;
 pub mod signals;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod unlisted;
 pub mod watch;
 
 use std::sync::Arc;

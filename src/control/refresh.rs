@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::files::{self, Parse};
 use super::lookups::{self, Question};
@@ -18,8 +18,12 @@ use crate::dns::keeper::Standing;
 use crate::dns::resolver::Resolver;
 use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
+use crate::plan::DnsPlan;
 use crate::plan::peer::{Addresses, EndpointSpec};
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::adhoc::Rules;
+use crate::upstream::peer::{Discovery, Peer};
+use crate::upstream::world::World;
 
 /// What discovery writes to.
 pub trait Target: Send + Sync + 'static {
@@ -31,6 +35,33 @@ pub trait Target: Send + Sync + 'static {
     fn stand(&self, standing: &Standing);
     /// Counts an answer that failed.
     fn count_failure(&self);
+}
+
+impl Target for Peer {
+    fn name(&self) -> &PeerName {
+        Self::name(self)
+    }
+
+    fn replace(&self, endpoints: Vec<EndpointSpec>) -> (usize, usize) {
+        self.update(endpoints)
+    }
+
+    fn stand(&self, standing: &Standing) {
+        self.set_discovery(match standing {
+            Standing::Ready => Discovery::Ready,
+            Standing::Empty { why } => Discovery::Empty { why: why.clone() },
+            Standing::Failed { why } => Discovery::Failed { why: why.clone() },
+            Standing::Stale { why, since } => {
+                let ago = Instant::now().saturating_duration_since(*since);
+                let since = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+                Discovery::Stale { why: why.clone(), since }
+            }
+        });
+    }
+
+    fn count_failure(&self) {
+        self.metrics().discovery_failures.inc();
+    }
 }
 
 /// A peer and where its addresses come from.
@@ -110,6 +141,21 @@ impl Refresher {
             pending: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared), parse, jobs: Mutex::default() }
+    }
+
+    /// Takes over a World: its peers, its way to resolve, its rules for unlisted names.
+    pub fn set_world(&self, world: &World) {
+        self.set_dns(&world.plan.dns);
+        world.adhoc.set_rules(Rules::from(&*world.plan));
+        let wanted = |peer: &Arc<Peer>| Wanted { target: peer.clone(), addresses: peer.source().addresses.clone() };
+        self.set(&world.peers.iter().map(wanted).collect::<Vec<_>>());
+    }
+
+    /// Resolves by this plan from now on; every name is asked for again if it is another one.
+    pub fn set_dns(&self, plan: &DnsPlan) {
+        if self.resolver().plan() != plan {
+            self.set_resolver(Resolver::new(plan));
+        }
     }
 
     /// Uses another resolver from now on and asks for every name again.

@@ -66,6 +66,13 @@ impl Watched {
     }
 }
 
+impl From<Watched> for watch::Receiver<Option<Seen>> {
+    /// The bare channel, for one who only wants to know that something changed.
+    fn from(watched: Watched) -> Self {
+        watched.0
+    }
+}
+
 /// Watches `path` from a task of `tasks`.
 pub fn watch(tasks: &Tasks, path: PathBuf, pace: Pace) -> Watched {
     let (sender, receiver) = watch::channel(None);
