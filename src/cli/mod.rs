@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod config;
+pub mod demo;
 pub mod schema;
 pub mod wait;
 
@@ -40,9 +41,7 @@ impl Environment {
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
-}
 
-impl Environment {
     /// Every variable, for what outlives the start.
     pub fn variables(&self) -> Arc<HashMap<String, String>> {
         self.variables.clone()
@@ -107,6 +106,20 @@ enum Command {
         #[arg(long)]
         app: bool,
     },
+    /// Run a mesh of small services on this machine, with faults, and a live view
+    #[command(after_help = "Example: outrigger demo --for 20s")]
+    Demo {
+        /// How long it runs
+        #[arg(long = "for", default_value = "20s", value_parser = duration, value_name = "TIME")]
+        duration: Duration,
+    },
+    /// One of the demo's services
+    #[command(hide = true)]
+    DemoService {
+        /// What it is to be, as the demo writes it
+        #[arg(allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -150,6 +163,8 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             let admin = admin.or_else(|| environment.variable("OUTRIGGER_ADMIN"));
             wait::run(admin.as_deref(), timeout, app, &mut err)
         }
+        Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
+        Command::DemoService { arguments } => demo::service(&arguments, &mut err),
     }
 }
 
