@@ -21,6 +21,10 @@ pub struct Timer(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+/// A number of bytes within bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SizeWithin<const MIN: u64, const MAX: u64>(pub u64);
+
 /// A whole number within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
@@ -154,6 +158,29 @@ impl Scalar for Size {
 
     fn write(&self) -> String {
         written(self.0, &SIZES, "B")
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Scalar for SizeWithin<MIN, MAX> {
+    const NAME: &'static str = "size-within";
+
+    fn expected() -> String {
+        format!("a size from `{}` to `{}`", Size(MIN).write(), Size(MAX).write())
+    }
+
+    fn pattern() -> String {
+        Size::pattern()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match Size::parse(text)? {
+            Size(bytes) if (MIN..=MAX).contains(&bytes) => Ok(Self(bytes)),
+            Size(_) => Err(Wrong::default()),
+        }
+    }
+
+    fn write(&self) -> String {
+        Size(self.0).write()
     }
 }
 

@@ -72,7 +72,10 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     }
     dns_order(&config.dns, parts.problems);
     check::addresses(config, &mut parts);
-    lint::lint(config, &mut parts);
+    // What is probably not meant is only worth saying where nothing is certainly wrong.
+    if !parts.problems.has_errors() {
+        lint::lint(config, parts.problems);
+    }
     let Parts { doors, door_keys, peers, routes, files, own, .. } = parts;
     let plan = Plan {
         service: config.service.as_ref().map_or("", |name| &name.0).into(),
@@ -205,3 +208,6 @@ fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Content, Parts};
 use crate::config::Config;
@@ -26,7 +25,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
         let source = PeerSource {
             addresses: addresses(name, peer, parts),
             protocol: super::doors::protocol(peer.protocol.value),
-            tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, parts)),
+            tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
         connect_before_request(&peer.timeout.connect, &peer.timeout.request, parts.problems);
         let at = parts.peers.len();
@@ -89,7 +88,13 @@ fn addresses(name: &str, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Addresses {
             .map(|file| Addresses::File { path: parts.file(file, Content::Endpoints(PeerName::new(name))) }),
         _ => peer.fixed.as_ref().map(|list| Addresses::Static(fixed(list, parts.problems))),
     }
-    .unwrap_or_else(|| Addresses::Static(Vec::new()))
+    .unwrap_or_else(|| {
+        if !["dns", "srv", "file", "static"].iter().any(|key| parts.problems.mention(&peer.path, key)) {
+            let text = "does not say where it is: give one of `dns`, `srv`, `file` or `static`";
+            peer.refuse(parts.problems, text);
+        }
+        Addresses::Static(Vec::new())
+    })
 }
 
 fn fixed(list: &Set<List<Endpoint>>, problems: &mut Problems) -> Vec<EndpointSpec> {
@@ -120,7 +125,7 @@ fn spec(said: &Endpoint) -> Option<EndpointSpec> {
     })
 }
 
-fn tls_plan(tls: &Set<ClientTls>, parts: &mut Parts<'_>) -> Option<ClientTlsPlan> {
+fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Option<ClientTlsPlan> {
     let roots = match &tls.roots.value.0 {
         None => Roots::System,
         Some(file) => {
@@ -129,6 +134,9 @@ fn tls_plan(tls: &Set<ClientTls>, parts: &mut Parts<'_>) -> Option<ClientTlsPlan
         }
     };
     let Some(sni) = &tls.sni else {
+        if parts.problems.mention(&tls.path, "sni") || (peer.fixed.is_none() && peer.file.is_none()) {
+            return None;
+        }
         let text = "is missing: expected the DNS name that the certificate proves; only `dns` and `srv` give one";
         parts.problems.error(format_args!("{}.sni", tls.path), tls.origin.at(), text, None);
         return None;
@@ -155,12 +163,8 @@ fn policy(peer: &Peer) -> PeerPolicy {
 
 /// A connection that may take longer than the whole request is a mistake in one of the two.
 pub fn connect_before_request(connect: &Set<Timer>, request: &Set<OrNone<Timer>>, problems: &mut Problems) {
-    let Some(Timer(all)) = request.value.0 else { return };
-    let Timer(Duration { .. }) = connect.value;
-    if connect.value.0 > all {
-        let said = if connect.is_default() { request.origin.at() } else { connect.origin.at() };
-        let text = "must not be longer than `request`, the time for the whole";
-        problems.error(&connect.path, said, text, None);
+    if request.0.is_some_and(|request| connect.0 > request.0) {
+        connect.refuse(problems, "must not be longer than `request`, the time for the whole");
     }
 }
 
