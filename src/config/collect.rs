@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
-use super::section::{Kind, Origin, Reader, Scalar, Set, Wrong};
+use super::kind::{Kind, Origin, Reader, Scalar, Set, Wrong};
 use super::shape::{Printed, Shape};
 use super::tree::{Node, Trail, What};
 

@@ -2,7 +2,8 @@
 
 use super::collect::{List, OneOrMore, OrNone};
 use super::facts::Facts;
-use super::section::{Set, section, words};
+use super::kind::{Set, words};
+use super::section::section;
 use super::units::{Count, Size, SizeWithin, Span, Timer};
 use super::values::{AllowEntry, FilePath, Listen, Network, ServerName, Target, Upgrade};
 

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::facts::Facts;
+use super::kind::Kind;
 use super::peer::ControlFile;
 use super::problem::Problems;
-use super::section::{Fallback, Key, Kind};
+use super::section::{Fallback, Key};
 use super::shape::Shape;
 use super::tree::{What, parse};
 use super::{Config, collect};

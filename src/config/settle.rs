@@ -3,9 +3,9 @@
 
 use super::Config;
 use super::collect::{List, OrNone};
+use super::kind::Set;
 use super::listener::Otherwise;
 use super::peer::Peer;
-use super::section::Set;
 use super::units::Timer;
 use super::values::{DnsName, HostEntry, is_host, plain};
 

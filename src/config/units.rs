@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::section::{Kind, Reader, Scalar, Wrong};
+use super::kind::{Kind, Reader, Scalar, Wrong};
 use super::shape::{Printed, Shape};
 use super::tree::{Node, Trail, What};
 
@@ -31,6 +31,14 @@ pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
 
 const TIMES: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// A time as the file writes it, for the command line.
+///
+/// # Errors
+/// What was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    Span::parse(text).map(|span| span.0).map_err(|_| Span::expected())
+}
 
 /// A whole number in decimal, without sign, underscore or leading zero.
 fn whole(text: &str) -> Option<u64> {

@@ -1,10 +1,10 @@
 //! What is allowed and probably not meant: rules that can match nothing, doors that stand too open.
 
 use crate::config::Config;
+use crate::config::kind::Set;
 use crate::config::listener::{Otherwise, Protocol};
 use crate::config::peer::Peer;
 use crate::config::problem::Problems;
-use crate::config::section::Set;
 
 /// Reports it as warnings.
 pub fn lint(config: &Config, problems: &mut Problems) {
