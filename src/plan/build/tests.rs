@@ -163,6 +163,15 @@ fn defaults_follow_from_the_rest_of_the_file_and_from_the_machine() {
 }
 
 #[test]
+fn the_admin_server_has_a_short_form_and_an_end() {
+    let admin = |text: &str| plan(&with(text)).admin.map(|admin| admin.listen.to_string());
+    assert_eq!(admin("admin: 127.0.0.1:1").as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(admin("admin: { listen: 127.0.0.1:1 }").as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(admin("admin: unix:/run/a.sock").as_deref(), Some("unix:/run/a.sock"));
+    assert_eq!((admin("admin: off"), admin("admin: { listen: off }")), (None, None));
+}
+
+#[test]
 fn a_value_knows_where_it_comes_from() {
     let text = "service: x\ngrace: ${GRACE:-7s}\npeers:\n  a: { dns: \"b:${PORT}\" }\n";
     let (document, _) = built_with(text, &Facts::PLAIN).unwrap();
