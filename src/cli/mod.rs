@@ -85,6 +85,9 @@ enum Command {
     Config {
         #[command(flatten)]
         file: File,
+        /// Print the reference instead: a file with every key at its default and what it is for
+        #[arg(long, conflicts_with = "config")]
+        reference: bool,
     },
     /// Print the JSON Schema of the file, for editors
     #[command(after_help = "Example: outrigger schema > outrigger.schema.json")]
@@ -154,8 +157,11 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             drop(out);
             app::run(&file.path(environment), &app, environment)
         }
-        Command::Check { file, json } => check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out),
-        Command::Config { file } => {
+        Command::Check { file, json } => {
+            check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out)
+        }
+        Command::Config { reference: true, .. } => config::run_reference(&mut out),
+        Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),
