@@ -7,10 +7,10 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::net::io::Io;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{ClientTlsPlan, Roots};
 use crate::tls::files;
@@ -114,17 +114,20 @@ impl ClientTls {
     ///
     /// # Errors
     /// One line: what rustls or the socket said.
-    pub async fn connect(&self, config: Arc<ClientConfig>, io: Io) -> Result<(Io, Alpn), String> {
+    pub async fn connect<S>(&self, config: Arc<ClientConfig>, io: S) -> Result<(TlsStream<S>, Alpn), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let stream = TlsConnector::from(config)
             .connect(self.name.clone(), io)
             .await
             .map_err(|error| format!("TLS with {}: {error}", self.name.to_str()))?;
         let alpn = agreed(&stream);
-        Ok((Io::boxed(stream), alpn))
+        Ok((stream, alpn))
     }
 }
 
-fn agreed(stream: &TlsStream<Io>) -> Alpn {
+fn agreed<S>(stream: &TlsStream<S>) -> Alpn {
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Alpn::Http2,
         _ => Alpn::Other,

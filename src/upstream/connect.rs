@@ -70,7 +70,8 @@ impl Dialling {
             None => (io, self.expected.unwrap_or(Version::Http1)),
             Some(tls) => {
                 let config = self.endpoint.tls(|| tls.for_endpoint());
-                let (io, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
+                let (stream, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
+                let io = Io::boxed(stream);
                 (io, agreed(peer.source().protocol, alpn).map_err(|error| tls_failed(addr, error))?)
             }
         };
@@ -135,7 +136,7 @@ impl Endpoint {
         let connect = async {
             let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
             let Some(tls) = peer.tls() else { return Ok(io) };
-            tls.connect(tls.for_bytes(), io).await.map(|(io, _)| io).map_err(|error| tls_failed(self.addr(), error))
+            tls.connect(tls.for_bytes(), io).await.map(|(stream, _)| Io::boxed(stream)).map_err(|error| tls_failed(self.addr(), error))
         };
         let result = match within(limit, connect).await {
             Some(result) => result,

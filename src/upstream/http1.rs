@@ -18,11 +18,8 @@ use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
 use crate::reason::Reason;
 
-/// Bytes in an answer's head.
+/// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
 const HEAD: usize = 64 * 1024;
-
-/// Fields in an answer's head.
-const FIELDS: usize = 128;
 
 /// Bytes that are buffered in either direction.
 const BUFFER: usize = 128 * 1024;
@@ -71,7 +68,6 @@ impl One {
 pub(super) async fn handshake(io: Io) -> Result<(SendRequest<Outgoing>, Driver), hyper::Error> {
     Builder::new()
         .preserve_header_case(true)
-        .max_headers(FIELDS)
         .max_buf_size(BUFFER)
         .max_header_size(HEAD)
         .handshake(TokioIo::new(io))
@@ -105,7 +101,9 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
     {
         parts.headers.insert(HOST, host);
     }
-    parts.uri = origin_form(&parts.uri);
+    if parts.uri.authority().is_some() {
+        parts.uri = origin_form(&parts.uri);
+    }
     parts.version = HttpVersion::HTTP_11;
     let (body, flow) = Outgoing::new(body, &parts.headers);
     let mut request = Request::from_parts(parts, body);
