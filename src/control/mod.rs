@@ -1,1 +1,53 @@
 //! Everything that watches or changes the house; never on the path of a request.
+
+pub mod admin;
+pub mod child;
+pub mod files;
+pub mod load;
+pub mod lookups;
+pub mod ready;
+pub mod refresh;
+pub mod reload;
+pub mod signals;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod unlisted;
+pub mod watch;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::ids::PeerName;
+use crate::life::drain::Drain;
+use crate::plan::Plan;
+use crate::telemetry::metrics::Metrics;
+
+/// What is in force, as the admin server asks for it.
+pub trait Rooms: Send + Sync + 'static {
+    /// The plan in force.
+    fn plan(&self) -> Arc<Plan>;
+    /// The peers' living state, for `/state`.
+    fn peers(&self) -> serde_json::Value;
+    /// Peers whose first discovery answer has not come.
+    fn pending(&self) -> Vec<PeerName>;
+}
+
+/// The whole as seen from the control thread.
+pub struct House {
+    /// What is in force.
+    pub rooms: Arc<dyn Rooms>,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+    /// When the process started, by the wall clock.
+    pub started: SystemTime,
+    /// The same, for durations.
+    pub since: Instant,
+    /// The program's own drain: `Draining` begins the shutdown.
+    pub stop: Drain,
+    /// Set once every door is open.
+    pub opened: ready::Opened,
+    /// Asks for reloads.
+    pub reloads: reload::Handle,
+}

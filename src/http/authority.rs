@@ -26,7 +26,8 @@ impl Authority {
             }
             _ => {
                 let len = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
-                let legal = bytes.get(..len)?.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b));
+                let legal =
+                    bytes.get(..len)?.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b));
                 (legal && len > 0).then_some(len)?
             }
         };

@@ -239,7 +239,8 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 fn reserved(name: &str, rules: &Rules<'_>) -> bool {
     if !name.contains('_') {
         let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str();
-        let forwarded = name == FORWARDED_FOR.as_str() || name == FORWARDED_PROTO.as_str() || name == FORWARDED_HOST.as_str();
+        let forwarded =
+            name == FORWARDED_FOR.as_str() || name == FORWARDED_PROTO.as_str() || name == FORWARDED_HOST.as_str();
         return own || name == CLIENT_CERT.as_str() || (forwarded && !rules.trusted);
     }
     let dashed = name.replace('_', "-");
@@ -250,9 +251,10 @@ fn reserved(name: &str, rules: &Rules<'_>) -> bool {
 fn authority(parts: &Parts, rules: &Rules<'_>) -> Result<(Authority, bool), HeadError> {
     let host = parts.headers.get(header::HOST);
     let default = if rules.tls { 443 } else { 80 };
-    let from_uri = parts.uri.authority().map(|authority| {
-        HeaderValue::from_str(authority.as_str()).ok().and_then(Authority::parse)
-    });
+    let from_uri = parts
+        .uri
+        .authority()
+        .map(|authority| HeaderValue::from_str(authority.as_str()).ok().and_then(Authority::parse));
     let from_host = host.filter(|host| !host.is_empty()).map(|host| Authority::parse(host.clone()));
     let absolute = parts.version < Version::HTTP_2 && parts.uri.scheme().is_some();
     match (from_uri, from_host) {
@@ -260,7 +262,9 @@ fn authority(parts: &Parts, rules: &Rules<'_>) -> Result<(Authority, bool), Head
         (Some(Some(uri)), _) if parts.method == Method::CONNECT => Ok((uri, false)),
         // A proxy replaces Host by the target's authority (RFC 9112 §3.2.2).
         (Some(Some(uri)), _) if absolute && rules.forward_proxy => Ok((uri, true)),
-        (Some(Some(uri)), Some(Some(host))) if !uri.same(&host, default) => bad("Host and the target's authority differ"),
+        (Some(Some(uri)), Some(Some(host))) if !uri.same(&host, default) => {
+            bad("Host and the target's authority differ")
+        }
         (Some(Some(_)), Some(None)) => bad("the Host field is not `host[:port]`"),
         (Some(Some(uri)), _) => Ok((uri, absolute)),
         (None, Some(Some(host))) => Ok((host, false)),
@@ -284,24 +288,25 @@ fn origin_form(parts: &mut Parts) -> Result<(), HeadError> {
         };
     }
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    // An absolute URI may have no path at all, or a query without one (RFC 9112 §3.2.1: it is `/` then).
+    let pathless = parts.uri.scheme().is_some() && !path.starts_with('/') && path != "*";
     let ok = match path {
         "*" => parts.method == Method::OPTIONS,
-        path => path.starts_with('/') || (path.is_empty() && parts.uri.scheme().is_some()),
+        path => path.starts_with('/') || pathless,
     };
     if !ok {
         return bad("the target is neither a path nor an absolute URI");
     }
-    if let Some(scheme) = parts.uri.scheme() {
-        if *scheme != http::uri::Scheme::HTTP && *scheme != http::uri::Scheme::HTTPS {
-            return bad("the target's scheme is neither http nor https");
-        }
+    if let Some(scheme) = parts.uri.scheme()
+        && *scheme != http::uri::Scheme::HTTP
+        && *scheme != http::uri::Scheme::HTTPS
+    {
+        return bad("the target's scheme is neither http nor https");
     }
     if parts.uri.authority().is_some() {
         let mut uri = http::uri::Parts::default();
-        uri.path_and_query = parts.uri.path_and_query().cloned();
-        if uri.path_and_query.as_ref().is_none_or(|path| path.as_str().is_empty()) {
-            uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-        }
+        uri.path_and_query =
+            if pathless { format!("/{path}").parse().ok() } else { parts.uri.path_and_query().cloned() };
         parts.uri = Uri::from_parts(uri).or_else(|_| bad("the target is not a URI"))?;
     }
     Ok(())
@@ -428,7 +433,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
         .iter()
         .flat_map(list)
         .map(str::to_ascii_lowercase)
-        .filter(|name| !matches!(name.as_str(), "host" | "content-length" | "close" | "keep-alive" | "upgrade" | "x-request-id"))
+        .filter(|name| {
+            !matches!(name.as_str(), "host" | "content-length" | "close" | "keep-alive" | "upgrade" | "x-request-id")
+        })
         .collect()
 }
 
@@ -443,6 +450,11 @@ fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 fn listed(value: &HeaderValue, upgrades: &[String]) -> Option<String> {
     list(value).map(str::to_ascii_lowercase).find(|token| token == "websocket" || upgrades.contains(token))
+}
+
+/// Whether a request is gRPC, asked before its head is judged, so that even a refusal is told as gRPC does.
+pub fn is_grpc_call(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
 }
 
 fn is_grpc(value: &HeaderValue) -> bool {
@@ -467,5 +479,196 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
         "u" => Some(Duration::from_micros(n)),
         "n" => Some(Duration::from_nanos(n)),
         _ => None,
+    }
+}
+
+impl Facts {
+    /// The caller's patience as a deadline, counted from `now`.
+    pub fn patience_from(&self, now: tokio::time::Instant) -> crate::deadline::Deadline {
+        crate::deadline::Deadline::after(now, self.patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    const RULES: Rules<'_> = Rules {
+        forward_proxy: false,
+        trusted: false,
+        client: None,
+        tls: false,
+        upgrades: &[],
+        default_authority: None,
+        fields: 128,
+        bytes: 65_536,
+    };
+
+    fn parts(target: &str, version: Version, fields: &[(&str, &str)]) -> Parts {
+        let (method, uri) = target.split_once(' ').unwrap();
+        let mut request = Request::builder().method(method).uri(uri).version(version);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn judged(
+        target: &str,
+        version: Version,
+        fields: &[(&str, &str)],
+        rules: &Rules<'_>,
+    ) -> Result<(Parts, Facts), Reason> {
+        let mut parts = parts(target, version, fields);
+        let facts = request(&mut parts, rules).map_err(|error| error.reason)?;
+        Ok((parts, facts))
+    }
+
+    fn refused(target: &str, version: Version, fields: &[(&str, &str)], rules: &Rules<'_>) -> Option<Reason> {
+        judged(target, version, fields, rules).err()
+    }
+
+    fn names(parts: &Parts) -> Vec<&str> {
+        parts.headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "x-request-id").collect()
+    }
+
+    #[test]
+    fn heads_in_doubt_are_refused() {
+        let v11 = Version::HTTP_11;
+        let proxy = Rules { forward_proxy: true, ..RULES };
+        let host = ("host", "a");
+        assert_eq!(refused("GET /", v11, &[], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET /", v11, &[host, ("host", "a")], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET /", v11, &[("host", "u@a")], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET http://b/", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET ftp://a/", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET a", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET *", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(
+            refused("GET /", v11, &[host, ("transfer-encoding", "gzip, chunked")], &RULES),
+            Some(Reason::UnknownCoding)
+        );
+        assert_eq!(
+            refused("GET /", v11, &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], &RULES),
+            Some(Reason::UnknownCoding)
+        );
+        assert_eq!(refused("GET /", v11, &[host, ("expect", "a-miracle")], &RULES), Some(Reason::UnknownExpectation));
+        assert_eq!(refused("CONNECT a:80", v11, &[host], &RULES), Some(Reason::MethodNotAllowed));
+        assert_eq!(refused("CONNECT a:80", v11, &[host], &proxy), None);
+        assert_eq!(refused("GET /", v11, &[host, ("x-outrigger-hops", "10")], &RULES), Some(Reason::Looped));
+        assert_eq!(refused("GET /", v11, &[host, ("x-outrigger-hops", "many")], &RULES), Some(Reason::Looped));
+        assert_eq!(refused("GET http://a:80/", Version::HTTP_2, &[("host", "b")], &RULES), Some(Reason::BadHead));
+        assert_eq!(
+            refused("GET /", v11, &[host, ("a", "1"), ("b", "2")], &Rules { fields: 2, ..RULES }),
+            Some(Reason::HeadTooLarge)
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go_and_the_rest_keeps_its_order() {
+        let fields = [
+            ("host", "a"),
+            ("b", "1"),
+            ("connection", "keep-alive, c, host"),
+            ("c", "2"),
+            ("keep-alive", "5"),
+            ("te", "gzip"),
+            ("d", "3"),
+            ("proxy-connection", "x"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("a", "4"),
+        ];
+        let (parts, facts) = judged("GET /", Version::HTTP_11, &fields, &RULES).unwrap();
+        assert_eq!(names(&parts), ["host", "b", "d", "a", "x-outrigger-hops"]);
+        assert_eq!(facts.upgrade, None);
+        assert_eq!(parts.headers["x-outrigger-hops"], "1");
+    }
+
+    #[test]
+    fn reserved_fields_of_callers_go_in_either_spelling() {
+        let fields = [
+            ("host", "a"),
+            ("x-forwarded-client-cert", "1"),
+            ("x_forwarded_for", "1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-outrigger-identity", "1"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-other", "kept"),
+            ("x-outrigger-hops", "3"),
+        ];
+        let client = HeaderValue::from_static("10.0.0.9");
+        let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &Rules { client: Some(&client), ..RULES }).unwrap();
+        assert_eq!(names(&parts), ["host", "x-other", "x-outrigger-hops", "x-forwarded-for", "x-forwarded-proto"]);
+        assert_eq!(
+            (&parts.headers["x-forwarded-for"], &parts.headers["x-outrigger-hops"]),
+            (&client, &HeaderValue::from_static("4"))
+        );
+        let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &Rules { trusted: true, ..RULES }).unwrap();
+        assert_eq!(
+            (&parts.headers["x-forwarded-for"], parts.headers.contains_key("x-forwarded-client-cert")),
+            (&HeaderValue::from_static("6.6.6.6"), false)
+        );
+    }
+
+    #[test]
+    fn targets_become_origin_form_and_host_is_the_authority() {
+        let proxy = Rules { forward_proxy: true, ..RULES };
+        let (parts, facts) = judged("GET http://B:8080?q", Version::HTTP_11, &[("host", "other")], &proxy).unwrap();
+        assert_eq!(
+            (parts.uri.to_string().as_str(), &parts.headers["host"]),
+            ("/?q", &HeaderValue::from_static("B:8080"))
+        );
+        assert!(facts.absolute && facts.authority.host() == "b");
+        let (parts, _) =
+            judged("GET http://a/x", Version::HTTP_2, &[("cookie", "a=1"), ("z", "1"), ("cookie", "b=2")], &RULES)
+                .unwrap();
+        assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+        assert_eq!((parts.uri.to_string().as_str(), &parts.headers["host"]), ("/x", &HeaderValue::from_static("a")));
+        let default = HeaderValue::from_static("localhost");
+        let (parts, _) =
+            judged("GET /", Version::HTTP_10, &[], &Rules { default_authority: Some(&default), ..RULES }).unwrap();
+        assert_eq!(parts.headers["host"], "localhost");
+    }
+
+    #[test]
+    fn a_listed_upgrade_stays_and_patience_is_the_shorter() {
+        let fields = [
+            ("host", "a"),
+            ("connection", "Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("grpc-timeout", "2S"),
+            ("x-outrigger-deadline-ms", "1500"),
+        ];
+        let (parts, facts) = judged("GET /", Version::HTTP_11, &fields, &RULES).unwrap();
+        assert_eq!((facts.upgrade.as_deref(), facts.patience), (Some("websocket"), Some(Duration::from_millis(1500))));
+        assert_eq!(
+            (&parts.headers["connection"], &parts.headers["upgrade"]),
+            (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
+        );
+        for (text, expect) in
+            [("1H", Some(3600_000)), ("20m", Some(20)), ("123456789S", None), ("S", None), ("1x", None), ("", None)]
+        {
+            assert_eq!(grpc_timeout(&HeaderValue::from_static(text)).map(|d| d.as_millis()), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_lose_their_hop_by_hop_fields() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("a", "1"),
+            ("connection", "close, b"),
+            ("b", "2"),
+            ("set-cookie", "x"),
+            ("set-cookie", "y"),
+            ("transfer-encoding", "chunked"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        response(http::StatusCode::OK, &mut headers);
+        let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(left, [("a", "1"), ("set-cookie", "x"), ("set-cookie", "y")]);
     }
 }

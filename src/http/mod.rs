@@ -2,5 +2,8 @@
 
 pub mod authority;
 pub mod body;
+pub mod guard;
 pub mod h2io;
 pub mod head;
+pub mod pour;
+pub mod window;

@@ -1,4 +1,5 @@
 //! How tasks are owned and how the program ends.
 
 pub mod drain;
+pub mod shutdown;
 pub mod tasks;

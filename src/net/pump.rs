@@ -137,7 +137,8 @@ impl Way {
 }
 
 /// Copies both ways until both are closed, one breaks, or nothing moves for `idle`. Dropping it ends the tunnel.
-pub async fn pump<L, R>(left: &mut L, right: &mut R, idle: Duration) -> (Carried, End)
+/// `carried` is kept up to date all the while, so that an abandoned tunnel can still be told of.
+pub async fn pump<L, R>(left: &mut L, right: &mut R, idle: Duration, carried: &mut Carried) -> End
 where
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
@@ -145,10 +146,11 @@ where
     let (mut forth, mut back) = (Way::new(), Way::new());
     let mut last = Instant::now();
     let mut clock: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(idle));
-    let end = poll_fn(|cx| {
+    poll_fn(|cx| {
         let mut moved = false;
         let one = forth.poll_move(cx, left, right, &mut moved);
         let two = back.poll_move(cx, right, left, &mut moved);
+        *carried = Carried { forth: forth.carried, back: back.carried };
         let end = match (one, two) {
             (Poll::Ready(Err(Fault::Reader(error))), _) | (_, Poll::Ready(Err(Fault::Writer(error)))) => {
                 End::Left(error)
@@ -161,8 +163,7 @@ where
         };
         Poll::Ready(end)
     })
-    .await;
-    (Carried { forth: forth.carried, back: back.carried }, end)
+    .await
 }
 
 /// One timer for the tunnel's life: movement only notes the time, and the timer is moved when it fires too early.
@@ -197,7 +198,8 @@ mod tests {
     async fn bytes_and_half_closes_pass_both_ways() {
         let (mut client, mut left) = duplex(7);
         let (mut right, mut server) = duplex(5);
-        let tunnel = async { pump(&mut left, &mut right, HOUR).await };
+        let mut carried = Carried::default();
+        let tunnel = pump(&mut left, &mut right, HOUR, &mut carried);
         let talk = async {
             client.write_all(b"question").await.unwrap();
             client.shutdown().await.unwrap();
@@ -212,7 +214,7 @@ mod tests {
             server.write_all(b"a long answer after the caller's end").await.unwrap();
             server.shutdown().await.unwrap();
         };
-        let ((carried, end), (), ()) = tokio::join!(tunnel, talk, serve);
+        let (end, (), ()) = tokio::join!(tunnel, talk, serve);
         assert!(matches!(end, End::Closed), "{end:?}");
         assert_eq!(carried, Carried { forth: 8, back: 36 });
     }
@@ -222,19 +224,20 @@ mod tests {
         let (mut client, mut left) = duplex(64);
         let (mut right, _server) = duplex(64);
         let start = Instant::now();
+        let mut carried = Carried::default();
         let writer = async {
             tokio::time::sleep(Duration::from_secs(50)).await;
             client.write_all(b"x").await.unwrap();
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            (carried, end) = pump(&mut left, &mut right, Duration::from_secs(60)) => {
+            end = pump(&mut left, &mut right, Duration::from_secs(60), &mut carried) => {
                 assert!(matches!(end, End::Idle), "{end:?}");
-                assert_eq!(carried.forth, 1);
                 assert_eq!(start.elapsed().as_secs(), 110);
             }
             () = writer => unreachable!(),
         }
+        assert_eq!(carried.forth, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +246,7 @@ mod tests {
         let (mut right, mut server) = duplex(64);
         drop(client);
         server.write_all(b"for nobody").await.unwrap();
-        let (_, end) = pump(&mut left, &mut right, HOUR).await;
+        let end = pump(&mut left, &mut right, HOUR, &mut Carried::default()).await;
         assert!(matches!(end, End::Left(_)), "{end:?}");
     }
 }

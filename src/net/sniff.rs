@@ -37,8 +37,22 @@ pub const MOST: usize = 16 * 1024;
 
 /// The methods that are HTTP without a look at the rest of the line (RFC 9110 §9, 5789, 4918, 3253).
 const METHODS: [&[u8]; 16] = [
-    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PROPFIND", b"PROPPATCH",
-    b"MKCOL", b"COPY", b"MOVE", b"LOCK", b"REPORT",
+    b"GET",
+    b"HEAD",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"CONNECT",
+    b"OPTIONS",
+    b"TRACE",
+    b"PATCH",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"REPORT",
 ];
 
 /// Judges the first bytes of a connection. Empty input needs more; [`MOST`] bytes always decide.

@@ -1,6 +1,9 @@
 //! The document made true: immutable, complete, checked. Pure: it never awaits, reads a clock or opens anything.
 
+pub mod build;
+pub mod control_file;
 pub mod door;
+pub mod egress;
 pub mod peer;
 pub mod route;
 
@@ -10,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::Addr;
+use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
 use peer::PeerPlan;
 use route::RouteTable;
 
 /// Everything the file means, with every default filled in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The name of the service this sidecar stands beside.
     pub service: Arc<str>,
@@ -74,6 +78,22 @@ pub struct AccessLogPlan {
     pub log: AccessLog,
     /// How a line looks.
     pub format: LogFormat,
+}
+
+impl AccessLogPlan {
+    /// The same, in the access log's own words.
+    pub fn choice(self) -> (access::Which, line::Format) {
+        let which = match self.log {
+            AccessLog::Off => access::Which::Off,
+            AccessLog::Failures => access::Which::Failures,
+            AccessLog::All => access::Which::All,
+        };
+        let format = match self.format {
+            LogFormat::Text => line::Format::Text,
+            LogFormat::Json => line::Format::Json,
+        };
+        (which, format)
+    }
 }
 
 /// Which exchanges are written to the access log.
