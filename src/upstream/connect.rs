@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Weak};
 
+use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, late, within};
 use super::http1::{self, One};
 use super::http2;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::outgoing::Outgoing;
 use super::peer::Peer;
 use crate::deadline::Deadline;
 use crate::net::dial::{self, DialError};
@@ -26,7 +28,7 @@ pub(super) struct Dialling {
 
 /// A connection that was opened.
 enum Opened {
-    One(hyper::client::conn::http1::SendRequest<super::outgoing::Outgoing>, http1::Driver),
+    One(SendRequest<Outgoing>, Box<http1::Driver>),
     Many(http2::Many, Box<http2::Driver>),
 }
 
@@ -85,7 +87,7 @@ impl Dialling {
                     reason: Reason::ConnectFailed,
                     detail: format!("HTTP/1 with {addr}: {error}"),
                 })?;
-                Ok(Opened::One(sender, driver))
+                Ok(Opened::One(sender, Box::new(driver)))
             }
             Version::Http2 => {
                 let (many, driver) = http2::handshake(io, peer.tasks()).await.map_err(|error| ConnectError {

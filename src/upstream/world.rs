@@ -148,6 +148,7 @@ mod tests {
     use crate::plan::door::{DoorLimits, DoorPlan, Egress, Leads, Otherwise, Protocol, ServerTlsPlan};
     use crate::plan::peer::{ClientTlsPlan, EndpointSpec, Roots};
     use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat};
+    use crate::upstream::adhoc::Rules;
     use crate::upstream::rig;
 
     fn peer(name: &str, port: u16) -> PeerPlan {
@@ -201,14 +202,19 @@ mod tests {
         })
     }
 
-    fn upstreams() -> Upstreams {
-        Upstreams::new(Arc::default(), Tasks::default())
+    fn upstreams() -> Arc<Upstreams> {
+        Arc::new(Upstreams::new(Arc::default(), Tasks::default()))
+    }
+
+    fn first(plan: Arc<Plan>, shared: &Arc<Upstreams>) -> World {
+        let (adhoc, _) = Adhoc::new(shared.clone(), Arc::new(rig::policy()), Rules::from(&*plan));
+        World::first(plan, shared, adhoc).unwrap()
     }
 
     #[test]
     fn the_next_world_keeps_what_is_equal_and_swaps_policies() {
         let shared = upstreams();
-        let first = World::first(plan(vec![peer("a", 1), peer("b", 2)], None), &shared, Arc::default()).unwrap();
+        let first = first(plan(vec![peer("a", 1), peer("b", 2)], None), &shared);
         let mut patient = peer("a", 1);
         patient.policy = Arc::new(crate::plan::peer::PeerPolicy { connect_timeout: SWEEP * 60, ..rig::policy() });
         let next = World::next(&first, plan(vec![peer("b", 3), patient, peer("c", 1)], None), &shared).unwrap();
@@ -223,7 +229,7 @@ mod tests {
     #[test]
     fn a_world_that_cannot_be_changes_nothing() {
         let shared = upstreams();
-        let first = World::first(plan(vec![peer("a", 1)], None), &shared, Arc::default()).unwrap();
+        let first = first(plan(vec![peer("a", 1)], None), &shared);
         let before = first.peers[0].policy();
         let mut changed = peer("a", 1);
         changed.policy = Arc::new(crate::plan::peer::PeerPolicy { keep_alive: SWEEP, ..rig::policy() });
