@@ -2,7 +2,6 @@
 
 pub mod check;
 pub mod config;
-pub mod demo;
 pub mod schema;
 pub mod wait;
 
@@ -11,6 +10,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -21,7 +21,7 @@ use crate::config::units;
 
 /// What is read of the process's surroundings, once.
 pub struct Environment {
-    variables: HashMap<String, String>,
+    variables: Arc<HashMap<String, String>>,
     /// This program's own file, for commands that start it again.
     exe: PathBuf,
 }
@@ -31,7 +31,7 @@ impl Environment {
     pub fn gather() -> Self {
         let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self {
-            variables: std::env::vars_os().filter_map(text).collect(),
+            variables: Arc::new(std::env::vars_os().filter_map(text).collect()),
             exe: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("outrigger")),
         }
     }
@@ -39,6 +39,13 @@ impl Environment {
     /// A variable's value.
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
+    }
+}
+
+impl Environment {
+    /// Every variable, for what outlives the start.
+    pub fn variables(&self) -> Arc<HashMap<String, String>> {
+        self.variables.clone()
     }
 }
 
@@ -96,19 +103,9 @@ enum Command {
         /// Where the sidecar's admin server listens: IP:PORT or unix:/PATH
         #[arg(long, value_name = "ADDR")]
         admin: Option<String>,
-    },
-    /// Run a mesh of small services on this machine, with faults, and a live view
-    #[command(after_help = "Example: outrigger demo --for 20s")]
-    Demo {
-        /// How long it runs
-        #[arg(long = "for", default_value = "20s", value_parser = duration, value_name = "TIME")]
-        duration: Duration,
-    },
-    /// One of the demo's services
-    #[command(hide = true)]
-    DemoService {
-        /// What it is to be, as the demo writes it
-        arguments: Vec<String>,
+        /// Wait until the app takes connections too
+        #[arg(long)]
+        app: bool,
     },
 }
 
@@ -149,12 +146,10 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),
-        Command::Wait { timeout, admin } => {
+        Command::Wait { timeout, admin, app } => {
             let admin = admin.or_else(|| environment.variable("OUTRIGGER_ADMIN"));
-            wait::run(admin.as_deref(), timeout, &mut err)
+            wait::run(admin.as_deref(), timeout, app, &mut err)
         }
-        Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
-        Command::DemoService { arguments } => demo::service(&arguments, &mut err),
     }
 }
 

@@ -28,6 +28,14 @@ pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
 const TIMES: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
+/// A time as the file writes it, for the command line.
+///
+/// # Errors
+/// What was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    measured(text, &TIMES).map(Duration::from_millis).ok_or_else(Span::expected)
+}
+
 /// A whole number in decimal, without sign, underscore or leading zero.
 fn whole(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));

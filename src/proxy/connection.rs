@@ -294,7 +294,8 @@ async fn tunnel_by_sni(conn: Arc<Conn>, io: Io, sni: Option<String>) {
 /// Ends TLS with the door's certificate, then finds out what is spoken inside, by ALPN or by looking.
 async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
     let world = conn.core.world.load_full();
-    let Some(config) = world.server_tls(&conn.door) else {
+    let index = world.plan.doors.iter().position(|door| door.listen == conn.door.listen && door.side == conn.door.side);
+    let Some(config) = index.and_then(|index| world.tls.get(index)).cloned().flatten() else {
         return record::refused(&conn, Reason::Internal, "the door's certificate is not loaded");
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(config);

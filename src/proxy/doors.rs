@@ -19,12 +19,14 @@ use crate::reason::Reason;
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr}: {why}")]
+#[error("cannot listen on {addr}: {source}{}", hint(source))]
 pub struct DoorError {
+    /// Which way its traffic goes.
+    pub side: Door,
     /// Where.
     pub addr: Addr,
-    /// What the system said, and what to do.
-    pub why: String,
+    /// What the system said.
+    pub source: std::io::Error,
 }
 
 /// Every open listener.
@@ -65,7 +67,7 @@ impl Doors {
             match bind(&door.listen) {
                 Ok(socket) => bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
-                Err(error) => errors.push(DoorError { addr: door.listen.clone(), why: hint(&error) }),
+                Err(error) => errors.push(DoorError { side: door.side, addr: door.listen.clone(), source: error }),
             }
         }
         if errors.is_empty() { Ok(Prepared { plan: plan.clone(), bound }) } else { Err(errors) }
@@ -119,15 +121,14 @@ fn is_missing_family(error: &std::io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
-fn hint(error: &std::io::Error) -> String {
-    let todo = match error.kind() {
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
         std::io::ErrorKind::AddrInUse => "; another process has it: end that one, or listen elsewhere",
         std::io::ErrorKind::PermissionDenied => "; take a port of 1024 or above, or grant CAP_NET_BIND_SERVICE",
         std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
         std::io::ErrorKind::NotFound => "; the socket's folder does not exist",
         _ => "",
-    };
-    format!("{error}{todo}")
+    }
 }
 
 /// A door's own drain follows its side's; one that a reload removed is given the grace and then forced.

@@ -21,7 +21,7 @@ use crate::http::guard::{Fault, Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::ids::Door;
 use crate::reason::Reason;
-use crate::upstream::Version as Leg;
+use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, OnInformational};
 
 /// Serves one request: judges its head, finds its target, calls it, and turns every failure into an answer.
@@ -36,7 +36,7 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
             conn.learned.answered_http(record.started());
             Response::from_parts(parts, Reply::peer(body, guard, record))
         }
-        Ok(Passed::Switched(switch)) => upgrade::take_over(switch, record),
+        Ok(Passed::Switched(switch)) => upgrade::take_over(*switch, record),
         Err(failure) => refuse(failure, record),
     }
 }

@@ -13,6 +13,7 @@ use crate::call::attempt::Trail;
 use crate::http::guard::Progress;
 use crate::reason::Reason;
 use crate::telemetry::line::Line;
+use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
 
 /// One request, from its head to the last byte of its answer.
@@ -185,8 +186,13 @@ impl Exchange {
                 Version::HTTP_11 => "HTTP/1.1",
                 _ => "HTTP/2",
             },
+            peer_protocol: match self.trail.version {
+                Some(Leg::Http1) => "HTTP/1.1",
+                Some(Leg::Http2) => "HTTP/2",
+                None => "",
+            },
             request_id: self.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
-            detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
+            detail: self.failure.as_ref().map(|failure| &failure.detail as &dyn std::fmt::Display),
         };
         self.conn.core.access.write(&line);
     }
@@ -198,8 +204,7 @@ impl Drop for Exchange {
         let gone = (!self.complete && self.failure.is_none()).then_some(Reason::ClientGone);
         let reason = self.failure.as_ref().map(|failure| failure.reason).or(gone);
         self.count(reason, now);
-        let server_error = self.status.is_some_and(|status| status.is_server_error());
-        if self.conn.core.access.wants(reason.is_some() || server_error) {
+        if self.conn.core.access.wants(self.status.map(|status| status.as_u16()), reason.is_some()) {
             self.write_line(reason, now);
         }
         if !self.tunnel {
@@ -235,6 +240,6 @@ pub fn refused(conn: &Conn, reason: Reason, detail: &str) {
         protocol: "",
         peer_protocol: "",
         request_id: "",
-        detail,
+        detail: Some(&detail),
     });
 }

@@ -27,7 +27,7 @@ use crate::http::head::{self, Facts};
 use crate::net::io::Io;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
-use crate::upstream::Version as Leg;
+use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, Lease};
 use crate::upstream::peer::Peer;
 
@@ -318,7 +318,7 @@ pub fn take_over(switch: Switch, mut record: Box<Exchange>) -> Response<Reply> {
             parts.extensions.insert(Takeover(Arc::new(parking_lot::Mutex::new(Some(give)))));
             conn.tasks().spawn(async move {
                 match take.await {
-                    Ok(sending) => tunnel::run(Io::boxed(StreamIo::new(sending, receiving)), peer, idle, record).await,
+                    Ok(sending) => tunnel::run(Io::boxed(StreamIo::new(sending, receiving, ())), peer, idle, record).await,
                     Err(_) => {
                         record.tunnelled(
                             0,

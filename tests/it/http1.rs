@@ -83,7 +83,7 @@ fn chunks_and_announced_trailers_pass() {
     let (outbound, _inbound) = pair(&app);
     let mut caller = Caller::connect(outbound.outbound);
     caller.send("GET / HTTP/1.1\r\nHost: server\r\nTE: trailers\r\nConnection: TE\r\n\r\n");
-    let answer = caller.until(b"X-Sum: 9\r\n\r\n").to_ascii_lowercase();
+    let answer = caller.until(b"x-sum: 9\r\n\r\n").to_ascii_lowercase();
     assert!(answer.contains("trailer: x-sum") && answer.contains("3\r\nabc\r\n0\r\n"), "{answer}");
     assert_eq!(field(&app.next(), "te").as_deref(), Some("trailers"));
 }
@@ -110,6 +110,7 @@ fn a_websocket_becomes_a_tunnel_only_after_the_apps_101() {
     caller.send("ping");
     caller.until(b"ping");
     assert_eq!(caller.rest(), "");
+    drop(caller);
     assert_eq!(field(&app.next(), "upgrade").as_deref(), Some("websocket"));
     inbound.says(&["status=101", "path=/ws"]);
 }

@@ -10,19 +10,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Nothing here takes longer than this unless something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A port that nobody listens on at this moment.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A folder of its own for each test, removed with it.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
     /// Makes one.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("outrigger-it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -31,7 +31,7 @@ impl Folder {
     }
 
     /// Writes a file in it, whole or not at all, and gives its path.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
         std::fs::write(&new, text).unwrap();
         std::fs::rename(&new, &path).unwrap();
@@ -46,7 +46,7 @@ impl Drop for Folder {
 }
 
 /// Polls until `done` gives something; fails with `what` when it never does.
-pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = done() {
@@ -58,28 +58,28 @@ pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A running sidecar.
-pub struct Sidecar {
-    pub child: Child,
-    pub folder: Folder,
-    pub inbound: SocketAddr,
-    pub outbound: SocketAddr,
-    pub admin: SocketAddr,
+pub(crate) struct Sidecar {
+    pub(crate) child: Child,
+    pub(crate) folder: Folder,
+    pub(crate) inbound: SocketAddr,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) admin: SocketAddr,
     log: Arc<Mutex<String>>,
 }
 
 /// Ports for a sidecar's file: `{in}`, `{out}` and `{admin}` in its text stand for them.
-pub struct Ports {
+pub(crate) struct Ports {
     inbound: u16,
     outbound: u16,
     admin: u16,
 }
 
 impl Ports {
-    pub fn free() -> Self {
+    pub(crate) fn free() -> Self {
         Self { inbound: free_port(), outbound: free_port(), admin: free_port() }
     }
 
-    pub fn fill(&self, text: &str) -> String {
+    pub(crate) fn fill(&self, text: &str) -> String {
         text.replace("{in}", &format!("127.0.0.1:{}", self.inbound))
             .replace("{out}", &format!("127.0.0.1:{}", self.outbound))
             .replace("{admin}", &format!("127.0.0.1:{}", self.admin))
@@ -88,12 +88,12 @@ impl Ports {
 
 impl Sidecar {
     /// Starts one with this file and waits until it is ready.
-    pub fn start(text: &str) -> Self {
+    pub(crate) fn start(text: &str) -> Self {
         Self::start_with(text, &[])
     }
 
     /// Starts one with this file, and the app `command` under it where there is one.
-    pub fn start_with(text: &str, command: &[&str]) -> Self {
+    pub(crate) fn start_with(text: &str, command: &[&str]) -> Self {
         let sidecar = Self::launch(text, command);
         until("the sidecar is ready", || {
             let answer = try_get(sidecar.admin, "/ready")?;
@@ -103,7 +103,7 @@ impl Sidecar {
     }
 
     /// Starts one without waiting.
-    pub fn launch(text: &str, command: &[&str]) -> Self {
+    pub(crate) fn launch(text: &str, command: &[&str]) -> Self {
         let (ports, folder) = (Ports::free(), Folder::new());
         let file = folder.write("outrigger.yaml", &ports.fill(text));
         let mut run = Command::new(env!("CARGO_BIN_EXE_outrigger"));
@@ -120,43 +120,43 @@ impl Sidecar {
     }
 
     /// Everything it has said so far, access lines included.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
     /// Waits for a line of its log that holds all of `words`.
-    pub fn says(&self, words: &[&str]) -> String {
+    pub(crate) fn says(&self, words: &[&str]) -> String {
         until(&format!("a line with {words:?}"), || {
             self.log().lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
         })
     }
 
     /// The body of an admin page.
-    pub fn page(&self, path: &str) -> String {
+    pub(crate) fn page(&self, path: &str) -> String {
         let answer = get(self.admin, path);
         answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
     }
 
     /// The value of a metric, the first whose line holds all of `words`; 0 where there is none.
-    pub fn metric(&self, words: &[&str]) -> f64 {
+    pub(crate) fn metric(&self, words: &[&str]) -> f64 {
         let page = self.page("/metrics");
         let line = page.lines().find(|line| !line.starts_with('#') && words.iter().all(|word| line.contains(word)));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
 
     /// Sends a signal to it.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
     /// Waits for its end and gives its exit code.
-    pub fn exit(&mut self) -> i32 {
+    pub(crate) fn exit(&mut self) -> i32 {
         until("the sidecar ends", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }
 
     /// Writes its file anew.
-    pub fn rewrite(&self, text: &str) {
+    pub(crate) fn rewrite(&self, text: &str) {
         let ports = Ports { inbound: self.inbound.port(), outbound: self.outbound.port(), admin: self.admin.port() };
         self.folder.write("outrigger.yaml", &ports.fill(text));
     }
@@ -183,22 +183,22 @@ fn gather(from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
 }
 
 /// A caller's connection, raw.
-pub struct Caller(pub TcpStream);
+pub(crate) struct Caller(pub(crate) TcpStream);
 
 impl Caller {
-    pub fn connect(to: SocketAddr) -> Self {
+    pub(crate) fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(stream)
     }
 
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.0.write_all(bytes.as_ref()).unwrap();
         self
     }
 
     /// Reads one answer: head, then as many bytes as its content-length says, or all chunks.
-    pub fn answer(&mut self) -> String {
+    pub(crate) fn answer(&mut self) -> String {
         let head = self.until(b"\r\n\r\n");
         let lower = head.to_ascii_lowercase();
         let mut text = head.clone();
@@ -219,7 +219,7 @@ impl Caller {
     }
 
     /// Reads until these bytes have come.
-    pub fn until(&mut self, end: &[u8]) -> String {
+    pub(crate) fn until(&mut self, end: &[u8]) -> String {
         let mut seen = Vec::new();
         let mut byte = [0];
         while !seen.ends_with(end) {
@@ -232,7 +232,7 @@ impl Caller {
     }
 
     /// Reads to the end of the stream.
-    pub fn rest(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         let mut all = Vec::new();
         if let Err(error) = self.0.read_to_end(&mut all) {
             assert!(error.kind() == std::io::ErrorKind::ConnectionReset, "{error}");
@@ -251,19 +251,19 @@ fn try_get(from: SocketAddr, path: &str) -> Option<String> {
 }
 
 /// One request with the authority as Host.
-pub fn get(from: SocketAddr, path: &str) -> String {
+pub(crate) fn get(from: SocketAddr, path: &str) -> String {
     try_get(from, path).expect("an answer")
 }
 
 /// An app that runs `serve` for each connection in a thread of its own.
-pub struct App {
-    pub addr: SocketAddr,
+pub(crate) struct App {
+    pub(crate) addr: SocketAddr,
     /// Everything that its connections have reported.
-    pub seen: mpsc::Receiver<String>,
+    pub(crate) seen: mpsc::Receiver<String>,
 }
 
 impl App {
-    pub fn start(serve: impl Fn(TcpStream, mpsc::Sender<String>) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(serve: impl Fn(TcpStream, mpsc::Sender<String>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let (report, seen) = mpsc::channel();
@@ -279,7 +279,7 @@ impl App {
     }
 
     /// An HTTP/1 app that reports each head and answers every request with `answer`, keeping connections alive.
-    pub fn http(answer: &'static str) -> Self {
+    pub(crate) fn http(answer: &'static str) -> Self {
         Self::start(move |stream, report| {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut writer = stream;
@@ -298,18 +298,18 @@ impl App {
     }
 
     /// The next thing that a connection reports.
-    pub fn next(&self) -> String {
+    pub(crate) fn next(&self) -> String {
         self.seen.recv_timeout(PATIENCE).expect("the app was called")
     }
 
     /// Fails if the app was called.
-    pub fn unseen(&self) {
+    pub(crate) fn unseen(&self) {
         assert_eq!(self.seen.try_recv().ok(), None);
     }
 }
 
 /// Reads one head; `None` at the end of the stream.
-pub fn read_head(reader: &mut impl BufRead) -> Option<String> {
+pub(crate) fn read_head(reader: &mut impl BufRead) -> Option<String> {
     let mut head = String::new();
     loop {
         let before = head.len();
@@ -321,7 +321,7 @@ pub fn read_head(reader: &mut impl BufRead) -> Option<String> {
 }
 
 /// A field of a head, by its name in lower case.
-pub fn field(head: &str, name: &str) -> Option<String> {
+pub(crate) fn field(head: &str, name: &str) -> Option<String> {
     head.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
