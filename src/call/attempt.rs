@@ -9,8 +9,8 @@ use super::Failure;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::reason::Reason;
-use crate::upstream::lease::Version;
 use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::lease::Version;
 use crate::upstream::lease::{Answer, OnInformational, SendError};
 use crate::upstream::peer::{Discovery, Peer};
 
