@@ -1,55 +1,31 @@
-//! Ties discovery to the peers of each World.
+//! Ties discovery to the peers of each World: names and control files on the control thread, lookups for the data path.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::control::files;
-use crate::control::refresh;
-use crate::control::watch::{Pace, Seen, watch as watch_file};
+use crate::control::refresh::Refresher;
+use crate::control::watch::{Pace, watch};
 use crate::dns::resolver::Resolver;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::adhoc::{Adhoc, Rules, default_policy};
-use crate::upstream::world::{Upstreams, World};
+use crate::upstream::world::Upstreams;
 
-/// Everything that looks names up.
-#[derive(Clone)]
-pub(super) struct Refresher {
-    control: Arc<refresh::Refresher>,
-    adhoc: Arc<Adhoc>,
+/// Starts discovery without any peer yet, and the table of unlisted names that it answers.
+pub(super) fn start(plan: &Plan, upstreams: &Arc<Upstreams>, tasks: &Tasks) -> (Arc<Refresher>, Arc<Adhoc>) {
+    let metrics: Arc<Metrics> = upstreams.metrics.clone();
+    let refresher = Arc::new(Refresher::new(tasks.clone(), metrics, Resolver::new(&plan.dns), files::parse));
+    let (adhoc, asks) = Adhoc::new(upstreams.clone(), Arc::new(default_policy()), Rules::from(plan));
+    let (answering, table) = (refresher.clone(), adhoc.clone());
+    tasks.spawn(async move { answering.answer(table, asks).await });
+    (refresher, adhoc)
 }
 
-impl Refresher {
-    /// Ready to follow a World; unlisted names are answered from now on. Runs on the runtime that calls it.
-    pub(super) fn start(plan: &Arc<Plan>, metrics: Arc<Metrics>, upstreams: Arc<Upstreams>, tasks: &Tasks) -> Self {
-        let resolver = Resolver::new(&plan.dns);
-        let control = Arc::new(refresh::Refresher::new(tasks.clone(), metrics, resolver, files::parse));
-        let (adhoc, asks) = Adhoc::new(upstreams, Arc::new(default_policy()), Rules::from(&**plan));
-        let (answering, table) = (control.clone(), adhoc.clone());
-        tasks.spawn(async move { answering.answer(table, asks).await });
-        Self { control, adhoc }
-    }
-
-    pub(super) fn adhoc(&self) -> Arc<Adhoc> {
-        self.adhoc.clone()
-    }
-
-    /// Follows the peers of this World from now on; those it shares with the one before go on undisturbed.
-    pub(super) fn follow(&self, world: &Arc<World>) {
-        self.control.set_world(world);
-    }
-
-    /// Waits for the first endpoints of all peers, at most this long.
-    pub(super) async fn first_endpoints(&self, most: Duration) {
-        self.control.first_answers(most).await;
-    }
-}
-
-/// Tells of each change of the file's content.
-pub(super) fn file_changes(path: &Path, tasks: &Tasks) -> watch::Receiver<Option<Seen>> {
-    watch_file(tasks, path.to_owned(), Pace::default()).into()
+/// Tells of each change of the configuration's content.
+pub(super) fn file_changes(path: &Path, tasks: &Tasks) -> watch::Receiver<impl Sized + use<>> {
+    watch::Receiver::from(watch(tasks, path.to_owned(), Pace::default()))
 }
