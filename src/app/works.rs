@@ -107,7 +107,9 @@ impl Rooms for InForce {
     }
 
     fn peers(&self) -> serde_json::Value {
-        let states: Vec<_> = self.0.world.load().peers.iter().map(|peer| peer.state()).collect();
+        let world = self.0.world.load();
+        let unlisted = world.adhoc.peers();
+        let states: Vec<_> = world.peers.iter().chain(&unlisted).map(|peer| peer.state()).collect();
         serde_json::to_value(states).unwrap_or_default()
     }
 
