@@ -84,8 +84,6 @@ reasons! {
     UnknownExpectation => "unknown_expectation", Client, "http_request_error";
     /// The method is not served at this door (CONNECT at the inbound one).
     MethodNotAllowed => "method_not_allowed", Client, "http_request_error";
-    /// An upgrade to a protocol that is not listed.
-    UpgradeNotListed => "upgrade_not_listed", Client, "http_upgrade_failed";
     /// The protocol on the wire is not the one declared for this door.
     WrongProtocol => "wrong_protocol", Client, "http_protocol_error";
     /// The caller went away before the answer was complete.

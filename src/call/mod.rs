@@ -1,1 +1,24 @@
 //! One call to a peer, whatever it takes.
+
+pub mod attempt;
+
+use std::borrow::Cow;
+
+use crate::reason::Reason;
+
+/// Why a request or a connection failed: the word, and what exactly happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", reason.word())]
+pub struct Failure {
+    /// The word.
+    pub reason: Reason,
+    /// In words, one line.
+    pub detail: Cow<'static, str>,
+}
+
+impl Failure {
+    /// A failure with its detail.
+    pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}

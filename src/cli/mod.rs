@@ -1,4 +1,177 @@
 //! One file per command; `main.rs` reads the arguments and calls them.
 
+pub mod check;
+pub mod config;
 pub mod demo;
+pub mod schema;
 pub mod wait;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::app;
+use crate::config::facts::Facts;
+use crate::config::units;
+
+/// What is read of the process's surroundings, once.
+pub struct Environment {
+    variables: Arc<HashMap<String, String>>,
+    /// This program's own file, for commands that start it again.
+    exe: PathBuf,
+}
+
+impl Environment {
+    /// Reads it. Variables that are not UTF-8 are as good as unset.
+    pub fn gather() -> Self {
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self {
+            variables: Arc::new(std::env::vars_os().filter_map(text).collect()),
+            exe: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("outrigger")),
+        }
+    }
+
+    /// A variable's value.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+}
+
+impl Environment {
+    /// Every variable, for what outlives the start.
+    pub fn variables(&self) -> Arc<HashMap<String, String>> {
+        self.variables.clone()
+    }
+}
+
+/// A service-mesh sidecar proxy that explains itself.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 something is wrong and was said, 2 the command line is wrong; \
+    `run -- APP` gives the app's own code, 128+n where signal n ended it, 126 or 127 where it could not be started.\n\
+    Environment: OUTRIGGER_CONFIG, OUTRIGGER_ADMIN, OUTRIGGER_LOG (such as `info`, `outrigger=debug`).";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy; with APP: proxy first, then the app, and exit with the app's code
+    #[command(after_help = "Example: outrigger run -c outrigger.yaml -- python3 -m http.server --bind 127.0.0.1 8080")]
+    Run {
+        #[command(flatten)]
+        file: File,
+        /// The service to start once the proxy is ready
+        #[arg(last = true, value_name = "APP")]
+        app: Vec<OsString>,
+    },
+    /// Say everything that is wrong with a file, with line, column and a hint
+    #[command(after_help = "Example: outrigger check -c outrigger.yaml")]
+    Check {
+        #[command(flatten)]
+        file: File,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print every value in force with its origin
+    #[command(after_help = "Example: outrigger config -c outrigger.yaml")]
+    Config {
+        #[command(flatten)]
+        file: File,
+    },
+    /// Print the JSON Schema of the file, for editors
+    #[command(after_help = "Example: outrigger schema > outrigger.schema.json")]
+    Schema {
+        /// The schema of the control file instead
+        #[arg(long)]
+        control_file: bool,
+    },
+    /// Block until the sidecar is ready, for start scripts
+    #[command(after_help = "Example: outrigger wait --timeout 30s && exec ./my-service")]
+    Wait {
+        /// How long to wait at most
+        #[arg(long, default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+        /// Where the sidecar's admin server listens: IP:PORT or unix:/PATH
+        #[arg(long, value_name = "ADDR")]
+        admin: Option<String>,
+        /// Wait until the app takes connections too
+        #[arg(long)]
+        app: bool,
+    },
+    /// Run a mesh of small services on this machine, with faults, and a live view
+    #[command(after_help = "Example: outrigger demo --for 20s")]
+    Demo {
+        /// How long it runs
+        #[arg(long = "for", default_value = "20s", value_parser = duration, value_name = "TIME")]
+        duration: Duration,
+    },
+    /// One of the demo's services
+    #[command(hide = true)]
+    DemoService {
+        /// What it is to be, as the demo writes it
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(clap::Args)]
+struct File {
+    /// The configuration [default: $OUTRIGGER_CONFIG, ./outrigger.yaml, /etc/outrigger/outrigger.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl File {
+    /// The file that is meant, whether or not it exists.
+    fn path(self, environment: &Environment) -> PathBuf {
+        let named = self.config.or_else(|| environment.variable("OUTRIGGER_CONFIG").map(PathBuf::from));
+        named.unwrap_or_else(|| {
+            let (here, system) = ("outrigger.yaml", "/etc/outrigger/outrigger.yaml");
+            let found = if !Path::new(here).exists() && Path::new(system).exists() { system } else { here };
+            PathBuf::from(found)
+        })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|error| error.to_string())
+}
+
+/// Runs the command. Where the admin server is comes from `--admin`, OUTRIGGER_ADMIN, or the default port.
+pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
+    let variables = |name: &str| environment.variable(name);
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
+    match arguments.command {
+        Command::Run { file, app } => {
+            drop(out);
+            app::run(&file.path(environment), &app, environment)
+        }
+        Command::Check { file, json } => check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out),
+        Command::Config { file } => {
+            config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
+        }
+        Command::Schema { control_file } => schema::run(control_file, &mut out),
+        Command::Wait { timeout, admin, app } => {
+            let admin = admin.or_else(|| environment.variable("OUTRIGGER_ADMIN"));
+            wait::run(admin.as_deref(), timeout, app, &mut err)
+        }
+        Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
+        Command::DemoService { arguments } => demo::service(&arguments, &mut err),
+    }
+}
+
+/// Says why a command cannot go on.
+pub fn complain(err: &mut dyn Write, message: &str) -> ExitCode {
+    // Where even stderr is closed, the exit code has to say it.
+    let _ = writeln!(err, "outrigger: {message}");
+    ExitCode::FAILURE
+}

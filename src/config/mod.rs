@@ -1,1 +1,87 @@
-//! The document as written: serde only, every unknown key an error, no defaults decided here twice.
+//! The document as written: every key once, with its type, default and words; unknown keys are errors with a place.
+//!
+//! The order of reading: text → `tree` (YAML, places) → `expand` (environment) → `section` (the readers that
+//! `section!` makes) → [`Config`] → `settle` (defaults that follow from other keys). Nothing here opens a file.
+
+pub mod collect;
+pub mod expand;
+pub mod facts;
+pub mod listener;
+pub mod peer;
+pub mod places;
+pub mod print;
+pub mod problem;
+pub mod reference;
+pub mod schema;
+pub mod section;
+pub mod settle;
+pub mod shape;
+pub mod telemetry;
+pub mod tree;
+pub mod units;
+pub mod values;
+
+use collect::{Named, OrOff};
+use expand::{Variables, expand};
+use facts::Facts;
+use listener::{Dns, Inbound, Outbound};
+use peer::{ControlFile, Peer};
+use places::Places;
+use problem::Problems;
+use section::{Kind, Reader, Set, section};
+use telemetry::{Admin, Telemetry};
+use tree::{Trail, parse};
+use units::{Count, Span};
+use values::{Name, TcpListen};
+
+section! {
+    /// The configuration of one sidecar.
+    Config {
+        /// The name of the service that this sidecar stands beside.
+        service "service": Option<Set<Name>> = Required("checkout");
+        /// Data threads; by default the CPU quota of the control group in whole CPUs, without a quota 1.
+        workers "workers": Set<Count<1, 1024>> = Asks(Facts::workers);
+        /// How long a shutdown may take in all.
+        grace "grace": Set<Span> = Is("25s");
+        /// The admin server: metrics, state, reload, drain.
+        admin "admin": Set<Admin> = Is("{}");
+        /// A second server with /live, /ready and /metrics only, for probes and scrapers elsewhere, or `off`.
+        status "status": Set<OrOff<TcpListen>> = Is("off");
+        /// From the network to the service; without this section there is no inbound door.
+        inbound "inbound": Option<Set<Inbound>> = Sample("{}");
+        /// From the service to its peers.
+        outbound "outbound": Set<Outbound> = Is("{}");
+        /// The services that are called, by name.
+        peers "peers": Set<Named<Peer>> = Is("{}");
+        /// How names are resolved.
+        dns "dns": Set<Dns> = Is("{}");
+        /// What the sidecar says about its work.
+        telemetry "telemetry": Set<Telemetry> = Is("{}");
+    }
+}
+
+/// A file as read: what it says, and where it says it.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// What it says, every default filled in.
+    pub config: Config,
+    /// Where each key stands.
+    pub places: Places,
+}
+
+/// Reads a configuration; `None` if it is no mapping at all. All problems go to `problems`, and where there are errors
+/// the document is only good for finding more of them.
+pub fn read(text: &str, facts: &Facts, variables: Variables<'_>, problems: &mut Problems) -> Option<Document> {
+    let mut root = parse(text, problems)?;
+    expand(&mut root, &Trail::Root, variables, problems);
+    let places = Places::of(&root, problems.file());
+    let mut config = Config::read(&root, &Trail::Root, &mut Reader { facts, problems })?;
+    settle::settle(&mut config);
+    Some(Document { config, places })
+}
+
+/// Reads a control file, in which variables are not expanded.
+pub fn read_control_file(text: &str, problems: &mut Problems) -> Option<ControlFile> {
+    let root = parse(text, problems)?;
+    ControlFile::read(&root, &Trail::Root, &mut Reader { facts: &Facts::PLAIN, problems })
+}

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod child;
+pub mod load;
 pub mod ready;
 pub mod reload;
 pub mod signals;

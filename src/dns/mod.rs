@@ -1,1 +1,14 @@
 //! Names to addresses, with their time to live; the last good answer is kept.
+
+pub mod answer;
+pub mod hosts;
+pub mod keeper;
+pub mod message;
+pub mod resolver;
+pub mod routes;
+pub mod servers;
+pub mod sockets;
+pub mod system;
+#[cfg(test)]
+pub mod testserver;
+pub mod ttl;

@@ -8,6 +8,8 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::guard::Guarded;
+
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -46,6 +48,8 @@ pub enum Body {
     Http1(Incoming),
     /// From an HTTP/2 leg.
     Http2(Http2Body),
+    /// Any of them under guard.
+    Guarded(Box<Guarded<Body>>),
 }
 
 /// The receiving half of an HTTP/2 stream; gives window back as its pieces are taken.
@@ -60,6 +64,11 @@ impl Http2Body {
     /// Wraps a stream; `promised` is the message's content-length, if it has one and a body is to be expected.
     pub fn new(stream: h2::RecvStream, promised: Option<u64>) -> Self {
         Self { stream, promised, data_done: false }
+    }
+
+    /// The stream itself, for what is to become a tunnel.
+    pub fn into_stream(self) -> h2::RecvStream {
+        self.stream
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -115,6 +124,7 @@ impl HttpBody for Body {
             }
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
             Self::Http2(body) => body.poll_frame(cx),
+            Self::Guarded(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -124,6 +134,7 @@ impl HttpBody for Body {
             Self::Text(text) => text.is_empty(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
+            Self::Guarded(body) => body.is_end_stream(),
         }
     }
 
@@ -132,6 +143,7 @@ impl HttpBody for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
             Self::Http1(body) => body.size_hint(),
+            Self::Guarded(body) => body.size_hint(),
             Self::Http2(body) => match body.promised {
                 Some(left) => SizeHint::with_exact(left),
                 None if body.stream.is_end_stream() => SizeHint::with_exact(0),

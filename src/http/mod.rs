@@ -1,3 +1,9 @@
 //! HTTP messages as values: bodies and heads, the same for both versions and both doors.
 
+pub mod authority;
 pub mod body;
+pub mod guard;
+pub mod h2io;
+pub mod head;
+pub mod pour;
+pub mod window;

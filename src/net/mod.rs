@@ -1,3 +1,10 @@
 //! Bytes and sockets; knows no routes.
 
+pub mod accept;
+pub mod clocked;
+pub mod dial;
 pub mod io;
+pub mod origdst;
+pub mod prefixed;
+pub mod pump;
+pub mod sniff;

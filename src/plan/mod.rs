@@ -1,6 +1,9 @@
 //! The document made true: immutable, complete, checked. Pure: it never awaits, reads a clock or opens anything.
 
+pub mod build;
+pub mod control_file;
 pub mod door;
+pub mod egress;
 pub mod peer;
 pub mod route;
 
@@ -16,7 +19,7 @@ use peer::PeerPlan;
 use route::RouteTable;
 
 /// Everything the file means, with every default filled in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The name of the service this sidecar stands beside.
     pub service: Arc<str>,

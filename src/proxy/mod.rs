@@ -1,1 +1,150 @@
 //! The life of a request: doors, the corridor, tunnels, and the one table of invented answers.
+
+pub mod answer;
+pub mod connection;
+pub mod doors;
+pub mod exchange;
+pub mod failure;
+pub mod record;
+pub mod serve;
+pub mod serve_http2;
+pub mod target;
+pub mod tunnel;
+pub mod upgrade;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use crate::ids::{ClientAddr, Door};
+use crate::life::drain::Watch;
+use crate::life::shutdown::Direction;
+use crate::life::tasks::Tasks;
+use crate::net::clocked::Clock;
+use crate::net::origdst::OriginalDst;
+use crate::plan::Plan;
+use crate::plan::door::DoorPlan;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::lease::OnInformational;
+use crate::upstream::world::World;
+
+/// The one shared root of the data path.
+pub struct Core {
+    /// The wall map: read once per request, replaced whole by a reload.
+    pub world: ArcSwap<World>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// One line per exchange.
+    pub access: AccessLog,
+    /// The inbound doors' shutdown, and every connection, stream and tunnel of theirs.
+    pub inbound: Direction,
+    /// The outbound doors' shutdown, and every connection, stream and tunnel of theirs.
+    pub outbound: Direction,
+}
+
+impl Core {
+    /// One side's shutdown and tasks.
+    pub fn direction(&self, side: Door) -> &Direction {
+        match side {
+            Door::Inbound => &self.inbound,
+            Door::Outbound => &self.outbound,
+        }
+    }
+}
+
+/// Who is at the other end of an accepted connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Its address.
+    pub client: ClientAddr,
+    /// What it dialled, where the kernel redirected it.
+    pub original: OriginalDst,
+}
+
+/// One accepted connection: what every request of it needs, behind one reference count.
+pub struct Conn {
+    /// The shared root.
+    pub core: Arc<Core>,
+    /// The plan in force at accept; the door's indices belong to it.
+    pub plan: Arc<Plan>,
+    /// The door it came through.
+    pub door: Arc<DoorPlan>,
+    /// What was learned at this door.
+    pub learned: Arc<Learned>,
+    /// Who calls.
+    pub caller: Caller,
+    /// The caller's address as a field's value; `None` where none is to be told.
+    pub client_field: Option<HeaderValue>,
+    /// Whether the caller's word about where it comes from is believed.
+    pub trusted: bool,
+    /// Whether the caller's connection is TLS.
+    pub tls: bool,
+    /// The clocks of the connection.
+    pub clock: Arc<Clock>,
+    /// Drops informational answers that this leg cannot carry, and counts them.
+    pub no_informational: OnInformational,
+    /// The shutdown that this connection obeys.
+    pub drain: Watch,
+}
+
+impl Conn {
+    /// Which way its traffic goes.
+    pub fn side(&self) -> Door {
+        self.door.side
+    }
+
+    /// Who owns what it spawns.
+    pub fn tasks(&self) -> &Tasks {
+        &self.core.direction(self.door.side).open
+    }
+}
+
+/// What a door has learned about what it leads to.
+#[derive(Debug)]
+pub struct Learned {
+    start: Instant,
+    /// Milliseconds after `start` until which the peer is known to answer HTTP; 0 is never.
+    http_until: AtomicU64,
+}
+
+impl Learned {
+    /// How long a proof of HTTP holds.
+    const HOLDS: Duration = Duration::from_secs(600);
+
+    /// Nothing learned yet.
+    pub fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self { start: now, http_until: AtomicU64::new(0) })
+    }
+
+    /// The peer has answered HTTP: it need not be dialled before the caller has spoken.
+    pub fn answered_http(&self, now: Instant) {
+        let until = now.saturating_duration_since(self.start) + Self::HOLDS;
+        self.http_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether the peer may be one that speaks first.
+    pub fn may_speak_first(&self, now: Instant) -> bool {
+        let now = u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
+        self.http_until.load(Ordering::Relaxed) <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_of_http_holds_ten_minutes() {
+        let start = Instant::now();
+        let learned = Learned::new(start);
+        assert!(learned.may_speak_first(start));
+        learned.answered_http(start);
+        assert!(!learned.may_speak_first(start + Duration::from_secs(599)));
+        assert!(learned.may_speak_first(start + Duration::from_secs(600)));
+    }
+}

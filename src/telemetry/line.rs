@@ -65,7 +65,7 @@ pub struct Line<'a> {
     /// The request's `x-request-id`.
     pub request_id: &'a str,
     /// The chain of errors behind the reason.
-    pub detail: &'a str,
+    pub detail: Option<&'a dyn Display>,
 }
 
 impl Line<'_> {
@@ -92,7 +92,7 @@ impl Line<'_> {
             protocol: "",
             peer_protocol: "",
             request_id: "",
-            detail: "",
+            detail: None,
         }
     }
 
@@ -124,7 +124,9 @@ impl Line<'_> {
         fields.text("protocol", self.protocol);
         fields.text("peer_protocol", self.peer_protocol);
         fields.text("request_id", self.request_id);
-        fields.text("detail", self.detail);
+        if let Some(detail) = self.detail {
+            fields.shown("detail", detail);
+        }
         fields.end();
     }
 }
@@ -325,7 +327,7 @@ mod tests {
             first_byte: Some(Duration::from_micros(7)),
             protocol: "HTTP/1.1",
             request_id: "a b",
-            detail: "tcp connect: \"refused\"\nby host",
+            detail: Some(&"tcp connect: \"refused\"\nby host"),
             ..Line::new(UNIX_EPOCH, Door::Outbound, ClientAddr(Some(([127, 0, 0, 1], 4242).into())))
         }
     }

@@ -1,1 +1,16 @@
 //! The living side of the plan: peers, endpoints, pools, connections.
+
+pub mod adhoc;
+pub mod connect;
+pub mod endpoint;
+pub mod http1;
+pub mod http2;
+pub mod keepalive;
+pub mod lease;
+pub mod outgoing;
+pub mod peer;
+pub mod ping;
+pub mod pool;
+pub mod state;
+pub mod stream;
+pub mod world;

@@ -1,1 +1,0 @@
-//! The only wiring: configuration -> World -> doors -> run -> drain.

@@ -1,0 +1,268 @@
+//! The only wiring: file -> Plan -> World -> doors -> run -> drain.
+
+mod data;
+mod discovery;
+mod works;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::cli::Environment;
+use crate::config::facts::Facts;
+use crate::control::admin;
+use crate::control::admin::answer::Surface;
+use crate::control::admin::listen::Listener;
+use crate::control::child::Child;
+use crate::control::load::{Loaded, load};
+use crate::control::ready::Opened;
+use crate::control::reload::{Handle, Hash, Reloader, Trigger};
+use crate::control::signals::{Signals, Told};
+use crate::control::House;
+use crate::ids::{Addr, Door};
+use crate::life::drain::{Drain, Phase};
+use crate::life::shutdown::{Direction, End, Steps, shutdown};
+use crate::life::tasks::Tasks;
+use crate::plan::Plan;
+use crate::proxy::Core;
+use crate::proxy::doors::Doors;
+use crate::telemetry::access::{AccessLog, stdout};
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::world::{Upstreams, World};
+use data::Data;
+use discovery::Refresher;
+use works::{InForce, Wiring};
+
+/// How long inbound waits for first endpoints at start; two services that wait for each other's names must both start.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
+
+/// How long the access log may take to be written out at the end.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Runs the proxy with the file at `path`, and `command` under it where there is one.
+pub fn run(path: &Path, command: &[OsString], environment: &Environment) -> ExitCode {
+    if let Err(error) = log::init(environment.variable("OUTRIGGER_LOG").as_deref()) {
+        eprintln!("outrigger: {error}");
+        return ExitCode::from(2);
+    }
+    let facts = Facts::gather();
+    let variables = environment.variables();
+    let loaded = match load(path, &facts, &|name| variables.get(name).cloned()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let started = control.map_err(Stop::from).and_then(|control| {
+        let data = Data::start(loaded.plan.workers)?;
+        let code = control.block_on(serve(path, &facts, &variables, loaded, command, &data));
+        data.end();
+        code
+    });
+    match started {
+        Ok(code) => code,
+        Err(Stop { code, lines }) => {
+            for line in lines {
+                eprintln!("outrigger: {line}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why the program ends before it has begun.
+struct Stop {
+    code: u8,
+    lines: Vec<String>,
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::because(error.to_string())
+    }
+}
+
+impl Stop {
+    fn because(line: impl Into<String>) -> Self {
+        Self { code: 1, lines: vec![line.into()] }
+    }
+}
+
+/// Everything that runs, by name.
+struct Running {
+    core: Arc<Core>,
+    doors: Arc<Doors>,
+    refresher: Refresher,
+    stop: Drain,
+    tasks: Tasks,
+    opened: Opened,
+}
+
+async fn serve(
+    path: &Path,
+    facts: &Facts,
+    variables: &Arc<std::collections::HashMap<String, String>>,
+    loaded: Loaded,
+    command: &[OsString],
+    data: &Data,
+) -> Result<ExitCode, Stop> {
+    // Caught before anything is open, so that no early signal has the system's default effect.
+    let signals = Signals::catch(!command.is_empty())?;
+    let plan = Arc::new(loaded.plan.clone());
+    let metrics = Arc::new(Metrics::default());
+    let tasks = Tasks::default();
+    let upstreams = Arc::new(Upstreams::new(metrics.clone(), Tasks::default()));
+    data.own(upstreams.sweep());
+    let refresher = Refresher::start(&plan, metrics.clone(), upstreams.clone(), &tasks);
+    let world = World::first(plan.clone(), &upstreams, refresher.adhoc()).map_err(Stop::because)?;
+    let access = AccessLog::start(works::which(&plan), works::format(&plan), metrics.clone(), stdout()?)?;
+    let (inbound, outbound) = (Direction::default(), Direction::default());
+    let core =
+        Arc::new(Core { world: ArcSwap::from_pointee(world), metrics: metrics.clone(), access, inbound, outbound });
+    let doors = Arc::new(Doors::new(core.clone(), data.handle()));
+    let mut prepared = doors.prepare(&plan).map_err(|errors| works::door_problems(&loaded, &errors))?;
+    let running = Running { core, doors, refresher, stop: Drain::default(), tasks, opened: Opened::default() };
+
+    let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
+    let (reloader, reloads) = Reloader::new(wiring, Hash::of(&std::fs::read(path).unwrap_or_default()), metrics.clone());
+    let file = discovery::file_changes(path, &running.tasks);
+    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
+    servers(&plan, &loaded, &running, &reloads).await?;
+
+    running.doors.open(&mut prepared, Door::Outbound);
+    running.refresher.follow(&running.core.world.load_full());
+    running.refresher.first_endpoints(FIRST_ENDPOINTS).await;
+    running.doors.open(&mut prepared, Door::Inbound);
+    running.opened.set();
+    info!(service = %plan.service, "ready");
+    let child = match command {
+        [] => None,
+        command => Some(Child::start(command, &running.tasks).map_err(|error| {
+            Stop { code: error.exit_code(), lines: vec![error.to_string()] }
+        })?),
+    };
+    Ok(until_the_end(signals, running, child, &reloads).await)
+}
+
+/// Starts the admin server and its read-only sibling.
+async fn servers(plan: &Plan, loaded: &Loaded, running: &Running, reloads: &Handle) -> Result<(), Stop> {
+    let house = Arc::new(House {
+        rooms: Arc::new(InForce(running.core.clone(), running.doors.clone())),
+        metrics: running.core.metrics.clone(),
+        started: SystemTime::now(),
+        since: Instant::now(),
+        stop: running.stop.clone(),
+        opened: running.opened.clone(),
+        reloads: reloads.clone(),
+    });
+    if let Some(admin) = &plan.admin {
+        let listener = Listener::bind(&admin.listen).await;
+        let listener = listener.map_err(|error| in_use(loaded, "admin.listen", &admin.listen, &error))?;
+        let server = admin::serve(listener, house.clone(), Surface::Admin(admin.clone()), running.tasks.clone());
+        running.tasks.spawn(server);
+    }
+    if let Some(status) = plan.status {
+        let status = Addr::Tcp(status);
+        let listener = Listener::bind(&status).await;
+        let listener = listener.map_err(|error| in_use(loaded, "status", &status, &error))?;
+        running.tasks.spawn(admin::serve(listener, house, Surface::Status, running.tasks.clone()));
+    }
+    Ok(())
+}
+
+fn in_use(loaded: &Loaded, key: &str, addr: &Addr, error: &io::Error) -> Stop {
+    Stop::because(loaded.server_problem(key, &addr.to_string(), error).to_string())
+}
+
+/// Waits for a signal, the app's end or a drain asked for by admin; then ends everything in order.
+async fn until_the_end(signals: Signals, running: Running, mut child: Option<Child>, reloads: &Handle) -> ExitCode {
+    let mut signals = signals;
+    let mut stop = running.stop.watch();
+    let app_ended = child.as_ref().map(|child| child.end());
+    let mut app_ended = std::pin::pin!(async {
+        match app_ended {
+            Some(end) => {
+                end.await;
+            }
+            None => std::future::pending().await,
+        }
+    });
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Reload => reloads.ask(Trigger::Signal),
+                Told::Hand(signal) => if let Some(child) = &child { child.hand(signal) },
+                Told::End(signal) => {
+                    info!(signal = ?signal, "ending in order; a second signal does not wait");
+                    if let Some(child) = &mut child { child.end_with(signal) }
+                    break;
+                }
+            },
+            () = &mut app_ended => {
+                info!("the app has ended");
+                break;
+            }
+            _ = stop.reached(Phase::Draining) => {
+                info!("a drain was asked for");
+                break;
+            }
+        }
+    }
+    running.stop.advance(Phase::Draining);
+    end(signals, running, child).await
+}
+
+async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> ExitCode {
+    let core = running.core.clone();
+    let stop = running.stop.clone();
+    let (tell_code, code) = tokio::sync::oneshot::channel();
+    let exit = child.as_ref().map(Child::end);
+    if let Some(exit) = exit {
+        running.tasks.spawn(async move {
+            // The receiver is gone where the app outlives even the forced end.
+            let _ = tell_code.send(crate::control::child::exit_code(exit.await));
+        });
+    }
+    let had_child = child.is_some();
+    let steps = Steps {
+        inbound: core.inbound.clone(),
+        outbound: core.outbound.clone(),
+        app: child,
+        stop: stop.watch(),
+        notice: Duration::ZERO,
+        grace: core.world.load().plan.grace,
+    };
+    let ending = shutdown(steps);
+    tokio::pin!(ending);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut ending => break ended,
+            told = signals.next() => if let Told::End(_) = told {
+                warn!("a second signal: ending at once");
+                stop.advance(Phase::Forced);
+            },
+        }
+    };
+    if let End::Forced { why, connections } = ended {
+        error!(?why, connections, "the shutdown was cut short");
+    }
+    core.access.close(LAST_LINES);
+    if had_child {
+        // Killed at the latest by the forced end, so it is there at once.
+        return tokio::time::timeout(LAST_LINES, code).await.ok().and_then(Result::ok).map_or(ExitCode::FAILURE, ExitCode::from);
+    }
+    ExitCode::SUCCESS
+}

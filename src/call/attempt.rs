@@ -1,0 +1,123 @@
+//! Attempts: pick an endpoint, lease a connection, send; again only where provably nothing was sent.
+
+use std::sync::Arc;
+
+use http::Request;
+use tokio::time::Instant;
+
+use super::Failure;
+use crate::deadline::Deadline;
+use crate::http::body::Body;
+use crate::reason::Reason;
+use crate::upstream::lease::Version;
+use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::lease::{Answer, OnInformational, SendError};
+use crate::upstream::peer::{Discovery, Peer};
+
+/// Endpoints tried while none can be connected to.
+const MOST_ENDPOINTS: usize = 2;
+
+/// Connections tried while each turns out to be dead before anything was written to it.
+const MOST_STALE: usize = 3;
+
+/// What to call and how.
+pub struct Call<'a> {
+    /// Whom.
+    pub peer: &'a Arc<Peer>,
+    /// The version the caller speaks; used where the peer's protocol is `auto` and no ALPN decides.
+    pub version: Version,
+    /// When the answer's head must be there.
+    pub deadline: Deadline,
+    /// Whom to tell of informational answers.
+    pub informational: Option<&'a OnInformational>,
+}
+
+/// What a call did so far, kept up to date so that a cancelled one can still be told of.
+#[derive(Default)]
+pub struct Trail {
+    /// The endpoint of the last attempt.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Its share in the load, until it is answered.
+    pub in_flight: Option<InFlight>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Whether the last attempt used a kept-alive connection.
+    pub reused: bool,
+    /// The version spoken to the peer.
+    pub version: Option<Version>,
+}
+
+/// Calls the peer and returns its answer's head, with the body to come.
+///
+/// # Errors
+/// Why there is no answer; `trail` tells how far it came.
+pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
+    let attempts = attempts(call, request, trail);
+    match call.deadline.instant() {
+        // No timer is made where no limit was asked for.
+        None => attempts.await,
+        Some(at) => tokio::time::timeout_at(at, attempts).await.unwrap_or_else(|_| {
+            Err(Failure::new(Reason::DeadlinePassed, "no answer began before the request's deadline"))
+        }),
+    }
+}
+
+async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
+    let mut unreachable: smallvec::SmallVec<[Arc<Endpoint>; MOST_ENDPOINTS]> = smallvec::SmallVec::new();
+    let mut stale = 0;
+    let metrics = call.peer.metrics();
+    loop {
+        let endpoint = pick(call.peer, &unreachable)?;
+        trail.in_flight = Some(endpoint.begin(Instant::now()));
+        trail.endpoint = Some(endpoint.clone());
+        trail.attempts += 1;
+        metrics.attempts.inc();
+        let lease = match endpoint.lease(call.peer, call.version, call.deadline).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                answered(trail, false);
+                unreachable.push(endpoint);
+                if unreachable.len() < MOST_ENDPOINTS && call.peer.endpoints().len() > unreachable.len() {
+                    continue;
+                }
+                return Err(Failure::new(error.reason, error.detail));
+            }
+        };
+        trail.reused = lease.reused();
+        trail.version = Some(lease.version());
+        match lease.send(request, call.informational.cloned()).await {
+            Ok(answer) => return Ok(answer),
+            Err(SendError { unsent: Some(unsent), .. }) if stale < MOST_STALE => {
+                stale += 1;
+                metrics.reconnects.inc();
+                request = unsent;
+            }
+            Err(error) => {
+                answered(trail, false);
+                return Err(Failure::new(error.reason, error.detail));
+            }
+        }
+    }
+}
+
+fn pick(peer: &Arc<Peer>, unreachable: &[Arc<Endpoint>]) -> Result<Arc<Endpoint>, Failure> {
+    peer.pick(Instant::now(), unreachable).ok_or_else(|| no_endpoint(peer))
+}
+
+/// Why a peer has no endpoint, as far as discovery knows.
+pub fn no_endpoint(peer: &Peer) -> Failure {
+    let name = peer.name();
+    match peer.discovery() {
+        Discovery::Failed { why } | Discovery::Stale { why, .. } => {
+            Failure::new(Reason::DnsFailed, format!("peer {name} has no endpoint: {why}"))
+        }
+        Discovery::Pending => Failure::new(Reason::NoEndpoint, format!("peer {name} is still being looked up")),
+        Discovery::Ready => Failure::new(Reason::NoEndpoint, format!("peer {name} has no endpoint")),
+    }
+}
+
+fn answered(trail: &mut Trail, ok: bool) {
+    if let Some(mut in_flight) = trail.in_flight.take() {
+        in_flight.answered(Instant::now(), ok);
+    }
+}

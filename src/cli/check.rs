@@ -1,0 +1,53 @@
+//! `outrigger check`: reads the file as `run` would and says all that is wrong with it, opening nothing but files.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::config::expand::Variables;
+use crate::config::facts::Facts;
+use crate::control::load::{Loaded, load};
+use crate::ids::Door;
+use crate::plan::Plan;
+use crate::plan::peer::PeerKind;
+
+/// Checks one file. Exit codes: 0 fine (perhaps with warnings), 1 something is wrong.
+pub fn run(path: &Path, as_json: bool, facts: &Facts, variables: Variables<'_>, out: &mut dyn Write) -> ExitCode {
+    let result = load(path, facts, variables);
+    let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let text = match (&result, as_json) {
+        (Ok(loaded), true) => json!({
+            "ok": true, "service": &*loaded.plan.service, "summary": summary(&loaded.plan), "problems": loaded.warnings,
+        })
+        .to_string(),
+        (Err(problems), true) => {
+            json!({ "ok": false, "errors": problems.errors(), "problems": problems.list() }).to_string()
+        }
+        (Ok(loaded), false) => fine(path, loaded),
+        (Err(problems), false) => problems.to_string(),
+    };
+    match writeln!(out, "{text}") {
+        Ok(()) => code,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fine(path: &Path, loaded: &Loaded) -> String {
+    let warnings: String = loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect();
+    format!("{warnings}{}: ok: {}", path.display(), summary(&loaded.plan))
+}
+
+/// One line that says what the file amounts to.
+pub fn summary(plan: &Plan) -> String {
+    let doors = |side: Door| {
+        let all: Vec<_> =
+            plan.doors.iter().filter(|door| door.side == side).map(|door| door.listen.to_string()).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(" ") }
+    };
+    let peers = plan.peers.iter().filter(|peer| peer.kind == PeerKind::Named).count();
+    let (inbound, outbound) = (doors(Door::Inbound), doors(Door::Outbound));
+    let plural = if peers == 1 { "" } else { "s" };
+    format!("service {}, inbound {inbound}, outbound {outbound}, {peers} peer{plural}", plan.service)
+}

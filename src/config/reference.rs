@@ -1,0 +1,108 @@
+//! `config/full.yaml`, made from the list of keys: each key at its default under one line that says what it is for.
+
+use std::fmt::Write;
+
+use super::Config;
+use super::facts::Facts;
+use super::section::{Fallback, Key, Section};
+use super::shape::Shape;
+
+/// The name that stands for any peer.
+const NAME: &str = "payments";
+
+const HEAD: &str = "\
+# Every key of Outrigger's file, each at its default. A key that is commented out has no default: what stands there is
+# an example. Only `service`, `inbound.app` and where a peer is are needed; everything else may be left out.
+# This file is made from the program's own list of keys: `outrigger schema` gives the same to an editor.
+";
+
+/// The file as text.
+pub fn reference() -> String {
+    let mut page = Page { out: HEAD.to_owned() };
+    page.keys(Config::keys(), 0);
+    page.out
+}
+
+struct Page {
+    out: String,
+}
+
+impl Page {
+    fn keys(&mut self, keys: &[Key], indent: usize) {
+        for key in keys {
+            if indent == 0 {
+                self.out.push('\n');
+            }
+            self.key(key, indent);
+        }
+    }
+
+    fn key(&mut self, key: &Key, indent: usize) {
+        self.line(indent, &format!("# {}", key.about()));
+        let unset = matches!(key.fallback, Fallback::Unset(_));
+        match (key.shape)() {
+            Shape::Section { keys, .. } if unset => {
+                self.line(indent, &format!("# {}:", key.name));
+                self.brief(keys, indent, "  ");
+            }
+            Shape::Section { keys, .. } => {
+                self.line(indent, &format!("{}:", key.name));
+                self.keys(keys, indent + 2);
+            }
+            Shape::Named(item) => {
+                self.line(indent, &format!("{}:", key.name));
+                self.line(indent + 2, &format!("{NAME}:"));
+                if let Shape::Section { keys, .. } = *item {
+                    self.keys(keys, indent + 4);
+                }
+            }
+            shape => {
+                let mark = if unset { "# " } else { "" };
+                self.line(indent, &format!("{mark}{}: {}", key.name, key.fallback.text(&Facts::PLAIN)));
+                if let Shape::List(item) = shape
+                    && let Shape::Section { keys, .. } = *item
+                {
+                    self.line(indent, &format!("# {}:", key.name));
+                    self.brief(keys, indent, "  - ");
+                }
+            }
+        }
+    }
+
+    /// The keys of a section that is commented out, each on one line.
+    fn brief(&mut self, keys: &[Key], indent: usize, first: &str) {
+        let rest = " ".repeat(first.len());
+        for (n, key) in keys.iter().enumerate() {
+            let lead = if n == 0 { first } else { &rest };
+            let said = format!("{}: {}", key.name, key.fallback.text(&Facts::PLAIN));
+            self.line(indent, &format!("# {lead}{said:<32} # {}", key.about()));
+        }
+    }
+
+    fn line(&mut self, indent: usize, text: &str) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(self.out, "{:indent$}{text}", "");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_yaml_is_the_reference() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/full.yaml");
+        let shipped = std::fs::read_to_string(path).unwrap();
+        let made = reference();
+        let differs = made.lines().zip(shipped.lines()).find(|(made, shipped)| made != shipped);
+        let again = "run `outrigger config --reference > config/full.yaml`";
+        assert!(shipped == made, "{path} is out of date, first at {differs:?}: {again}");
+    }
+
+    #[test]
+    fn every_line_fits_a_screen() {
+        for line in reference().lines() {
+            assert!(line.chars().count() <= 120, "{line}");
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Addresses, names and files as the values of keys: each knows what it looks like and refuses what cannot be meant.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::collect::is_name;
+use super::section::{Scalar, Wrong};
+use crate::ids::Addr;
+
+/// Patterns of the schema; the parsers below are stricter.
+const ADDR: &str = r"^(unix:/.+|(\[[0-9A-Fa-f:.]+(%[^\]]+)?\]|[0-9.]+):[0-9]{1,5})$";
+const HOST: &str = r"^\.?[A-Za-z0-9_*][A-Za-z0-9_.*-]*$";
+
+/// Makes scalars from a line each: name, what it looks like, pattern, how it is read and written.
+macro_rules! scalars {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident($inner:ty) $schema:literal, $expected:expr, $pattern:expr, $parse:expr, $write:expr;
+    )+) => { $(
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub struct $name(pub $inner);
+
+        impl Scalar for $name {
+            const NAME: &'static str = $schema;
+
+            fn expected() -> String {
+                $expected.into()
+            }
+
+            fn pattern() -> String {
+                $pattern.into()
+            }
+
+            fn parse(text: &str) -> Result<Self, Wrong> {
+                let parse: fn(&str) -> Result<$inner, Wrong> = $parse;
+                parse(text).map(Self)
+            }
+
+            fn write(&self) -> String {
+                let write: fn(&$inner) -> String = $write;
+                write(&self.0)
+            }
+        }
+    )+ };
+}
+
+scalars! {
+    /// The name of a service.
+    Name(String) "name",
+        "a name of letters, digits, `-`, `_` and `.`", r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        |text| if is_name(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
+
+    /// A place to listen at; port 0 lets the system choose.
+    Listen(Addr) "address",
+        "an address to listen at, `IP:PORT`, `[IPv6]:PORT` or `unix:/PATH`", ADDR,
+        addr, ToString::to_string;
+
+    /// A place to listen at that only this machine reaches.
+    LocalListen(Addr) "local-address",
+        "a loopback address such as `127.0.0.1:15000`, or `unix:/PATH`", ADDR,
+        |text| match addr(text)? {
+            addr if addr.is_local() => Ok(addr),
+            _ => Err(Wrong::because("whoever reaches it could change this sidecar")),
+        },
+        ToString::to_string;
+
+    /// A TCP place to listen at.
+    TcpListen(SocketAddr) "tcp-address",
+        "an address to listen at, `IP:PORT` or `[IPv6]:PORT`", ADDR,
+        |text| text.parse().map_err(|_| nearest_addr(text)), ToString::to_string;
+
+    /// A place to connect to.
+    Target(Addr) "target",
+        "an address to connect to, `IP:PORT`, `[IPv6]:PORT` or `unix:/PATH`", ADDR,
+        target, ToString::to_string;
+
+    /// A name to look up A and AAAA records for, with a port.
+    HostPort((String, u16)) "host-port",
+        "`HOST:PORT`", r"^[A-Za-z0-9_][A-Za-z0-9_.-]*:[0-9]{1,5}$",
+        host_port, |(host, port)| format!("{host}:{port}");
+
+    /// A DNS name.
+    DnsName(String) "dns-name",
+        "a DNS name", HOST,
+        |text| if is_host(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
+
+    /// A host of a peer, with or without a port.
+    HostEntry((String, Option<u16>)) "host",
+        "`HOST` or `HOST:PORT`", r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?$",
+        host_entry, |(host, port)| port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+
+    /// A server name of a ClientHello; `*.` stands for one or more labels.
+    ServerName(String) "server-name",
+        "a DNS name, or `*.` and a DNS name", HOST,
+        |text| {
+            let host = text.strip_prefix("*.").unwrap_or(text);
+            if is_host(host) { Ok(text.trim_end_matches('.').to_ascii_lowercase()) } else { Err(Wrong::default()) }
+        },
+        Clone::clone;
+
+    /// A protocol of the `Upgrade` field.
+    Upgrade(String) "upgrade",
+        "an upgrade token such as `foo/2`", r"^[!#$%&'*+.^_`|~0-9A-Za-z/-]+$",
+        upgrade, Clone::clone;
+
+    /// Addresses that begin with the same bits.
+    Network(IpNet) "network",
+        "a network such as `10.0.0.0/8`, or an address", r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
+        |text| network(text).ok_or_else(Wrong::default), ToString::to_string;
+
+    /// A name server.
+    NameServer(SocketAddr) "name-server",
+        "the address of a DNS server, `IP` or `IP:PORT`", r"^(\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[0-9A-Fa-f:.]+)$",
+        |text| {
+            let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+            match bare.or_else(|_| text.parse()) {
+                Ok(addr) if addr.port() != 0 => Ok(addr),
+                _ => Err(Wrong::default()),
+            }
+        },
+        ToString::to_string;
+
+    /// A file; relative ones are seen from the folder of the configuration.
+    FilePath(PathBuf) "file",
+        "the path of a file", "^.+$",
+        |text| {
+            if text.is_empty() || text.contains('\0') { Err(Wrong::default()) } else { Ok(text.into()) }
+        },
+        |path| path.display().to_string();
+
+    /// Free text that is not empty, for a zone.
+    Label(String) "label",
+        "a text of at most 253 printable characters", "^.{1,253}$",
+        |text| {
+            let fits = (1..=253).contains(&text.len()) && !text.contains(char::is_control);
+            if fits { Ok(text.to_owned()) } else { Err(Wrong::default()) }
+        },
+        Clone::clone;
+
+    /// A SPIFFE ID.
+    SpiffeId(String) "spiffe-id",
+        "a SPIFFE ID such as `spiffe://shop/payments`", r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        |text| if is_spiffe_id(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
+}
+
+/// A host that may be dialled although it is no peer, or a network of such.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AllowEntry {
+    /// A host name in lower case.
+    Host(String),
+    /// A network.
+    Net(IpNet),
+}
+
+impl Scalar for AllowEntry {
+    const NAME: &'static str = "allow";
+
+    fn expected() -> String {
+        "a host name, an address or a network such as `10.0.0.0/8`".into()
+    }
+
+    fn pattern() -> String {
+        "^[A-Za-z0-9_.:-]+(/[0-9]{1,3})?$".into()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match network(text) {
+            Some(net) => Ok(Self::Net(net)),
+            None if is_host(text) && !looks_like_ip(text) => Ok(Self::Host(plain(text))),
+            None => Err(Wrong::default()),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Host(host) => host.clone(),
+            Self::Net(net) => net.to_string(),
+        }
+    }
+}
+
+fn addr(text: &str) -> Result<Addr, Wrong> {
+    text.parse().map_err(|_| nearest_addr(text))
+}
+
+fn target(text: &str) -> Result<Addr, Wrong> {
+    match addr(text)? {
+        Addr::Tcp(addr) if addr.port() == 0 => Err(Wrong::because("port 0 cannot be connected to")),
+        Addr::Tcp(addr) if addr.ip().is_unspecified() => {
+            Err(Wrong::meant(format!("{}:{}", if addr.is_ipv6() { "[::1]" } else { "127.0.0.1" }, addr.port())))
+        }
+        addr => Ok(addr),
+    }
+}
+
+/// What was meant where the host or the brackets are missing.
+fn nearest_addr(text: &str) -> Wrong {
+    let port = text.strip_prefix(':').or_else(|| text.strip_prefix("localhost:")).unwrap_or(text);
+    match (port.parse::<u16>(), text.rsplit_once(':')) {
+        (Ok(port), _) => Wrong::meant(format!("127.0.0.1:{port}")),
+        (_, Some((ip, port))) if ip.contains(':') && ip.parse::<IpAddr>().is_ok() => {
+            Wrong::meant(format!("[{ip}]:{port}"))
+        }
+        (_, Some((host, port))) if is_host(host) && port.parse::<u16>().is_ok() => {
+            Wrong::because("a name is not an address here")
+        }
+        _ if text.starts_with('/') => Wrong::meant(format!("unix:{text}")),
+        _ => Wrong::default(),
+    }
+}
+
+fn host_port(text: &str) -> Result<(String, u16), Wrong> {
+    if text.parse::<SocketAddr>().is_ok() {
+        return Err(Wrong::because(format!("an address needs no lookup: `static: [{text}]`")));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(if is_host(text) { Wrong::because("the port is missing") } else { Wrong::default() });
+    };
+    match port_number(port) {
+        Some(port) if is_host(host) && !looks_like_ip(host) => Ok((host.to_owned(), port)),
+        _ => Err(Wrong::default()),
+    }
+}
+
+fn host_entry(text: &str) -> Result<(String, Option<u16>), Wrong> {
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Ok((bracketed(addr.ip()), Some(addr.port())));
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok((bracketed(ip), None));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port_number(port).ok_or_else(Wrong::default)?)),
+        None => (text, None),
+    };
+    if host.contains('*') {
+        return Err(Wrong::because("patterns are not supported: list each host"));
+    }
+    if is_host(host) && !looks_like_ip(host) { Ok((plain(host), port)) } else { Err(Wrong::default()) }
+}
+
+fn bracketed(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+fn port_number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+fn upgrade(text: &str) -> Result<String, Wrong> {
+    let token = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    let lower = text.to_ascii_lowercase();
+    match lower.as_str() {
+        "websocket" => Err(Wrong::because("it is let through without being listed")),
+        "h2c" => Err(Wrong::because("HTTP/2 needs no upgrade; RFC 9113 removed it")),
+        _ if lower.splitn(2, '/').all(token) => Ok(lower),
+        _ => Err(Wrong::default()),
+    }
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// A host in the form in which it is compared.
+pub fn plain(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether a text can be a DNS name (RFC 1035 §2.3.1, with the underscores of RFC 2782).
+pub fn is_host(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// Whether a text ends like an address: such names cannot be told from mistyped addresses.
+fn looks_like_ip(text: &str) -> bool {
+    text.trim_end_matches('.').rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn is_spiffe_id(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("spiffe://") else { return false };
+    let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
+    let domain_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    let segment = |part: &str| {
+        let byte = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        !part.is_empty() && part != "." && part != ".." && part.bytes().all(byte)
+    };
+    text.len() <= 2048
+        && !domain.is_empty()
+        && domain.bytes().all(domain_byte)
+        && path.is_none_or(|path| path.split('/').all(segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each text, and what it is written as, or else the reason or hint.
+    fn check<T: Scalar>(table: &[(&str, Result<&str, &str>)]) {
+        for (text, expect) in table {
+            let said = T::parse(text).map(|value| value.write());
+            let said = said.map_err(|Wrong { why, hint }| why.or(hint).unwrap_or_default());
+            assert_eq!(said.as_deref().map_err(String::as_str), *expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        check::<Listen>(&[
+            ("127.0.0.1:0", Ok("127.0.0.1:0")),
+            ("[::]:15006", Ok("[::]:15006")),
+            ("unix:/run/x.sock", Ok("unix:/run/x.sock")),
+            ("15006", Err("127.0.0.1:15006")),
+            (":15006", Err("127.0.0.1:15006")),
+            ("localhost:80", Err("127.0.0.1:80")),
+            ("::1:80", Err("[::1]:80")),
+            ("db:80", Err("a name is not an address here")),
+            ("/run/x.sock", Err("unix:/run/x.sock")),
+            ("127.0.0.1:99999", Err("")),
+        ]);
+        check::<Target>(&[
+            ("127.0.0.1:0", Err("port 0 cannot be connected to")),
+            ("0.0.0.0:80", Err("127.0.0.1:80")),
+            ("[::]:80", Err("[::1]:80")),
+        ]);
+        check::<LocalListen>(&[
+            ("127.1.2.3:1", Ok("127.1.2.3:1")),
+            ("[::ffff:127.0.0.1]:1", Ok("[::ffff:127.0.0.1]:1")),
+            ("0.0.0.0:1", Err("whoever reaches it could change this sidecar")),
+        ]);
+        check::<NameServer>(&[
+            ("10.0.0.2", Ok("10.0.0.2:53")),
+            ("::1", Ok("[::1]:53")),
+            ("[::1]:5353", Ok("[::1]:5353")),
+            ("dns:53", Err("")),
+        ]);
+    }
+
+    #[test]
+    fn hosts() {
+        check::<HostPort>(&[
+            ("payments.shop:8080", Ok("payments.shop:8080")),
+            ("payments.shop", Err("the port is missing")),
+            ("10.0.0.1:80", Err("an address needs no lookup: `static: [10.0.0.1:80]`")),
+            ("a:0", Err("")),
+            ("a:+80", Err("")),
+            ("a b:80", Err("")),
+            ("http://a:80", Err("")),
+        ]);
+        check::<HostEntry>(&[
+            ("Payments.", Ok("payments")),
+            ("payments:443", Ok("payments:443")),
+            ("10.0.0.1:80", Ok("10.0.0.1:80")),
+            ("[::1]:80", Ok("[::1]:80")),
+            ("::1", Ok("[::1]")),
+            ("*.shop", Err("patterns are not supported: list each host")),
+            ("300.1.2.3", Err("")),
+        ]);
+        check::<ServerName>(&[("*.Shop", Ok("*.shop")), ("db.x", Ok("db.x")), ("*", Err("")), ("a.*", Err(""))]);
+        check::<AllowEntry>(&[
+            ("10.0.0.0/8", Ok("10.0.0.0/8")),
+            ("::1", Ok("::1/128")),
+            ("Meta.Internal", Ok("meta.internal")),
+            ("10.0.0.0/33", Err("")),
+        ]);
+    }
+
+    #[test]
+    fn words() {
+        check::<Upgrade>(&[
+            ("Foo/2", Ok("foo/2")),
+            ("h2c", Err("HTTP/2 needs no upgrade; RFC 9113 removed it")),
+            ("websocket", Err("it is let through without being listed")),
+            ("a b", Err("")),
+        ]);
+        check::<SpiffeId>(&[
+            ("spiffe://shop/a/b", Ok("spiffe://shop/a/b")),
+            ("spiffe://shop", Ok("spiffe://shop")),
+            ("spiffe://Shop/a", Err("")),
+            ("spiffe://shop/", Err("")),
+            ("spiffe://shop/../a", Err("")),
+            ("https://shop", Err("")),
+        ]);
+        check::<Name>(&[("checkout-v2", Ok("checkout-v2")), ("-x", Err("")), ("a b", Err("")), ("", Err(""))]);
+    }
+}

@@ -1,0 +1,673 @@
+//! Heads, judged and normalised once, before any decision: what follows decides on the very bytes that are forwarded.
+//!
+//! Strips hop-by-hop fields (RFC 9110 §7.6.1) and those that only this proxy may set, checks the authority, and finds
+//! the facts that the corridor needs. Never rewrites a path.
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Uri, Version};
+
+use super::authority::Authority;
+use crate::reason::Reason;
+
+/// How many sidecars a request has passed through.
+pub const HOPS: HeaderName = HeaderName::from_static("x-outrigger-hops");
+/// Which attempt of the caller's sidecar this is.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
+/// How many milliseconds the caller still waits.
+pub const DEADLINE: HeaderName = HeaderName::from_static("x-outrigger-deadline-ms");
+/// Names one request across services.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The caller's certificate, set by proxies only.
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The addresses a request came through.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The scheme the first caller used.
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The authority the first caller used.
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const OWN_PREFIX: &str = "x-outrigger-";
+
+/// More sidecars than this on one way are a loop.
+pub const MOST_HOPS: u8 = 10;
+
+/// What the door knows about a request before reading its head.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// Whether absolute-form and CONNECT are served (RFC 9112 §3.2.2): the outbound side only.
+    pub forward_proxy: bool,
+    /// Whether `Forwarded` and `X-Forwarded-*` of this caller are believed.
+    pub trusted: bool,
+    /// The caller's address, where one is to be told in `X-Forwarded-For`.
+    pub client: Option<&'a HeaderValue>,
+    /// Whether the caller's connection is TLS.
+    pub tls: bool,
+    /// Upgrade tokens that may tunnel besides `websocket`, in lower case.
+    pub upgrades: &'a [String],
+    /// The authority of requests that carry none, as HTTP/1.0 allows.
+    pub default_authority: Option<&'a HeaderValue>,
+    /// Fields in a head.
+    pub fields: usize,
+    /// Bytes in a head.
+    pub bytes: usize,
+}
+
+/// What a head says, beside the fields themselves.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Whom it is for.
+    pub authority: Authority,
+    /// The token of an upgrade that is listed, in lower case.
+    pub upgrade: Option<String>,
+    /// Whether the caller waits for a 100 before it sends its body.
+    pub expects_continue: bool,
+    /// Whether it is gRPC, so that failures are told in trailers.
+    pub grpc: bool,
+    /// How long the caller waits, as it says itself.
+    pub patience: Option<Duration>,
+    /// Whether it came in absolute-form, as to a forward proxy.
+    pub absolute: bool,
+}
+
+/// Why a head is refused: the reason, and what exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadError {
+    /// The reason.
+    pub reason: Reason,
+    /// In words.
+    pub detail: &'static str,
+}
+
+fn refuse<T>(reason: Reason, detail: &'static str) -> Result<T, HeadError> {
+    Err(HeadError { reason, detail })
+}
+
+fn bad<T>(detail: &'static str) -> Result<T, HeadError> {
+    refuse(Reason::BadHead, detail)
+}
+
+/// What one walk over the fields finds.
+#[derive(Default)]
+struct Found {
+    /// A field must go, so the map is rebuilt.
+    strip: bool,
+    /// `Connection` names further fields.
+    connection: bool,
+    te_trailers: bool,
+    upgrade: Option<String>,
+    expects_continue: bool,
+    grpc: bool,
+    hops: u8,
+    patience: Option<Duration>,
+    request_id: bool,
+    crumbs: usize,
+    bytes: usize,
+}
+
+/// Judges and normalises a request's head in place. Afterwards the target is in origin-form (or `*`, or the authority
+/// of a CONNECT), exactly one Host field stands in the map, and no hop-by-hop field is left but those of a listed upgrade.
+///
+/// # Errors
+/// The reason and words for a refusal; nothing may be forwarded then.
+pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError> {
+    if parts.headers.len() > rules.fields {
+        return refuse(Reason::HeadTooLarge, "more fields than the limit");
+    }
+    if parts.method == Method::CONNECT && !rules.forward_proxy && !is_extended_connect(parts) {
+        return refuse(Reason::MethodNotAllowed, "CONNECT is not served at this door");
+    }
+    let found = walk(parts, rules)?;
+    if found.bytes > rules.bytes {
+        return refuse(Reason::HeadTooLarge, "more bytes than the limit");
+    }
+    let (authority, absolute) = authority(parts, rules)?;
+    origin_form(parts)?;
+    if found.hops >= MOST_HOPS {
+        return refuse(Reason::Looped, "the request has passed through more than 10 sidecars");
+    }
+    if found.strip || found.crumbs > 1 {
+        rebuild(&mut parts.headers, &found, rules);
+    }
+    add(parts, &found, rules, &authority)?;
+    Ok(Facts {
+        authority,
+        upgrade: found.upgrade,
+        expects_continue: found.expects_continue,
+        grpc: found.grpc,
+        patience: found.patience,
+        absolute,
+    })
+}
+
+/// RFC 8441: CONNECT with a `:protocol`, which stands in the extensions.
+fn is_extended_connect(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_2 && parts.extensions.get::<h2::ext::Protocol>().is_some()
+}
+
+fn walk(parts: &Parts, rules: &Rules<'_>) -> Result<Found, HeadError> {
+    let mut found = Found::default();
+    let mut hosts = 0;
+    let mut codings = 0;
+    for (name, value) in &parts.headers {
+        found.bytes += name.as_str().len() + value.len() + 4;
+        match *name {
+            header::HOST => hosts += 1,
+            header::CONNECTION => (found.connection, found.strip) = (true, true),
+            header::TRANSFER_ENCODING => {
+                // hyper has taken the last coding to be chunked; what it does not know, it would pass on undecoded.
+                codings += 1;
+                found.strip = true;
+                if codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return refuse(Reason::UnknownCoding, "a transfer coding other than chunked");
+                }
+            }
+            header::TE => {
+                found.strip = true;
+                found.te_trailers |= list(value).any(|word| word.eq_ignore_ascii_case("trailers"));
+            }
+            header::UPGRADE => {
+                found.strip = true;
+                found.upgrade = found.upgrade.take().or_else(|| listed(value, rules.upgrades));
+            }
+            header::EXPECT if parts.version != Version::HTTP_10 => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                    return refuse(Reason::UnknownExpectation, "an expectation other than 100-continue");
+                }
+                found.expects_continue = true;
+            }
+            header::CONTENT_TYPE => found.grpc = is_grpc(value),
+            header::COOKIE => found.crumbs += 1,
+            ref name => custom(name, value, rules, &mut found),
+        }
+    }
+    if hosts > 1 {
+        return bad("more than one Host field");
+    }
+    if parts.version >= Version::HTTP_2 || parts.version == Version::HTTP_10 {
+        // An upgrade belongs to HTTP/1.1 (RFC 9110 §7.8); HTTP/2 has extended CONNECT.
+        found.upgrade = None;
+    } else if found.upgrade.is_some() && !connection_names(&parts.headers, "upgrade") {
+        found.upgrade = None;
+    }
+    Ok(found)
+}
+
+/// Fields that have no constant of their own to match on.
+fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut Found) {
+    let text = name.as_str();
+    match text.as_bytes().first() {
+        Some(b'k') => found.strip |= *name == KEEP_ALIVE,
+        Some(b'p') => {
+            found.strip |= *name == PROXY_CONNECTION || (rules.forward_proxy && *name == header::PROXY_AUTHORIZATION);
+        }
+        Some(b'h') => found.strip |= *name == HTTP2_SETTINGS,
+        Some(b'g') if *name == GRPC_TIMEOUT => found.patience = shorter(found.patience, grpc_timeout(value)),
+        Some(b'f') => found.strip |= !rules.trusted && *name == header::FORWARDED,
+        Some(b'x') => {
+            if *name == REQUEST_ID {
+                found.request_id = true;
+            } else if *name == HOPS {
+                // Rebuilt with one more; a text that is no number counts as a loop rather than as a fresh request.
+                found.strip = true;
+                found.hops = value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MOST_HOPS);
+            } else if *name == DEADLINE {
+                let millis = value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+                found.patience = shorter(found.patience, millis);
+            } else {
+                found.strip |= reserved(text, rules);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Fields that no caller may set, in either spelling: servers that map `-` to `_` would take one for the other.
+fn reserved(name: &str, rules: &Rules<'_>) -> bool {
+    if !name.contains('_') {
+        let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str();
+        let forwarded =
+            name == FORWARDED_FOR.as_str() || name == FORWARDED_PROTO.as_str() || name == FORWARDED_HOST.as_str();
+        return own || name == CLIENT_CERT.as_str() || (forwarded && !rules.trusted);
+    }
+    let dashed = name.replace('_', "-");
+    dashed.starts_with(OWN_PREFIX) || dashed.starts_with("x-forwarded-")
+}
+
+/// Finds whom the request is for (RFC 9112 §3.2, RFC 9113 §8.3.1) and whether it came in absolute-form.
+fn authority(parts: &Parts, rules: &Rules<'_>) -> Result<(Authority, bool), HeadError> {
+    let host = parts.headers.get(header::HOST);
+    let default = if rules.tls { 443 } else { 80 };
+    let from_uri = parts
+        .uri
+        .authority()
+        .map(|authority| HeaderValue::from_str(authority.as_str()).ok().and_then(Authority::parse));
+    let from_host = host.filter(|host| !host.is_empty()).map(|host| Authority::parse(host.clone()));
+    let absolute = parts.version < Version::HTTP_2 && parts.uri.scheme().is_some();
+    match (from_uri, from_host) {
+        (Some(None), _) | (None, Some(None)) => bad("the authority is not `host[:port]`"),
+        (Some(Some(uri)), _) if parts.method == Method::CONNECT => Ok((uri, false)),
+        // A proxy replaces Host by the target's authority (RFC 9112 §3.2.2).
+        (Some(Some(uri)), _) if absolute && rules.forward_proxy => Ok((uri, true)),
+        (Some(Some(uri)), Some(Some(host))) if !uri.same(&host, default) => {
+            bad("Host and the target's authority differ")
+        }
+        (Some(Some(_)), Some(None)) => bad("the Host field is not `host[:port]`"),
+        (Some(Some(uri)), _) => Ok((uri, absolute)),
+        (None, Some(Some(host))) => Ok((host, false)),
+        (None, None) if host.is_some() || parts.version == Version::HTTP_10 => {
+            match rules.default_authority.cloned().and_then(Authority::parse) {
+                Some(authority) => Ok((authority, false)),
+                None => bad("no host is named"),
+            }
+        }
+        (None, None) => bad("the Host field is missing"),
+    }
+}
+
+/// Leaves only path and query in the target; a CONNECT keeps its authority.
+fn origin_form(parts: &mut Parts) -> Result<(), HeadError> {
+    if parts.method == Method::CONNECT && !is_extended_connect(parts) {
+        return if parts.uri.path().is_empty() || parts.version >= Version::HTTP_2 {
+            Ok(())
+        } else {
+            bad("CONNECT takes `host:port`")
+        };
+    }
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    // An absolute URI may have no path at all, or a query without one (RFC 9112 §3.2.1: it is `/` then).
+    let pathless = parts.uri.scheme().is_some() && !path.starts_with('/') && path != "*";
+    let ok = match path {
+        "*" => parts.method == Method::OPTIONS,
+        path => path.starts_with('/') || pathless,
+    };
+    if !ok {
+        return bad("the target is neither a path nor an absolute URI");
+    }
+    if let Some(scheme) = parts.uri.scheme()
+        && *scheme != http::uri::Scheme::HTTP
+        && *scheme != http::uri::Scheme::HTTPS
+    {
+        return bad("the target's scheme is neither http nor https");
+    }
+    if parts.uri.authority().is_some() {
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = if pathless { format!("/{path}").parse().ok() } else { parts.uri.path_and_query().cloned() };
+        parts.uri = Uri::from_parts(uri).or_else(|_| bad("the target is not a URI"))?;
+    }
+    Ok(())
+}
+
+/// Copies the map without what must go; the order of the rest stays (removing from it would swap fields).
+fn rebuild(headers: &mut HeaderMap, found: &Found, rules: &Rules<'_>) {
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    let named: Vec<String> = if found.connection { named_by_connection(&old) } else { Vec::new() };
+    let cookie = (found.crumbs > 1).then(|| joined_cookie(&old)).flatten();
+    let mut last = None;
+    for (name, value) in old {
+        // The iterator gives the name with the first of its values only.
+        let first = name.is_some();
+        let Some(name) = name.or_else(|| last.clone()) else { continue };
+        let goes = hop_by_hop(&name)
+            || name == HOPS
+            || (rules.forward_proxy && name == header::PROXY_AUTHORIZATION)
+            || (name == header::FORWARDED && !rules.trusted)
+            || (name.as_str().starts_with('x') && name != DEADLINE && reserved(name.as_str(), rules))
+            || named.iter().any(|other| other == name.as_str());
+        if !goes {
+            match &cookie {
+                Some(cookie) if name == header::COOKIE => {
+                    if first {
+                        headers.append(name.clone(), cookie.clone());
+                    }
+                }
+                _ => {
+                    headers.append(name.clone(), value);
+                }
+            }
+        }
+        last = Some(name);
+    }
+}
+
+/// HTTP/2 may cut Cookie into crumbs; HTTP/1 has one field (RFC 9113 §8.2.3).
+fn joined_cookie(headers: &HeaderMap) -> Option<HeaderValue> {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()
+}
+
+/// Adds what the next hop is to know.
+fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authority) -> Result<(), HeadError> {
+    let headers = &mut parts.headers;
+    if headers.get(header::HOST) != Some(authority.raw()) && parts.method != Method::CONNECT {
+        headers.insert(header::HOST, authority.raw().clone());
+    }
+    if found.te_trailers || found.grpc {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(token) = &found.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        let token = HeaderValue::from_str(token).or_else(|_| bad("the upgrade is not a token"))?;
+        headers.insert(header::UPGRADE, token);
+    }
+    headers.insert(HOPS, hops(found.hops + 1));
+    if !found.request_id {
+        headers.insert(REQUEST_ID, fresh_id());
+    }
+    if let (false, Some(client)) = (rules.trusted, rules.client) {
+        headers.insert(FORWARDED_FOR, client.clone());
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if rules.tls { "https" } else { "http" }));
+    }
+    Ok(())
+}
+
+fn hops(n: u8) -> HeaderValue {
+    const TEXT: [&str; 11] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
+    HeaderValue::from_static(TEXT.get(usize::from(n)).copied().unwrap_or("10"))
+}
+
+/// 128 random bits in hex; the name of a request is no secret.
+pub fn fresh_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut bits = fastrand::u128(..);
+    let mut text = [0_u8; 32];
+    for cell in &mut text {
+        *cell = DIGITS.get((bits & 15) as usize).copied().unwrap_or(b'0');
+        bits >>= 4;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// Normalises an answer's head in place: hop-by-hop fields go, but those of an upgrade that was made.
+pub fn response(status: http::StatusCode, headers: &mut HeaderMap) {
+    let connection = headers.contains_key(header::CONNECTION);
+    let upgraded = status == http::StatusCode::SWITCHING_PROTOCOLS;
+    if !connection && !headers.keys().any(hop_by_hop) {
+        return;
+    }
+    let upgrade = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
+    let named = if connection { named_by_connection(headers) } else { Vec::new() };
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    let mut last = None;
+    for (name, value) in old {
+        let Some(name) = name.or_else(|| last.clone()) else { continue };
+        if !hop_by_hop(&name) && !named.iter().any(|other| other == name.as_str()) {
+            headers.append(name.clone(), value);
+        }
+        last = Some(name);
+    }
+    if let Some(token) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, token);
+    }
+}
+
+/// RFC 9110 §7.6.1; `Trailer` stays, because HTTP/1 sends only trailers that it announces.
+fn hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::TE | header::UPGRADE)
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+        || *name == HTTP2_SETTINGS
+}
+
+/// The fields that `Connection` names, in lower case. Those that frame or address the message stay whatever it says.
+fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(list)
+        .map(str::to_ascii_lowercase)
+        .filter(|name| {
+            !matches!(name.as_str(), "host" | "content-length" | "close" | "keep-alive" | "upgrade" | "x-request-id")
+        })
+        .collect()
+}
+
+fn connection_names(headers: &HeaderMap, word: &str) -> bool {
+    headers.get_all(header::CONNECTION).iter().flat_map(list).any(|name| name.eq_ignore_ascii_case(word))
+}
+
+/// The words of a comma-separated list.
+fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+fn listed(value: &HeaderValue, upgrades: &[String]) -> Option<String> {
+    list(value).map(str::to_ascii_lowercase).find(|token| token == "websocket" || upgrades.contains(token))
+}
+
+/// Whether a request is gRPC, asked before its head is judged, so that even a refusal is told as gRPC does.
+pub fn is_grpc_call(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+fn is_grpc(value: &HeaderValue) -> bool {
+    let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
+    // `application/grpc-web` is another protocol: its errors ride in the body.
+    matches!(rest.first(), None | Some(b'+' | b';'))
+}
+
+/// At most eight digits and a unit (gRPC over HTTP/2, `Timeout`).
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+impl Facts {
+    /// The caller's patience as a deadline, counted from `now`.
+    pub fn patience_from(&self, now: tokio::time::Instant) -> crate::deadline::Deadline {
+        crate::deadline::Deadline::after(now, self.patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    const RULES: Rules<'_> = Rules {
+        forward_proxy: false,
+        trusted: false,
+        client: None,
+        tls: false,
+        upgrades: &[],
+        default_authority: None,
+        fields: 128,
+        bytes: 65_536,
+    };
+
+    fn parts(target: &str, version: Version, fields: &[(&str, &str)]) -> Parts {
+        let (method, uri) = target.split_once(' ').unwrap();
+        let mut request = Request::builder().method(method).uri(uri).version(version);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn judged(
+        target: &str,
+        version: Version,
+        fields: &[(&str, &str)],
+        rules: &Rules<'_>,
+    ) -> Result<(Parts, Facts), Reason> {
+        let mut parts = parts(target, version, fields);
+        let facts = request(&mut parts, rules).map_err(|error| error.reason)?;
+        Ok((parts, facts))
+    }
+
+    fn refused(target: &str, version: Version, fields: &[(&str, &str)], rules: &Rules<'_>) -> Option<Reason> {
+        judged(target, version, fields, rules).err()
+    }
+
+    fn names(parts: &Parts) -> Vec<&str> {
+        parts.headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "x-request-id").collect()
+    }
+
+    #[test]
+    fn heads_in_doubt_are_refused() {
+        let v11 = Version::HTTP_11;
+        let proxy = Rules { forward_proxy: true, ..RULES };
+        let host = ("host", "a");
+        assert_eq!(refused("GET /", v11, &[], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET /", v11, &[host, ("host", "a")], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET /", v11, &[("host", "u@a")], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET http://b/", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET ftp://a/", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET a", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(refused("GET *", v11, &[host], &RULES), Some(Reason::BadHead));
+        assert_eq!(
+            refused("GET /", v11, &[host, ("transfer-encoding", "gzip, chunked")], &RULES),
+            Some(Reason::UnknownCoding)
+        );
+        assert_eq!(
+            refused("GET /", v11, &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], &RULES),
+            Some(Reason::UnknownCoding)
+        );
+        assert_eq!(refused("GET /", v11, &[host, ("expect", "a-miracle")], &RULES), Some(Reason::UnknownExpectation));
+        assert_eq!(refused("CONNECT a:80", v11, &[host], &RULES), Some(Reason::MethodNotAllowed));
+        assert_eq!(refused("CONNECT a:80", v11, &[host], &proxy), None);
+        assert_eq!(refused("GET /", v11, &[host, ("x-outrigger-hops", "10")], &RULES), Some(Reason::Looped));
+        assert_eq!(refused("GET /", v11, &[host, ("x-outrigger-hops", "many")], &RULES), Some(Reason::Looped));
+        assert_eq!(refused("GET http://a:80/", Version::HTTP_2, &[("host", "b")], &RULES), Some(Reason::BadHead));
+        assert_eq!(
+            refused("GET /", v11, &[host, ("a", "1"), ("b", "2")], &Rules { fields: 2, ..RULES }),
+            Some(Reason::HeadTooLarge)
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go_and_the_rest_keeps_its_order() {
+        let fields = [
+            ("host", "a"),
+            ("b", "1"),
+            ("connection", "keep-alive, c, host"),
+            ("c", "2"),
+            ("keep-alive", "5"),
+            ("te", "gzip"),
+            ("d", "3"),
+            ("proxy-connection", "x"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("a", "4"),
+        ];
+        let (parts, facts) = judged("GET /", Version::HTTP_11, &fields, &RULES).unwrap();
+        assert_eq!(names(&parts), ["host", "b", "d", "a", "x-outrigger-hops"]);
+        assert_eq!(facts.upgrade, None);
+        assert_eq!(parts.headers["x-outrigger-hops"], "1");
+    }
+
+    #[test]
+    fn reserved_fields_of_callers_go_in_either_spelling() {
+        let fields = [
+            ("host", "a"),
+            ("x-forwarded-client-cert", "1"),
+            ("x_forwarded_for", "1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-outrigger-identity", "1"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-other", "kept"),
+            ("x-outrigger-hops", "3"),
+        ];
+        let client = HeaderValue::from_static("10.0.0.9");
+        let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &Rules { client: Some(&client), ..RULES }).unwrap();
+        assert_eq!(names(&parts), ["host", "x-other", "x-outrigger-hops", "x-forwarded-for", "x-forwarded-proto"]);
+        assert_eq!(
+            (&parts.headers["x-forwarded-for"], &parts.headers["x-outrigger-hops"]),
+            (&client, &HeaderValue::from_static("4"))
+        );
+        let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &Rules { trusted: true, ..RULES }).unwrap();
+        assert_eq!(
+            (&parts.headers["x-forwarded-for"], parts.headers.contains_key("x-forwarded-client-cert")),
+            (&HeaderValue::from_static("6.6.6.6"), false)
+        );
+    }
+
+    #[test]
+    fn targets_become_origin_form_and_host_is_the_authority() {
+        let proxy = Rules { forward_proxy: true, ..RULES };
+        let (parts, facts) = judged("GET http://B:8080?q", Version::HTTP_11, &[("host", "other")], &proxy).unwrap();
+        assert_eq!(
+            (parts.uri.to_string().as_str(), &parts.headers["host"]),
+            ("/?q", &HeaderValue::from_static("B:8080"))
+        );
+        assert!(facts.absolute && facts.authority.host() == "b");
+        let (parts, _) =
+            judged("GET http://a/x", Version::HTTP_2, &[("cookie", "a=1"), ("z", "1"), ("cookie", "b=2")], &RULES)
+                .unwrap();
+        assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+        assert_eq!((parts.uri.to_string().as_str(), &parts.headers["host"]), ("/x", &HeaderValue::from_static("a")));
+        let default = HeaderValue::from_static("localhost");
+        let (parts, _) =
+            judged("GET /", Version::HTTP_10, &[], &Rules { default_authority: Some(&default), ..RULES }).unwrap();
+        assert_eq!(parts.headers["host"], "localhost");
+    }
+
+    #[test]
+    fn a_listed_upgrade_stays_and_patience_is_the_shorter() {
+        let fields = [
+            ("host", "a"),
+            ("connection", "Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("grpc-timeout", "2S"),
+            ("x-outrigger-deadline-ms", "1500"),
+        ];
+        let (parts, facts) = judged("GET /", Version::HTTP_11, &fields, &RULES).unwrap();
+        assert_eq!((facts.upgrade.as_deref(), facts.patience), (Some("websocket"), Some(Duration::from_millis(1500))));
+        assert_eq!(
+            (&parts.headers["connection"], &parts.headers["upgrade"]),
+            (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
+        );
+        for (text, expect) in
+            [("1H", Some(3600_000)), ("20m", Some(20)), ("123456789S", None), ("S", None), ("1x", None), ("", None)]
+        {
+            assert_eq!(grpc_timeout(&HeaderValue::from_static(text)).map(|d| d.as_millis()), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_lose_their_hop_by_hop_fields() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("a", "1"),
+            ("connection", "close, b"),
+            ("b", "2"),
+            ("set-cookie", "x"),
+            ("set-cookie", "y"),
+            ("transfer-encoding", "chunked"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        response(http::StatusCode::OK, &mut headers);
+        let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(left, [("a", "1"), ("set-cookie", "x"), ("set-cookie", "y")]);
+    }
+}

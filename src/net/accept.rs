@@ -1,0 +1,181 @@
+//! The accept loop's parts: listening sockets, and back-off when accepting fails.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::io::Io;
+use crate::ids::{Addr, ClientAddr};
+
+/// How long unacknowledged data may wait before a connection counts as dead (RFC 5482).
+pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The first keep-alive probe on a silent connection, and the time between probes.
+pub const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A listening socket, not yet tied to a runtime.
+pub enum Bound {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A listening socket of the current runtime.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix.
+    Unix(UnixListener),
+}
+
+/// Binds `addr`: TCP with SO_REUSEADDR, IPv6 wildcard dual-stack; a Unix socket replaces a dead file of its name.
+///
+/// # Errors
+/// What the system says: in use, not permitted, no such address.
+pub fn bind(addr: &Addr) -> io::Result<Bound> {
+    match addr {
+        Addr::Tcp(addr) => bind_tcp(*addr).map(Bound::Tcp),
+        Addr::Unix(path) => bind_unix(path).map(Bound::Unix),
+    }
+}
+
+fn bind_tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.ip().is_unspecified() && addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let stale = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if stale {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(_) => std::fs::remove_file(path)?,
+        }
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Bound {
+    /// The address it got; differs from the asked one where the port was 0.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Ties it to the current runtime.
+    ///
+    /// # Errors
+    /// What registering with the runtime gives.
+    pub fn listen(self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            Self::Unix(listener) => UnixListener::from_std(listener).map(Listener::Unix),
+        }
+    }
+}
+
+impl Listener {
+    /// The next connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// What accepting gives; see [`Backoff`] for what to do then.
+    pub async fn accept(&self) -> io::Result<(Io, ClientAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, addr) = listener.accept().await?;
+                tune(&stream);
+                Ok((Io::Tcp(stream), ClientAddr(Some(canonical(addr)))))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Io::Unix(stream), ClientAddr(None)))
+            }
+        }
+    }
+}
+
+/// An IPv4 caller of a dual-stack socket is shown as IPv4.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// No delay, and a bound on how long a dead caller holds a connection. Failing to set them is no reason to refuse one.
+pub fn tune(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
+}
+
+/// What to do after failed accepts: `Fine -> Failing -> Fine`, waiting 5 ms, doubled up to 1 s.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    wait: Option<Duration>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(5);
+    const MOST: Duration = Duration::from_secs(1);
+
+    /// How long to wait after `error`: nothing when it only concerns the one connection that was not accepted.
+    /// The flag says whether failing begins now, for one log line a change.
+    pub fn failed(&mut self, error: &io::Error) -> (Duration, bool) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted) {
+            return (Duration::ZERO, false);
+        }
+        let begins = self.wait.is_none();
+        let wait = self.wait.map_or(Self::FIRST, |wait| (wait * 2).min(Self::MOST));
+        self.wait = Some(wait);
+        (wait, begins)
+    }
+
+    /// Notes a success; true when failing ends now.
+    pub fn worked(&mut self) -> bool {
+        self.wait.take().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_grows_to_a_second_and_ends_with_a_success() {
+        let mut backoff = Backoff::default();
+        let full = io::Error::from_raw_os_error(24);
+        let waits: Vec<_> = (0..10).map(|_| backoff.failed(&full).0.as_millis()).collect();
+        assert_eq!(waits, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert!(backoff.worked() && !backoff.worked());
+        assert_eq!(backoff.failed(&full), (Duration::from_millis(5), true));
+        assert_eq!(backoff.failed(&io::ErrorKind::ConnectionAborted.into()), (Duration::ZERO, false));
+    }
+
+    #[tokio::test]
+    async fn a_dead_unix_socket_is_replaced_and_a_living_one_is_not() {
+        let dir = std::env::temp_dir().join(format!("outrigger-accept-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let addr = Addr::Unix(dir.join("s").into());
+        drop(bind(&addr).unwrap());
+        let living = bind(&addr).unwrap();
+        assert_eq!(bind(&addr).err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(living);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

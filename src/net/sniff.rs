@@ -1,0 +1,229 @@
+//! Which protocol a connection speaks, by its first bytes: TLS, HTTP/2, HTTP/1 or opaque. Looks, never answers.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What the first bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// The HTTP/2 preface (RFC 9113 §3.4).
+    Http2,
+    /// A TLS ClientHello, with the name it asks for (RFC 6066 §3), in lower case.
+    Tls {
+        /// The server name, if there is one.
+        sni: Option<String>,
+    },
+    /// Something else.
+    Opaque,
+}
+
+/// A judgement of some first bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Decided.
+    Is(Wire),
+    /// Not to be decided without more bytes.
+    More,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// More is never read to decide: the longest request line judged, and well above any ClientHello seen.
+pub const MOST: usize = 16 * 1024;
+
+/// The methods that are HTTP without a look at the rest of the line (RFC 9110 §9, 5789, 4918, 3253).
+const METHODS: [&[u8]; 16] = [
+    b"GET",
+    b"HEAD",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"CONNECT",
+    b"OPTIONS",
+    b"TRACE",
+    b"PATCH",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"REPORT",
+];
+
+/// Judges the first bytes of a connection. Empty input needs more; [`MOST`] bytes always decide.
+pub fn judge(bytes: &[u8]) -> Verdict {
+    let Some(first) = bytes.first() else { return Verdict::More };
+    if *first == 0x16 {
+        return judge_tls(bytes);
+    }
+    let known = bytes.len().min(PREFACE.len());
+    if bytes.get(..known) == PREFACE.get(..known) {
+        // One byte more than "P" already tells POST from PRI.
+        return if known == PREFACE.len() { Verdict::Is(Wire::Http2) } else { Verdict::More };
+    }
+    judge_line(bytes)
+}
+
+/// HTTP/1 if a method, a space and the start of a target stand there, and for unlisted methods the version as well.
+fn judge_line(bytes: &[u8]) -> Verdict {
+    let full = bytes.len() >= MOST;
+    let token = bytes.iter().take_while(|b| is_token(**b)).count();
+    if token == bytes.len() {
+        // A method has no more than a few letters; RFC 9110 §9 sets no bound, so this one does.
+        return if token < 32 { Verdict::More } else { Verdict::Is(Wire::Opaque) };
+    }
+    if token == 0 || bytes.get(token) != Some(&b' ') {
+        return Verdict::Is(Wire::Opaque);
+    }
+    let (method, target) = (bytes.get(..token).unwrap_or_default(), bytes.get(token + 1..).unwrap_or_default());
+    let Some(start) = target.first() else { return Verdict::More };
+    let connect = method == b"CONNECT";
+    let listed = METHODS.contains(&method);
+    if listed && (*start == b'/' || *start == b'*' || connect || starts_absolute(target)) {
+        return Verdict::Is(Wire::Http1);
+    }
+    match target.iter().position(|b| *b == b'\n') {
+        None if full => Verdict::Is(Wire::Opaque),
+        None => Verdict::More,
+        Some(end) => {
+            let line = target.get(..end).unwrap_or_default();
+            let version = line.strip_suffix(b"\r").unwrap_or(line);
+            let http1 = version.len() > 9 && version.get(version.len() - 9..version.len() - 1) == Some(b" HTTP/1.");
+            Verdict::Is(if http1 { Wire::Http1 } else { Wire::Opaque })
+        }
+    }
+}
+
+fn starts_absolute(target: &[u8]) -> bool {
+    target.len() >= 4 && target.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Reads a ClientHello with rustls' own parser, on a copy; what it refuses is opaque.
+fn judge_tls(bytes: &[u8]) -> Verdict {
+    match bytes.get(1) {
+        None => return Verdict::More,
+        Some(3) => {}
+        Some(_) => return Verdict::Is(Wire::Opaque),
+    }
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match acceptor.read_tls(&mut rest) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        match acceptor.accept() {
+            Ok(Some(hello)) => {
+                let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
+                return Verdict::Is(Wire::Tls { sni });
+            }
+            Ok(None) => {}
+            Err(_) => return Verdict::Is(Wire::Opaque),
+        }
+    }
+    if bytes.len() >= MOST { Verdict::Is(Wire::Opaque) } else { Verdict::More }
+}
+
+/// Reads until the protocol is known; gives back what was read. The end of the stream decides too: nothing at all is
+/// opaque and empty. The caller brings the clock. Cancel-safe only in that `seen` keeps what was read.
+///
+/// # Errors
+/// What reading gives.
+pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> io::Result<Wire> {
+    loop {
+        if let Verdict::Is(wire) = judge(seen) {
+            return Ok(wire);
+        }
+        seen.reserve(if seen.is_empty() { 1024 } else { 4096 });
+        if io.read_buf(seen).await? == 0 {
+            // A line cut short is left to the HTTP parser to refuse; anything else is for the tunnel.
+            return Ok(Wire::Opaque);
+        }
+    }
+}
+
+/// Takes what was seen as the prefix to replay.
+pub fn replay(seen: BytesMut) -> Bytes {
+    seen.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(bytes: &[u8], expect: Verdict) {
+        assert_eq!(judge(bytes), expect, "{:?}", String::from_utf8_lossy(bytes));
+    }
+
+    #[test]
+    fn first_bytes_tell_the_protocol() {
+        let http1 = || Verdict::Is(Wire::Http1);
+        let opaque = || Verdict::Is(Wire::Opaque);
+        check(b"", Verdict::More);
+        check(b"P", Verdict::More);
+        check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Verdict::More);
+        check(PREFACE, Verdict::Is(Wire::Http2));
+        check(b"POST /", http1());
+        check(b"GET / HTTP/1.1\r\n", http1());
+        check(b"GET /", http1());
+        check(b"GET http://a/ HTTP/1.1\r\n", http1());
+        check(b"OPTIONS * HTTP/1.1\r\n", http1());
+        check(b"CONNECT a:443 HTTP/1.1\r\n", http1());
+        check(b"FOO-BAR /x HTTP/1.1\r\n", http1());
+        check(b"FOO-BAR /x HTTP/1.1", Verdict::More);
+        check(b"FOO-BAR /x HTTP/2.1\r\n", opaque());
+        check(b"GET key\r\n", opaque());
+        check(b"PING\r\n", opaque());
+        check(b"*1\r\n$4\r\nPING\r\n", opaque());
+        check(&[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f], opaque());
+        check(b"EHLO me\r\n", opaque());
+        check(&[0x16, 9], opaque());
+        check(&[b'A'; 32], opaque());
+    }
+
+    #[test]
+    fn a_client_hello_gives_its_name_however_it_is_cut() {
+        let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "DB.example.com".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let mut hello = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut hello).unwrap();
+        }
+        for cut in 0..hello.len() {
+            assert_eq!(judge(&hello[..cut]), Verdict::More, "cut at {cut}");
+        }
+        check(&hello, Verdict::Is(Wire::Tls { sni: Some("db.example.com".into()) }));
+    }
+
+    proptest! {
+        #[test]
+        fn more_bytes_never_change_a_verdict(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
+            let cut = cut.min(bytes.len());
+            if let Verdict::Is(wire) = judge(&bytes[..cut]) {
+                prop_assert_eq!(judge(&bytes), Verdict::Is(wire));
+            }
+        }
+
+        #[test]
+        fn a_full_buffer_always_decides(byte in any::<u8>(), start in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut bytes = start;
+            bytes.resize(MOST, byte);
+            prop_assert!(judge(&bytes) != Verdict::More);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The listeners: the inbound doors with the apps behind them, the shared outbound doors, the ports of single peers.
+
+use std::sync::Arc;
+
+use super::{Content, Parts};
+use crate::config::Config;
+use crate::config::collect::List;
+use crate::config::listener::{self, Inbound, InboundTimeout, Limits, OutboundTimeout, Port};
+use crate::config::section::Set;
+use crate::config::values::{Listen, Network, Upgrade};
+use crate::ids::{Addr, Door, PeerName};
+use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
+use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+
+/// How long an idle HTTP/1 connection to the app is kept until the app's own keep-alive is learned.
+const APP_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(4);
+
+/// The inbound doors, each before the app it leads to.
+pub fn inbound(config: &Config, parts: &mut Parts<'_>) {
+    let Some(inbound) = &config.inbound else { return };
+    combinations(inbound, parts);
+    let like = DoorPlan { tls: tls(inbound, parts), ..pattern(inbound) };
+    if let Some(app) = &inbound.app {
+        let leads = app_peer(&app.value.0, inbound.protocol.value, &inbound.timeout, parts);
+        for listen in &inbound.listen.0 {
+            let door = DoorPlan { listen: listen.0.clone(), leads: Leads::Peer(leads), ..like.clone() };
+            parts.door(listen, door);
+        }
+    }
+    for port in &inbound.ports.0 {
+        port_door(port, inbound, &like, parts);
+    }
+}
+
+fn port_door(port: &Port, inbound: &Inbound, like: &DoorPlan, parts: &mut Parts<'_>) {
+    let (Some(listen), Some(app)) = (&port.listen, &port.app) else { return };
+    let leads = app_peer(&app.value.0, port.protocol.value, &inbound.timeout, parts);
+    let protocol = protocol(port.protocol.value);
+    // Only a door that looks at its bytes can see a server name.
+    let passthrough = if protocol == Protocol::Auto { Arc::clone(&like.passthrough) } else { Arc::from([]) };
+    let door =
+        DoorPlan { listen: listen.value.0.clone(), leads: Leads::Peer(leads), protocol, passthrough, ..like.clone() };
+    parts.door(listen, door);
+}
+
+/// What cannot be meant.
+fn combinations(inbound: &Set<Inbound>, parts: &mut Parts<'_>) {
+    if inbound.app.is_none() && inbound.ports.0.is_empty() {
+        let text = "is missing: expected the address where the service listens, such as `127.0.0.1:8080`, or `ports`";
+        parts.problems.error(format_args!("{}.app", inbound.path), inbound.origin.at(), text, None);
+    }
+    if inbound.app.is_none() && !inbound.listen.is_default() {
+        inbound.listen.refuse(parts.problems, "leads nowhere without `app`; the ports under `ports` have their own");
+    }
+    let declared = inbound.protocol.value != listener::Protocol::Auto;
+    if declared && !inbound.passthrough.0.is_empty() {
+        let text = "needs `protocol: auto`: with a declared protocol no server name is looked at";
+        inbound.passthrough.refuse(parts.problems, text);
+    }
+    super::peers::connect_before_request(&inbound.timeout.connect, &inbound.timeout.request, parts.problems);
+}
+
+/// What all inbound doors share; where it listens and leads is filled in for each.
+fn pattern(inbound: &Inbound) -> DoorPlan {
+    DoorPlan {
+        side: Door::Inbound,
+        listen: Addr::Tcp(std::net::SocketAddr::from(([0, 0, 0, 0], 0))),
+        optional: false,
+        leads: Leads::ByAuthority,
+        protocol: protocol(inbound.protocol.value),
+        tls: None,
+        passthrough: inbound.passthrough.0.iter().map(|name| name.0.clone()).collect(),
+        upgrades: upgrades(&inbound.upgrades),
+        trusted: trusted(&inbound.trusted),
+        limits: inbound_limits(&inbound.limits, &inbound.timeout),
+    }
+}
+
+fn tls(inbound: &Inbound, parts: &mut Parts<'_>) -> Option<ServerTlsPlan> {
+    let tls = inbound.tls.as_ref()?;
+    let certificate = tls.certificate.as_ref().map(|file| parts.file(file, Content::Certificates));
+    let key = tls.key.as_ref().map(|file| parts.file(file, Content::Key));
+    Some(ServerTlsPlan { certificate: certificate?, key: key? })
+}
+
+/// The peer for an app; ports that lead to the same app in the same way share it.
+fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, parts: &mut Parts<'_>) -> usize {
+    let source = PeerSource {
+        addresses: Addresses::Static(vec![EndpointSpec::bare(app.clone())]),
+        protocol: protocol(spoken),
+        tls: None,
+    };
+    if let Some(at) = parts.peers.iter().position(|peer| peer.source == source) {
+        return at;
+    }
+    let taken = |name: &str, parts: &Parts<'_>| parts.peers.iter().any(|peer| peer.name.as_str() == name);
+    let short = match app {
+        _ if parts.peers.is_empty() => "app".to_owned(),
+        Addr::Tcp(addr) => format!("app:{}", addr.port()),
+        Addr::Unix(path) => format!("app:{}", path.display()),
+    };
+    let long = format!("app:{app}");
+    let name = match (taken(&short, parts), taken(&long, parts)) {
+        (false, _) => short,
+        (true, false) => long,
+        (true, true) => format!("{long}/{}", parts.peers.len()),
+    };
+    let policy = PeerPolicy {
+        balance: Balance::PeakEwma,
+        connect_timeout: timeout.connect.0,
+        request_timeout: timeout.request.0.map(|timer| timer.0),
+        body_idle: timeout.idle.0,
+        tunnel_idle: timeout.tunnel.0,
+        keep_alive: APP_KEEP_ALIVE,
+    };
+    let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));
+    parts.peers.push(PeerPlan { name, kind, source, policy });
+    parts.peers.len() - 1
+}
+
+/// The shared outbound doors, then the ports of peers that have one; peers begin at index `apps` of the plan.
+pub fn outbound(config: &Config, apps: usize, parts: &mut Parts<'_>) {
+    let outbound = &config.outbound;
+    let like = DoorPlan {
+        side: Door::Outbound,
+        listen: Addr::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
+        optional: false,
+        leads: Leads::ByAuthority,
+        protocol: Protocol::Auto,
+        tls: None,
+        passthrough: Arc::from([]),
+        upgrades: upgrades(&outbound.upgrades),
+        trusted: trusted(&outbound.trusted),
+        limits: outbound_limits(&outbound.limits, &outbound.timeout),
+    };
+    for (n, listen) in outbound.listen.0.iter().enumerate() {
+        let optional = outbound.listen.is_default() && n > 0;
+        parts.door(listen, DoorPlan { listen: listen.0.clone(), optional, ..like.clone() });
+    }
+    for (n, (_, peer)) in config.peers.0.iter().enumerate() {
+        let own: &[Set<Listen>] = peer.listen.as_ref().map_or(&[], |listen| &listen.0);
+        for listen in own {
+            let (leads, protocol) = (Leads::Peer(apps + n), protocol(peer.protocol.value));
+            parts.door(listen, DoorPlan { listen: listen.0.clone(), leads, protocol, ..like.clone() });
+        }
+    }
+}
+
+/// The plan's word for the file's.
+pub fn protocol(said: listener::Protocol) -> Protocol {
+    match said {
+        listener::Protocol::Auto => Protocol::Auto,
+        listener::Protocol::Http1 => Protocol::Http1,
+        listener::Protocol::Http2 => Protocol::Http2,
+        listener::Protocol::Tcp => Protocol::Tcp,
+    }
+}
+
+fn upgrades(said: &List<Upgrade>) -> Arc<[String]> {
+    said.0.iter().map(|upgrade| upgrade.0.clone()).collect()
+}
+
+fn trusted(said: &List<Network>) -> Arc<[ipnet::IpNet]> {
+    said.0.iter().map(|network| network.0).collect()
+}
+
+fn limits(said: &Limits) -> DoorLimits {
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let zero = std::time::Duration::ZERO;
+    DoorLimits {
+        connections: number(said.connections.0),
+        head: number(said.head.0),
+        fields: number(said.fields.0),
+        body: said.body.0.map(|size| size.0),
+        head_timeout: zero,
+        keep_alive: zero,
+        body_idle: zero,
+        tunnel_idle: zero,
+    }
+}
+
+fn inbound_limits(said: &Limits, timeout: &InboundTimeout) -> DoorLimits {
+    DoorLimits {
+        head_timeout: timeout.head.0,
+        keep_alive: timeout.keep_alive.0,
+        body_idle: timeout.idle.0,
+        tunnel_idle: timeout.tunnel.0,
+        ..limits(said)
+    }
+}
+
+fn outbound_limits(said: &Limits, timeout: &OutboundTimeout) -> DoorLimits {
+    DoorLimits {
+        head_timeout: timeout.head.0,
+        keep_alive: timeout.keep_alive.0,
+        body_idle: timeout.idle.0,
+        tunnel_idle: timeout.tunnel.0,
+        ..limits(said)
+    }
+}

@@ -1,0 +1,84 @@
+//! What is allowed and probably not meant: rules that can match nothing, doors that stand too open.
+
+use super::Parts;
+use crate::config::Config;
+use crate::config::listener::{Otherwise, Protocol};
+use crate::config::peer::Peer;
+use crate::config::problem::Problems;
+use crate::config::section::Set;
+
+/// Reports it as warnings.
+pub fn lint(config: &Config, parts: &mut Parts<'_>) {
+    let problems = &mut *parts.problems;
+    if config.inbound.is_none() && config.peers.0.is_empty() {
+        problems.warning("", None, "neither `inbound` nor `peers`: this sidecar only forwards what it does not know");
+    }
+    app_in_the_open(config, problems);
+    open_proxy(config, problems);
+    for (_, peer) in &config.peers.0 {
+        opaque_without_port(peer, problems);
+        port_in_the_open(peer, problems);
+        hosts(peer, problems);
+        weights(peer, problems);
+    }
+}
+
+fn app_in_the_open(config: &Config, problems: &mut Problems) {
+    let Some(inbound) = &config.inbound else { return };
+    for app in inbound.app.iter().chain(inbound.ports.0.iter().filter_map(|port| port.app.as_ref())) {
+        if !app.value.0.is_local() {
+            app.warn(problems, "is not loopback: others can reach the service there, past this sidecar");
+        }
+    }
+}
+
+fn open_proxy(config: &Config, problems: &mut Problems) {
+    let outbound = &config.outbound;
+    let Some(otherwise) = &outbound.otherwise else { return };
+    let open = outbound.listen.0.iter().find(|listen| !listen.0.is_local());
+    match (otherwise.value, open) {
+        (Otherwise::Pass, Some(listen)) => {
+            let text =
+                format!("`{}` is not loopback: whoever reaches it can use this sidecar as an open proxy", listen.0);
+            otherwise.warn(problems, text);
+        }
+        (Otherwise::Deny, _) if !outbound.allow.0.is_empty() => {
+            outbound.allow.warn(problems, "matches nothing while `otherwise` is `deny`: only peers are called");
+        }
+        _ => {}
+    }
+}
+
+fn opaque_without_port(peer: &Set<Peer>, problems: &mut Problems) {
+    if peer.protocol.value == Protocol::Tcp && peer.listen.is_none() {
+        let text = "`tcp` without a `listen` of its own: the shared outbound port reaches it by CONNECT only";
+        peer.protocol.warn(problems, text);
+    }
+}
+
+fn port_in_the_open(peer: &Set<Peer>, problems: &mut Problems) {
+    for listen in peer.listen.iter().flat_map(|listen| &listen.0).filter(|listen| !listen.0.is_local()) {
+        listen.warn(problems, "is not loopback: whoever reaches it reaches this peer as if they were this service");
+    }
+}
+
+/// A host with a port beside the same host without one changes nothing.
+fn hosts(peer: &Set<Peer>, problems: &mut Problems) {
+    let Some(hosts) = &peer.hosts else { return };
+    for host in &hosts.0 {
+        let (name, port) = &host.value.0;
+        if port.is_some() && hosts.0.iter().any(|other| other.value.0 == (name.clone(), None)) {
+            host.warn(problems, format!("adds nothing: `{name}` with any port is listed too"));
+        }
+    }
+    if hosts.0.is_empty() && peer.listen.is_none() {
+        hosts.warn(problems, "is empty and there is no `listen`: no request can reach this peer");
+    }
+}
+
+fn weights(peer: &Set<Peer>, problems: &mut Problems) {
+    let Some(list) = &peer.fixed else { return };
+    if !list.0.is_empty() && list.0.iter().all(|endpoint| endpoint.weight.0 == 0) {
+        list.warn(problems, "every weight is 0: this peer takes no traffic");
+    }
+}

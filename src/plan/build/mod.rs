@@ -1,0 +1,207 @@
+//! `Config` → `Plan`, or all that is wrong: one file per section, then the checks that need the whole.
+
+pub mod check;
+pub mod doors;
+pub mod lint;
+pub mod peers;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::door::{Allow, DoorPlan, Egress, Otherwise};
+use super::peer::PeerPlan;
+use super::route::RouteTable;
+use super::{AccessLog, AccessLogPlan, AdminPlan, DnsPlan, LogFormat, Plan};
+use crate::config::Config;
+use crate::config::listener::{self, Dns, Outbound};
+use crate::config::problem::Problems;
+use crate::config::section::Set;
+use crate::config::telemetry::{self, Admin, Telemetry};
+use crate::config::tree::Mark;
+use crate::config::values::{AllowEntry, FilePath};
+use crate::ids::{Addr, PeerName};
+
+/// A plan, and what the file says about its parts. Where problems were found it is only good for finding more.
+#[derive(Debug)]
+pub struct Built {
+    /// The plan.
+    pub plan: Plan,
+    /// The key of each listener, in the order of [`Plan::doors`].
+    pub door_keys: Vec<Arc<str>>,
+    /// Every file that the plan names.
+    pub files: Vec<FileUse>,
+}
+
+/// A file that the plan names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileUse {
+    /// The key that names it.
+    pub key: Arc<str>,
+    /// Where that key's value stands.
+    pub at: Option<Mark>,
+    /// The file, made absolute.
+    pub path: PathBuf,
+    /// What it is read for.
+    pub content: Content,
+}
+
+/// What a file is read for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// PEM certificates.
+    Certificates,
+    /// A PEM private key.
+    Key,
+    /// The admin server's token.
+    Token,
+    /// The endpoints of this peer.
+    Endpoints(PeerName),
+}
+
+/// Makes the plan; relative paths are seen from `folder`.
+pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
+    let mut parts = Parts::new(folder, problems);
+    doors::inbound(config, &mut parts);
+    let apps = parts.peers.len();
+    peers::peers(config, &mut parts);
+    doors::outbound(config, apps, &mut parts);
+    let admin = admin(&config.admin, &mut parts);
+    let status = config.status.0.as_ref().map(|listen| listen.0);
+    if let Some(listen) = status {
+        parts.own.push(Own::of(&config.status, Addr::Tcp(listen)));
+    }
+    dns_order(&config.dns, parts.problems);
+    check::addresses(config, &mut parts);
+    lint::lint(config, &mut parts);
+    let Parts { doors, door_keys, peers, routes, files, own, .. } = parts;
+    let plan = Plan {
+        service: config.service.as_ref().map_or("", |name| &name.0).into(),
+        workers: usize::try_from(config.workers.0).unwrap_or(1),
+        grace: config.grace.0,
+        admin,
+        status,
+        doors,
+        peers,
+        routes,
+        egress: egress(&config.outbound, &own),
+        dns: dns(&config.dns),
+        access_log: access_log(&config.telemetry),
+    };
+    Built { plan, door_keys, files }
+}
+
+/// What the sections add to while the plan is made.
+pub struct Parts<'p> {
+    folder: &'p Path,
+    problems: &'p mut Problems,
+    doors: Vec<Arc<DoorPlan>>,
+    door_keys: Vec<Arc<str>>,
+    peers: Vec<PeerPlan>,
+    routes: RouteTable,
+    files: Vec<FileUse>,
+    own: Vec<Own>,
+}
+
+/// An address that this sidecar listens at.
+struct Own {
+    addr: Addr,
+    key: Arc<str>,
+    at: Option<Mark>,
+}
+
+impl Own {
+    fn of<T>(set: &Set<T>, addr: Addr) -> Self {
+        Self { addr, key: Arc::clone(&set.path), at: set.origin.at() }
+    }
+}
+
+impl<'p> Parts<'p> {
+    fn new(folder: &'p Path, problems: &'p mut Problems) -> Self {
+        Self {
+            folder,
+            problems,
+            doors: Vec::new(),
+            door_keys: Vec::new(),
+            peers: Vec::new(),
+            routes: RouteTable::default(),
+            files: Vec::new(),
+            own: Vec::new(),
+        }
+    }
+
+    /// A file's path made absolute; the file will be looked at when the plan is loaded.
+    fn file(&mut self, set: &Set<FilePath>, content: Content) -> PathBuf {
+        self.file_at(&set.value, Arc::clone(&set.path), set.origin.at(), content)
+    }
+
+    fn file_at(&mut self, file: &FilePath, key: Arc<str>, at: Option<Mark>, content: Content) -> PathBuf {
+        let path = self.folder.join(&file.0);
+        self.files.push(FileUse { key, at, path: path.clone(), content });
+        path
+    }
+
+    fn door<T>(&mut self, set: &Set<T>, door: DoorPlan) {
+        self.own.push(Own::of(set, door.listen.clone()));
+        self.door_keys.push(Arc::clone(&set.path));
+        self.doors.push(Arc::new(door));
+    }
+}
+
+fn admin(admin: &Set<Admin>, parts: &mut Parts<'_>) -> Option<AdminPlan> {
+    let token = admin.token.as_ref().map(|token| parts.file(token, Content::Token));
+    let Some(listen) = &admin.listen.0 else {
+        if let Some(token) = &admin.token {
+            token.refuse(parts.problems, "there is no admin server to guard: `listen` is `off`");
+        }
+        return None;
+    };
+    parts.own.push(Own::of(&admin.listen, listen.0.clone()));
+    Some(AdminPlan { listen: listen.0.clone(), token })
+}
+
+fn egress(outbound: &Outbound, own: &[Own]) -> Egress {
+    let allow = |entry: &Set<AllowEntry>| match &entry.value {
+        AllowEntry::Host(host) => Allow::Host(host.clone()),
+        AllowEntry::Net(net) => Allow::Net(*net),
+    };
+    Egress {
+        otherwise: match outbound.otherwise.as_ref().map(|set| set.value) {
+            Some(listener::Otherwise::Pass) => Otherwise::Pass,
+            Some(listener::Otherwise::Deny) | None => Otherwise::Deny,
+        },
+        allow: outbound.allow.0.iter().map(allow).collect(),
+        own: own.iter().filter_map(|own| own.addr.tcp()).collect(),
+    }
+}
+
+fn dns(dns: &Dns) -> DnsPlan {
+    DnsPlan {
+        servers: dns.servers.0.iter().map(|server| server.0).collect(),
+        floor: dns.floor.0,
+        ceiling: dns.ceiling.0,
+        stale_for: dns.stale_for.0,
+        timeout: dns.timeout.0,
+        hosts_file: dns.hosts_file.value,
+    }
+}
+
+fn dns_order(dns: &Dns, problems: &mut Problems) {
+    if dns.floor.0 > dns.ceiling.0 {
+        let said = if dns.floor.is_default() { dns.ceiling.origin.at() } else { dns.floor.origin.at() };
+        problems.error("dns.floor", said, "must not be longer than dns.ceiling", None);
+    }
+}
+
+fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
+    AccessLogPlan {
+        log: match telemetry.access_log.log.value {
+            telemetry::AccessLog::Off => AccessLog::Off,
+            telemetry::AccessLog::Failures => AccessLog::Failures,
+            telemetry::AccessLog::All => AccessLog::All,
+        },
+        format: match telemetry.access_log.format.value {
+            telemetry::Format::Text => LogFormat::Text,
+            telemetry::Format::Json => LogFormat::Json,
+        },
+    }
+}

@@ -1,0 +1,329 @@
+//! One accepted connection: find out what it speaks, then serve it or tunnel it.
+//!
+//! On a door that leads to one peer and declares no protocol, the peer is dialled while the caller is still silent:
+//! whoever speaks first decides, so a protocol in which the server speaks first needs no timer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::record;
+use super::serve::serve_http1;
+use super::serve_http2::serve_http2;
+use super::target;
+use super::tunnel::Opaque;
+use super::{Caller, Conn, Core, Learned};
+use crate::call::Failure;
+use crate::deadline::Deadline;
+use crate::ids::{ClientAddr, Door};
+use crate::life::drain::{Phase, Watch};
+use crate::net::clocked::Clock;
+use crate::net::io::{Duplex, Io};
+use crate::net::origdst::OriginalDst;
+use crate::net::prefixed::Prefixed;
+use crate::net::sniff::{Wire, sniff};
+use crate::plan::Plan;
+use crate::plan::door::{DoorPlan, Leads, Protocol};
+use crate::reason::Reason;
+use crate::upstream::peer::Peer;
+
+/// Makes the record of an accepted connection.
+pub fn accepted(
+    core: &Arc<Core>,
+    plan: &Arc<Plan>,
+    door: &Arc<DoorPlan>,
+    learned: &Arc<Learned>,
+    client: ClientAddr,
+    drain: Watch,
+) -> Conn {
+    let ip = client.0.map(|addr| addr.ip());
+    // The outbound door's callers are the app itself; a Unix socket's are those that may open it.
+    let local = ip.is_none_or(|ip| ip.is_loopback());
+    let trusted = match door.side {
+        Door::Outbound => local || door.trusted.iter().any(|net| ip.is_some_and(|ip| net.contains(&ip))),
+        Door::Inbound => ip.is_none_or(|ip| door.trusted.iter().any(|net| net.contains(&ip))),
+    };
+    let client_field = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
+    let counted = core.clone();
+    let side = door.side;
+    Conn {
+        core: core.clone(),
+        plan: plan.clone(),
+        door: door.clone(),
+        learned: learned.clone(),
+        caller: Caller { client, original: OriginalDst::EXPLICIT },
+        client_field,
+        trusted,
+        tls: false,
+        clock: Clock::new(Instant::now()),
+        no_informational: Arc::new(move |answer| {
+            if answer.status() != http::StatusCode::CONTINUE {
+                counted.metrics.door(side).informational_dropped.inc();
+            }
+        }),
+        drain,
+    }
+}
+
+/// Serves an accepted connection to its end.
+pub async fn serve(conn: Conn, io: Io) {
+    match conn.door.protocol {
+        Protocol::Http1 if conn.door.tls.is_none() => serve_http1(Arc::new(conn), io).await,
+        Protocol::Http2 if conn.door.tls.is_none() => serve_http2(Arc::new(conn), io).await,
+        Protocol::Tcp if conn.door.passthrough.is_empty() && conn.door.tls.is_none() => {
+            opaque(Arc::new(conn), io).await
+        }
+        _ => Box::pin(detect(conn, io)).await,
+    }
+}
+
+/// What detection ended with.
+enum Found {
+    /// The caller spoke first, and this; the peer may be connected already.
+    Caller(Wire, Option<(Opaque, Io)>),
+    /// The peer spoke first, and this.
+    Peer(Opaque, Io, BytesMut),
+    /// Neither, in time; or the peer could not be reached.
+    Nothing,
+}
+
+async fn detect(conn: Conn, mut io: Io) {
+    let conn = Arc::new(conn);
+    let mut seen = BytesMut::new();
+    let found = find(&conn, &mut io, &mut seen).await;
+    match found {
+        Found::Nothing => {}
+        Found::Peer(record, peer, first) => {
+            if io.write_all(&first).await.is_ok() {
+                record.carry(prefixed(seen, io), peer).await;
+            }
+        }
+        Found::Caller(wire, dialled) => {
+            let io = prefixed(seen, io);
+            speak(conn, wire, io, dialled).await;
+        }
+    }
+}
+
+/// The stream with what was read of it; a plain socket stays one where nothing was.
+fn prefixed(seen: BytesMut, io: Io) -> Io {
+    if seen.is_empty() { io } else { Io::boxed(Prefixed::new(seen.freeze(), io)) }
+}
+
+/// Listens to the caller, and to the peer as well where it may speak first.
+async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
+    let limits = &conn.door.limits;
+    let early = early_peer(conn);
+    // A caller that speaks at once needs no early dial.
+    let sniffing = sniff(io, seen);
+    tokio::pin!(sniffing);
+    let at_once = futures_util::poll!(sniffing.as_mut());
+    if let std::task::Poll::Ready(wire) = at_once {
+        return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
+    }
+    let mut drain = conn.drain.clone();
+    let Some(peer) = early else {
+        // Bytes may trickle: one clock for the first byte and the rest, as long as a kept-alive connection may be idle.
+        return tokio::select! {
+            wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => match wire {
+                Ok(Ok(wire)) => Found::Caller(wire, None),
+                Ok(Err(_)) => Found::Nothing,
+                Err(_) => Found::Nothing,
+            },
+            _ = drain.reached(Phase::Draining) => Found::Nothing,
+        };
+    };
+    let mut record = Opaque::begin(conn, &peer, "tcp", "");
+    let race = async {
+        let mut dialled = match tokio::select! {
+            // The caller first: if it has spoken, whether the dial succeeded does not matter.
+            biased;
+            wire = sniffing.as_mut() => Err(wire),
+            dialled = record.dial() => Ok(dialled),
+        } {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(_)) => return Found::Nothing,
+            Err(wire) => {
+                record.unused();
+                return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
+            }
+        };
+        let mut first = BytesMut::with_capacity(1024);
+        tokio::select! {
+            wire = sniffing => match wire {
+                Ok(wire) => Found::Caller(wire, Some((record, dialled))),
+                Err(_) => { record.unused(); Found::Nothing }
+            },
+            read = dialled.read_buf(&mut first) => match read {
+                Ok(n) if n > 0 => Found::Peer(record, dialled, first),
+                // It closed without a word: the caller gets the same.
+                Ok(_) | Err(_) => { record.closed(); Found::Nothing }
+            },
+        }
+    };
+    tokio::select! {
+        found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
+        _ = drain.reached(Phase::Draining) => Found::Nothing,
+    }
+}
+
+fn first_bytes(keep_alive: Duration, head: Duration) -> Duration {
+    keep_alive.max(head)
+}
+
+/// The peer to dial while the caller is silent: only where nothing is declared and it is not known to answer HTTP.
+fn early_peer(conn: &Conn) -> Option<Arc<Peer>> {
+    let (Leads::Peer(index), Protocol::Auto, None) = (conn.door.leads, conn.door.protocol, &conn.door.tls) else {
+        return None;
+    };
+    if !conn.learned.may_speak_first(Instant::now()) {
+        return None;
+    }
+    let world = conn.core.world.load_full();
+    target::of_door(conn, &world, index).ok()
+}
+
+/// Serves a connection whose protocol is known.
+async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)>) {
+    let declared = conn.door.protocol;
+    match wire {
+        Wire::Tls { sni } if passes(&conn, sni.as_deref()) => {
+            tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
+        }
+        Wire::Tls { sni } if conn.door.tls.is_some() && !conn.tls => {
+            unused(dialled);
+            terminate(conn, io, sni).await;
+        }
+        Wire::Tls { sni } if declared != Protocol::Tcp => {
+            unused(dialled);
+            tunnel_by_sni(conn, io, sni).await;
+        }
+        Wire::Http1 if matches!(declared, Protocol::Auto | Protocol::Http1) => {
+            unused(dialled);
+            serve_http1(conn, io).await;
+        }
+        Wire::Http2 if matches!(declared, Protocol::Auto | Protocol::Http2) => {
+            unused(dialled);
+            serve_http2(conn, io).await;
+        }
+        // What is no HTTP is left to the declared protocol's own parser to refuse, in its own words.
+        _ if declared == Protocol::Http1 => serve_http1(conn, io).await,
+        _ if declared == Protocol::Http2 => serve_http2(conn, io).await,
+        _ => match (conn.door.leads, dialled) {
+            (_, Some((record, peer))) => record.carry(io, peer).await,
+            (Leads::Peer(_), None) => opaque(conn, io).await,
+            (Leads::ByAuthority, None) => record::refused(
+                &conn,
+                Reason::WrongProtocol,
+                "this port speaks HTTP and CONNECT; give an opaque peer a port of its own with peers.NAME.listen",
+            ),
+        },
+    }
+}
+
+fn unused(dialled: Option<(Opaque, Io)>) {
+    if let Some((mut record, _)) = dialled {
+        record.unused();
+    }
+}
+
+/// Whether a ClientHello's name is listed to be handed through.
+fn passes(conn: &Conn, sni: Option<&str>) -> bool {
+    let Some(sni) = sni else { return false };
+    conn.door.passthrough.iter().any(|pattern| match pattern.strip_prefix("*.") {
+        Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+        None => pattern == sni,
+    })
+}
+
+/// Opaque bytes to the peer of the door.
+async fn opaque(conn: Arc<Conn>, io: Io) {
+    let Leads::Peer(index) = conn.door.leads else { return };
+    let world = conn.core.world.load_full();
+    match target::of_door(&conn, &world, index) {
+        Ok(peer) => forward(Opaque::begin(&conn, &peer, "tcp", ""), io).await,
+        Err(failure) => record::refused(&conn, failure.reason, &failure.detail),
+    }
+}
+
+async fn forward(mut record: Opaque, io: Io) {
+    if let Ok(peer) = record.dial().await {
+        record.carry(io, peer).await;
+    }
+}
+
+/// TLS that is not ours to end, to the peer of the door.
+async fn tunnel_tls(conn: Arc<Conn>, io: Io, sni: &str, dialled: Option<(Opaque, Io)>) {
+    if let Some((mut record, peer)) = dialled {
+        record.named("tls", sni);
+        return record.carry(io, peer).await;
+    }
+    let Leads::Peer(index) = conn.door.leads else { return tunnel_by_sni(conn, io, Some(sni.to_owned())).await };
+    let world = conn.core.world.load_full();
+    match target::of_door(&conn, &world, index) {
+        Ok(peer) => forward(Opaque::begin(&conn, &peer, "tls", sni), io).await,
+        Err(failure) => record::refused(&conn, failure.reason, &failure.detail),
+    }
+}
+
+/// TLS at the shared outbound port: its name must be a peer's; at an inbound door without a certificate it is refused.
+async fn tunnel_by_sni(conn: Arc<Conn>, io: Io, sni: Option<String>) {
+    let refused = |failure: &Failure| record::refused(&conn, failure.reason, &failure.detail);
+    let (Leads::ByAuthority, Some(sni)) = (conn.door.leads, sni) else {
+        return refused(&Failure::new(
+            Reason::ClientTlsFailed,
+            "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
+        ));
+    };
+    let world = conn.core.world.load_full();
+    let authority = HeaderValue::from_str(&sni).ok().and_then(crate::http::authority::Authority::parse);
+    let Some(authority) = authority else {
+        return refused(&Failure::new(Reason::ClientTlsFailed, "the ClientHello's name is no host name"));
+    };
+    let deadline = Deadline::after(Instant::now(), Some(world.plan.dns.timeout));
+    match target::named(&world, &authority, 443, deadline).await {
+        Ok(peer) => forward(Opaque::begin(&conn, &peer, "tls", &sni), io).await,
+        Err(failure) => refused(&failure),
+    }
+}
+
+/// Ends TLS with the door's certificate, then finds out what is spoken inside, by ALPN or by looking.
+async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
+    let world = conn.core.world.load_full();
+    let index = world.plan.doors.iter().position(|door| door.listen == conn.door.listen && door.side == conn.door.side);
+    let Some(config) = index.and_then(|index| world.tls.get(index)).cloned().flatten() else {
+        return record::refused(&conn, Reason::Internal, "the door's certificate is not loaded");
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let stream = match timeout(conn.door.limits.head_timeout, acceptor.accept(io)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let detail = format!("{error} (SNI {})", sni.as_deref().unwrap_or("none"));
+            return record::refused(&conn, Reason::ClientTlsFailed, &detail);
+        }
+        Err(_) => return record::refused(&conn, Reason::ClientTlsFailed, "the handshake took too long"),
+    };
+    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let Some(mut inner) = Arc::into_inner(conn) else { return };
+    inner.tls = true;
+    match alpn.as_deref() {
+        Some(b"h2") => serve_http2(Arc::new(inner), stream).await,
+        Some(b"http/1.1") => serve_http1(Arc::new(inner), stream).await,
+        _ => inside(Arc::new(inner), stream).await,
+    }
+}
+
+/// What is spoken inside TLS without ALPN.
+async fn inside(conn: Arc<Conn>, stream: impl Duplex) {
+    let mut io = Io::boxed(stream);
+    let mut seen = BytesMut::new();
+    let limits = &conn.door.limits;
+    let wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen)).await;
+    if let Ok(Ok(wire)) = wire {
+        Box::pin(speak(conn, wire, prefixed(seen, io), None)).await;
+    }
+}

@@ -1,0 +1,239 @@
+//! The set of listeners: start, reload and drain all use it. New doors are bound before anything changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::connection;
+use super::{Core, Learned};
+use crate::ids::{Addr, Door};
+use crate::life::drain::{Drain, Phase, Watch};
+use crate::life::tasks::Tasks;
+use crate::net::accept::{Backoff, Bound, bind};
+use crate::plan::Plan;
+use crate::plan::door::DoorPlan;
+use crate::reason::Reason;
+
+/// A listener that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}: {source}{}", hint(source))]
+pub struct DoorError {
+    /// Which way its traffic goes.
+    pub side: Door,
+    /// Where.
+    pub addr: Addr,
+    /// What the system said.
+    pub source: std::io::Error,
+}
+
+/// Every open listener.
+pub struct Doors {
+    core: Arc<Core>,
+    /// The runtime that serves connections; a reload comes from another one.
+    data: Handle,
+    accepting: Tasks,
+    open: Mutex<Vec<Open>>,
+}
+
+struct Open {
+    side: Door,
+    listen: Addr,
+    drain: Drain,
+}
+
+/// Listeners that are bound and not yet served.
+pub struct Prepared {
+    plan: Arc<Plan>,
+    bound: Vec<(Arc<DoorPlan>, Bound)>,
+}
+
+impl Doors {
+    /// No listeners yet; connections will be served on `data`.
+    pub fn new(core: Arc<Core>, data: Handle) -> Self {
+        Self { core, data, accepting: Tasks::default(), open: Mutex::default() }
+    }
+
+    /// Binds the doors of `plan` that are not open yet. Dropping the result unbinds them.
+    ///
+    /// # Errors
+    /// Every door that could not be bound.
+    pub fn prepare(&self, plan: &Arc<Plan>) -> Result<Prepared, Vec<DoorError>> {
+        let listening: Vec<Addr> = self.open.lock().iter().map(|door| door.listen.clone()).collect();
+        let (mut bound, mut errors) = (Vec::new(), Vec::new());
+        for door in plan.doors.iter().filter(|door| !listening.contains(&door.listen)) {
+            match bind(&door.listen) {
+                Ok(socket) => bound.push((door.clone(), socket)),
+                Err(error) if door.optional && is_missing_family(&error) => {}
+                Err(error) => errors.push(DoorError { side: door.side, addr: door.listen.clone(), source: error }),
+            }
+        }
+        if errors.is_empty() { Ok(Prepared { plan: plan.clone(), bound }) } else { Err(errors) }
+    }
+
+    /// Serves the prepared doors of one side; used at start, where the sides open one after the other.
+    pub fn open(&self, prepared: &mut Prepared, side: Door) {
+        let (now, later) = std::mem::take(&mut prepared.bound).into_iter().partition(|(door, _)| door.side == side);
+        prepared.bound = later;
+        for (door, bound) in now {
+            self.serve(&door, bound);
+        }
+    }
+
+    /// Serves all prepared doors and closes those that the plan no longer has; their connections drain.
+    pub fn commit(&self, mut prepared: Prepared) {
+        self.open.lock().retain(|open| {
+            let stays = prepared.plan.doors.iter().any(|door| door.listen == open.listen && door.side == open.side);
+            if !stays {
+                open.drain.advance(Phase::Draining);
+            }
+            stays
+        });
+        self.open(&mut prepared, Door::Outbound);
+        self.open(&mut prepared, Door::Inbound);
+    }
+
+    /// Every open door: its side and its address.
+    pub fn listening(&self) -> Vec<(Door, Addr)> {
+        self.open.lock().iter().map(|open| (open.side, open.listen.clone())).collect()
+    }
+
+    fn serve(&self, door: &Arc<DoorPlan>, bound: Bound) {
+        let drain = Drain::default();
+        let local = bound.local_addr().map_or_else(|| door.listen.clone(), Addr::Tcp);
+        tracing::info!(door = door.side.word(), listen = %local, "listening");
+        let open = Open { side: door.side, listen: door.listen.clone(), drain: drain.clone() };
+        let side = self.core.direction(door.side).drain.watch();
+        let follow = follow(side, drain.clone(), self.core.clone());
+        let accept = accept(self.core.clone(), door.clone(), bound, drain);
+        let _runtime = self.data.enter();
+        self.accepting.spawn(accept);
+        self.accepting.spawn(follow);
+        self.open.lock().push(open);
+    }
+}
+
+/// IPv6 is off, or this machine has no such address.
+fn is_missing_family(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process has it: end that one, or listen elsewhere",
+        std::io::ErrorKind::PermissionDenied => "; take a port of 1024 or above, or grant CAP_NET_BIND_SERVICE",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        std::io::ErrorKind::NotFound => "; the socket's folder does not exist",
+        _ => "",
+    }
+}
+
+/// A door's own drain follows its side's; one that a reload removed is given the grace and then forced.
+async fn follow(mut side: Watch, door: Drain, core: Arc<Core>) {
+    let mut own = door.watch();
+    tokio::select! {
+        _ = side.reached(Phase::Draining) => door.advance(Phase::Draining),
+        _ = own.reached(Phase::Draining) => {
+            let grace = core.world.load().plan.grace;
+            tokio::select! {
+                () = tokio::time::sleep(grace) => {}
+                _ = side.reached(Phase::Forced) => {}
+            }
+            return door.advance(Phase::Forced);
+        }
+    }
+    side.reached(Phase::Forced).await;
+    door.advance(Phase::Forced);
+}
+
+/// Counts a connection while it is open.
+struct Place {
+    core: Arc<Core>,
+    side: Door,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.core.metrics.door(self.side).open.add(-1);
+    }
+}
+
+/// Accepts until the door drains. What a connection is subject to is read anew for each, from the World of that moment.
+async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drain) {
+    let listener = match bound.listen() {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(listen = %first.listen, %error, "cannot listen"),
+    };
+    let learned = Learned::new(Instant::now());
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut watch = drain.watch();
+    let (mut backoff, mut full) = (Backoff::default(), false);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = watch.reached(Phase::Draining) => break,
+        };
+        let metrics = core.metrics.door(first.side);
+        let (io, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                metrics.accept_errors.inc();
+                pause(&mut backoff, &first.listen, &error).await;
+                continue;
+            }
+        };
+        if backoff.worked() {
+            tracing::info!(listen = %first.listen, "accepting again");
+        }
+        let world = core.world.load_full();
+        let current = world.plan.doors.iter().find(|door| door.listen == first.listen && door.side == first.side);
+        let Some(door) = current else { continue };
+        let is_full = open.load(Ordering::Acquire) >= door.limits.connections;
+        if is_full != full {
+            full = is_full;
+            told_full(full, door);
+        }
+        if full {
+            metrics.refused.inc();
+            metrics.reasons.inc(Reason::Overloaded);
+            continue;
+        }
+        metrics.accepted.inc();
+        metrics.open.add(1);
+        open.fetch_add(1, Ordering::AcqRel);
+        let place = Place { core: core.clone(), side: first.side, open: open.clone() };
+        let conn = connection::accepted(&core, &world.plan, door, &learned, client, drain.watch());
+        core.direction(first.side).open.spawn(async move {
+            let _place = place;
+            connection::serve(conn, io).await;
+        });
+    }
+    drop(listener);
+    if let Addr::Unix(path) = &first.listen {
+        // A file that is gone already is as good.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn told_full(full: bool, door: &DoorPlan) {
+    if full {
+        tracing::warn!(listen = %door.listen, connections = door.limits.connections, "the door is full: new connections are closed at once");
+    } else {
+        tracing::info!(listen = %door.listen, "the door has room again");
+    }
+}
+
+async fn pause(backoff: &mut Backoff, listen: &Addr, error: &std::io::Error) {
+    let (wait, begins) = backoff.failed(error);
+    if begins {
+        tracing::error!(%listen, %error, "cannot accept connections; trying again");
+    }
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+}

@@ -1,0 +1,169 @@
+//! THE corridor: one request from its head to its answer, the same for both doors; it cannot fail, only answer.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use tokio::time::Instant;
+
+use super::Conn;
+use super::answer::Reply;
+use super::failure;
+use super::record::Exchange;
+use super::target::{Target, target};
+use super::upgrade::{self, Switch};
+use crate::call::Failure;
+use crate::call::attempt::{Call, call};
+use crate::http::body::{Body, content_length};
+use crate::http::guard::{Fault, Guard, Guarded, Progress};
+use crate::http::head::{self, Facts, Rules};
+use crate::ids::Door;
+use crate::reason::Reason;
+use crate::upstream::lease::Version as Leg;
+use crate::upstream::lease::{Answer, OnInformational};
+
+/// Serves one request: judges its head, finds its target, calls it, and turns every failure into an answer.
+/// `informational` is told of 100 and 103 answers. Dropping the future cancels the call.
+pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &OnInformational) -> Response<Reply> {
+    let (parts, body) = request.into_parts();
+    let mut record = Exchange::begin(conn, &parts.method, &parts.uri, parts.version, Instant::now());
+    match pass(conn, parts, body, informational, &mut record).await {
+        Ok(Passed::Answer(answer, guard)) => {
+            let (parts, body) = answer.into_parts();
+            record.answered(parts.status, Instant::now());
+            conn.learned.answered_http(record.started());
+            Response::from_parts(parts, Reply::peer(body, guard, record))
+        }
+        Ok(Passed::Switched(switch)) => upgrade::take_over(*switch, record),
+        Err(failure) => refuse(failure, record),
+    }
+}
+
+/// What became of a request that was not refused.
+enum Passed {
+    Answer(Answer, Guard),
+    Switched(Box<Switch>),
+}
+
+async fn pass(
+    conn: &Arc<Conn>,
+    mut parts: Parts,
+    body: Body,
+    informational: &OnInformational,
+    record: &mut Exchange,
+) -> Result<Passed, Failure> {
+    let facts = judge(conn, &mut parts, record)?;
+    let world = conn.core.world.load_full();
+    let Target { peer, policy, deadline } = target(conn, &world, &facts, record.started()).await?;
+    record.to(&peer);
+    if upgrade::is_asked(&parts, &facts) {
+        // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
+        let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
+        return Box::pin(switched).await.map(|switch| Passed::Switched(Box::new(switch)));
+    }
+    let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
+    let http10 = parts.version == Version::HTTP_10;
+    let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
+    parts.version = Version::HTTP_11;
+    let to = Call { peer: &peer, version, deadline, informational: Some(informational) };
+    let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
+    let mut answer = answer.map_err(|failure| own_fault(failure, record))?;
+    dress(&mut answer, &facts, record.http1(), http10);
+    Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
+}
+
+/// The head's facts; the record learns who is meant.
+fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts, Failure> {
+    let rules = Rules {
+        forward_proxy: conn.side() == Door::Outbound,
+        trusted: conn.trusted,
+        client: conn.client_field.as_ref(),
+        tls: conn.tls,
+        upgrades: &conn.door.upgrades,
+        default_authority: Some(&NO_HOST).filter(|_| conn.side() == Door::Inbound),
+        fields: conn.door.limits.fields,
+        bytes: conn.door.limits.head,
+    };
+    record.grpc = head::is_grpc_call(&parts.headers);
+    let facts = head::request(parts, &rules).map_err(|error| Failure::new(error.reason, error.detail))?;
+    record.host = Some(facts.authority.raw().clone());
+    record.id = parts.headers.get(head::REQUEST_ID).cloned();
+    if facts.absolute && conn.side() == Door::Outbound {
+        parts.headers.append(header::VIA, VIA);
+    }
+    Ok(facts)
+}
+
+/// What an HTTP/1.0 request without a Host is addressed to; HTTP/1.1 upstream demands one.
+static NO_HOST: HeaderValue = HeaderValue::from_static("localhost");
+
+/// A forward proxy names itself (RFC 9110 §7.6.3); a sidecar does not, because some servers stop compressing on it.
+const VIA: HeaderValue = HeaderValue::from_static("1.1 outrigger");
+
+/// Puts a request's body under guard; one that is known to be empty costs nothing.
+fn guarded(
+    conn: &Conn,
+    parts: &Parts,
+    body: Body,
+    deadline: crate::deadline::Deadline,
+    idle: std::time::Duration,
+    record: &mut Exchange,
+) -> Result<Body, Failure> {
+    if body.is_end_stream() {
+        return Ok(Body::Empty);
+    }
+    let most = conn.door.limits.body;
+    if let (Some(most), Some(length)) = (most, content_length(&parts.headers)) {
+        if length > most {
+            return Err(Failure::new(
+                Reason::BodyTooLarge,
+                format!("content-length {length} is over the limit {most}"),
+            ));
+        }
+    }
+    let progress = Arc::new(Progress::default());
+    record.progress = Some(progress.clone());
+    let guard = Guard::new(idle.min(conn.door.limits.body_idle), deadline, most);
+    Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress))))
+}
+
+/// A call that failed because the caller's own body did is the caller's failure, whatever the leg says.
+fn own_fault(failure: Failure, record: &Exchange) -> Failure {
+    match record.progress.as_ref().and_then(|progress| progress.fault()) {
+        Some(Fault::TooLarge) => Failure::new(Reason::BodyTooLarge, "the body is larger than the limit"),
+        Some(Fault::Idle) => Failure::new(Reason::BodyTimeout, "the request's body stood still for too long"),
+        Some(Fault::Broken) => Failure::new(Reason::BadBody, "the request's body broke off or broke its framing"),
+        None => failure,
+    }
+}
+
+/// Makes a peer's head one for the caller's leg.
+fn dress(answer: &mut Answer, facts: &Facts, http1: bool, http10: bool) {
+    head::response(answer.status(), answer.headers_mut());
+    if http1 {
+        *answer.version_mut() = Version::HTTP_11;
+        if facts.grpc && !http10 && !answer.headers().contains_key(header::TRAILER) {
+            // HTTP/1 sends only the trailers that it announces.
+            answer.headers_mut().insert(header::TRAILER, HeaderValue::from_static("grpc-status, grpc-message"));
+        }
+    }
+    if facts.absolute {
+        answer.headers_mut().append(header::VIA, VIA);
+    }
+}
+
+/// The invented answer; the record ends when it is sent.
+fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
+    let kind = record.peer.as_ref().map(|peer| peer.kind());
+    let answer = failure::answer(&failure, kind, record.grpc, record.http1());
+    let (mut parts, text) = answer.into_parts();
+    let head_only = *record.method() == Method::HEAD;
+    record.failed(failure, parts.status);
+    if head_only && parts.status != StatusCode::OK {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+    }
+    let text = if head_only { bytes::Bytes::new() } else { text };
+    Response::from_parts(parts, Reply::text(text, Some(record)))
+}

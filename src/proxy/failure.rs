@@ -1,0 +1,154 @@
+//! Reason -> answer: the only place an answer is invented, and the only table that says how.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::call::Failure;
+use crate::http::body::BodyError;
+use crate::plan::peer::PeerKind;
+use crate::reason::{Reason, Side};
+
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The status for HTTP callers.
+    pub http: StatusCode,
+    /// The status for gRPC callers (gRPC's `statuscodes`).
+    pub grpc: u8,
+    /// Whether an HTTP/1 connection is closed after it.
+    pub close: bool,
+}
+
+/// What is answered for a reason. Every reason has its line; there is no other.
+pub fn row(reason: Reason) -> Row {
+    use Reason as R;
+    let (http, grpc, close) = match reason {
+        R::BadHead | R::BadBody => (400, 13, true),
+        R::HeadTooLarge => (431, 13, true),
+        R::UriTooLong => (414, 13, true),
+        R::HeadTimeout | R::BodyTimeout => (408, 4, true),
+        R::BodyTooLarge => (413, 8, true),
+        R::UnknownCoding => (501, 12, true),
+        R::UnknownExpectation => (417, 13, true),
+        R::MethodNotAllowed => (405, 12, true),
+        R::WrongProtocol | R::ClientTlsFailed | R::ClientGone => (400, 1, true),
+        R::NoRoute => (404, 12, false),
+        R::AddressRefused => (403, 7, false),
+        R::Looped => (508, 10, true),
+        R::Overloaded => (503, 14, false),
+        R::Draining | R::GraceOver => (503, 14, true),
+        R::Internal => (500, 13, true),
+        R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => (503, 14, false),
+        R::RefusedStream => (503, 14, false),
+        R::TlsFailed | R::Reset | R::UpgradeFailed => (502, 14, false),
+        R::BadResponse | R::ResponseHeadTooLarge | R::ResponseIncomplete => (502, 13, false),
+        R::ResponseTimeout | R::DeadlinePassed | R::TunnelIdle => (504, 4, false),
+    };
+    Row { http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), grpc, close }
+}
+
+/// The side to look at first, which for an app behind the door is the app.
+pub fn side(reason: Reason, kind: Option<PeerKind>) -> Side {
+    match (reason.side(), kind) {
+        (Side::Peer | Side::Network, Some(PeerKind::App)) => Side::App,
+        (side, _) => side,
+    }
+}
+
+/// The invented answer: for gRPC callers trailers-only, for all others a line of text; always with `Proxy-Status`.
+pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool) -> Response<Bytes> {
+    let row = row(failure.reason);
+    let side = side(failure.reason, kind).word();
+    let (word, detail) = (failure.reason.word(), plain(&failure.detail));
+    let mut answer = Response::new(Bytes::new());
+    let status = format!(
+        "outrigger; error={}; details=\"{}\"; reason={word}; side={side}",
+        failure.reason.proxy_error(),
+        detail.replace('\\', "\\\\").replace('"', "\\\""),
+    );
+    let text = format!("outrigger: {word} ({side}): {detail}");
+    let headers = answer.headers_mut();
+    if grpc {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
+        headers.insert(GRPC_MESSAGE, value(&percent(&text)));
+    } else {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    }
+    headers.insert(PROXY_STATUS, value(&status));
+    if failure.reason == Reason::MethodNotAllowed {
+        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
+    }
+    if row.close && http1 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if !grpc {
+        *answer.status_mut() = row.http;
+        *answer.body_mut() = Bytes::from(text + "\n");
+    }
+    answer
+}
+
+/// The HTTP/1 answer to a head that is late, written by the connection's clock, which knows no messages.
+pub const LATE_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\
+    proxy-status: outrigger; error=http_request_error; reason=head_timeout; side=client\r\n\r\n";
+
+/// What a body that broke after the head was passed on is to be called, seen from its receiver.
+pub fn broken_answer(error: &BodyError) -> Reason {
+    match error {
+        BodyError::Http1(_) | BodyError::Http2(_) | BodyError::Short => Reason::ResponseIncomplete,
+        BodyError::Idle => Reason::ResponseTimeout,
+        BodyError::Deadline => Reason::DeadlinePassed,
+        BodyError::TooLarge => Reason::BodyTooLarge,
+        BodyError::Forced => Reason::GraceOver,
+    }
+}
+
+/// Header text has no control bytes, and nothing beyond ASCII; a peer's words could hold both.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' }).take(300).collect()
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("outrigger"))
+}
+
+/// Percent-encoding of `grpc-message` (gRPC over HTTP/2): printable ASCII but `%` stays.
+fn percent(text: &str) -> String {
+    text.replace('%', "%25")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_an_error_answer() {
+        for &reason in Reason::ALL {
+            let row = row(reason);
+            assert!(row.http.is_client_error() || row.http.is_server_error(), "{reason:?}");
+            assert!((1..=16).contains(&row.grpc), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn an_invented_answer_names_reason_and_side() {
+        let failure = Failure::new(Reason::ConnectRefused, "10.0.0.1:80 said \"no\"\r\n");
+        let http = answer(&failure, Some(PeerKind::App), false, true);
+        assert_eq!(http.status(), 503);
+        assert_eq!(
+            http.headers()["proxy-status"],
+            r#"outrigger; error=connection_refused; details="10.0.0.1:80 said \"no\"??"; reason=connect_refused; side=app"#
+        );
+        assert_eq!(http.body(), "outrigger: connect_refused (app): 10.0.0.1:80 said \"no\"??\n");
+        let grpc = answer(&failure, Some(PeerKind::Named), true, false);
+        assert_eq!((grpc.status().as_u16(), &grpc.headers()["grpc-status"]), (200, &HeaderValue::from_static("14")));
+        assert!(grpc.body().is_empty());
+    }
+}

@@ -1,0 +1,245 @@
+//! `Exchange`: the record of one request; its drop counts it and writes its access line, exactly once, whatever happened.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use tokio::time::Instant;
+
+use super::Conn;
+use super::failure;
+use crate::call::Failure;
+use crate::call::attempt::Trail;
+use crate::http::guard::Progress;
+use crate::reason::Reason;
+use crate::telemetry::line::Line;
+use crate::upstream::lease::Version as Leg;
+use crate::upstream::peer::Peer;
+
+/// One request, from its head to the last byte of its answer.
+pub struct Exchange {
+    conn: Arc<Conn>,
+    started: Instant,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    /// The authority as it was judged.
+    pub host: Option<HeaderValue>,
+    /// `x-request-id`.
+    pub id: Option<HeaderValue>,
+    /// Whether failures are to be told as gRPC does.
+    pub grpc: bool,
+    /// Whom it went to.
+    pub peer: Option<Arc<Peer>>,
+    /// What the call did.
+    pub trail: Trail,
+    /// What became of the request's body.
+    pub progress: Option<Arc<Progress>>,
+    answered: Option<Instant>,
+    status: Option<StatusCode>,
+    failure: Option<Failure>,
+    received: u64,
+    complete: bool,
+    tunnel: bool,
+}
+
+impl Exchange {
+    /// Begins the record of a request at `now`.
+    pub fn begin(conn: &Arc<Conn>, method: &Method, uri: &Uri, version: Version, now: Instant) -> Box<Self> {
+        conn.clock.busy();
+        Box::new(Self {
+            conn: conn.clone(),
+            started: now,
+            method: method.clone(),
+            uri: uri.clone(),
+            version,
+            host: None,
+            id: None,
+            grpc: false,
+            peer: None,
+            trail: Trail::default(),
+            progress: None,
+            answered: None,
+            status: None,
+            failure: None,
+            received: 0,
+            complete: false,
+            tunnel: false,
+        })
+    }
+
+    /// The connection it came through.
+    pub fn conn(&self) -> &Arc<Conn> {
+        &self.conn
+    }
+
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// When its head was complete.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether the caller is of HTTP/1.
+    pub fn http1(&self) -> bool {
+        self.version < Version::HTTP_2
+    }
+
+    /// Whom it goes to from now on.
+    pub fn to(&mut self, peer: &Arc<Peer>) {
+        peer.metrics().in_flight.add(1);
+        self.peer = Some(peer.clone());
+    }
+
+    /// The answer's head is there.
+    pub fn answered(&mut self, status: StatusCode, now: Instant) {
+        self.answered = Some(now);
+        self.status = Some(status);
+        if let Some(mut in_flight) = self.trail.in_flight.take() {
+            in_flight.answered(now, !status.is_server_error());
+        }
+    }
+
+    /// It failed before an answer's head was there; `status` is what the caller gets.
+    pub fn failed(&mut self, failure: Failure, status: StatusCode) {
+        self.status = Some(status);
+        self.failure = Some(failure);
+    }
+
+    /// The answer broke after its head was passed on.
+    pub fn broke(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+    }
+
+    /// The answer was passed on to its end, `received` bytes of body.
+    pub fn ended(&mut self, received: u64, complete: bool) {
+        self.received = received;
+        self.complete = complete;
+    }
+
+    /// It became a tunnel, which has taken over and will tell its end by [`Exchange::tunnelled`].
+    pub fn tunnel(&mut self) {
+        self.tunnel = true;
+        if let Some(peer) = &self.peer {
+            peer.metrics().tunnels.inc();
+        }
+    }
+
+    /// The tunnel ended after these many bytes.
+    pub fn tunnelled(&mut self, sent: u64, received: u64, failure: Option<Failure>) {
+        self.received = received;
+        self.complete = failure.is_none();
+        self.failure = failure;
+        if let Some(peer) = &self.peer {
+            peer.metrics().sent_bytes.add(sent);
+        }
+    }
+
+    fn count(&self, reason: Option<Reason>, now: Instant) {
+        let Some(peer) = &self.peer else {
+            if let Some(reason) = reason {
+                self.conn.core.metrics.door(self.conn.side()).reasons.inc(reason);
+            }
+            return;
+        };
+        let metrics = peer.metrics();
+        metrics.in_flight.add(-1);
+        let class = self.status.map_or(0, |status| usize::from(status.as_u16() / 100));
+        if let Some(cell) = metrics.answers.get(class) {
+            cell.inc();
+        }
+        if let Some(reason) = reason {
+            metrics.reasons.inc(reason);
+        }
+        metrics.latency.observe(self.answered.unwrap_or(now).saturating_duration_since(self.started));
+        metrics.received_bytes.add(self.received);
+        if let Some(progress) = &self.progress {
+            metrics.sent_bytes.add(progress.bytes());
+        }
+    }
+
+    fn write_line(&self, reason: Option<Reason>, now: Instant) {
+        let kind = self.peer.as_ref().map(|peer| peer.kind());
+        let line = Line {
+            time: SystemTime::now(),
+            door: self.conn.side(),
+            client: self.conn.caller.client,
+            method: self.method.as_str(),
+            scheme: if self.conn.tls { "https" } else { "http" },
+            host: self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
+            path: self.uri.path(),
+            status: self.status.map(|status| status.as_u16()),
+            reason: reason.map(|reason| (reason, failure::side(reason, kind))),
+            peer: self.peer.as_ref().map_or("", |peer| peer.name().as_str()),
+            endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
+            attempts: self.trail.attempts,
+            reused: self.trail.reused,
+            bytes_in: self.progress.as_ref().map_or(0, |progress| progress.bytes()),
+            bytes_out: self.received,
+            duration: now.saturating_duration_since(self.started),
+            first_byte: self.answered.map(|at| at.saturating_duration_since(self.started)),
+            protocol: match self.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_11 => "HTTP/1.1",
+                _ => "HTTP/2",
+            },
+            peer_protocol: match self.trail.version {
+                Some(Leg::Http1) => "HTTP/1.1",
+                Some(Leg::Http2) => "HTTP/2",
+                None => "",
+            },
+            request_id: self.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
+            detail: self.failure.as_ref().map(|failure| &failure.detail as &dyn std::fmt::Display),
+        };
+        self.conn.core.access.write(&line);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let gone = (!self.complete && self.failure.is_none()).then_some(Reason::ClientGone);
+        let reason = self.failure.as_ref().map(|failure| failure.reason).or(gone);
+        self.count(reason, now);
+        if self.conn.core.access.wants(self.status.map(|status| status.as_u16()), reason.is_some()) {
+            self.write_line(reason, now);
+        }
+        if !self.tunnel {
+            self.conn.clock.idle(now);
+        }
+    }
+}
+
+/// Counts and tells of a connection that ended without an exchange: its first bytes or its head were refused.
+pub fn refused(conn: &Conn, reason: Reason, detail: &str) {
+    conn.core.metrics.door(conn.side()).reasons.inc(reason);
+    if !conn.core.access.wants(None, true) {
+        return;
+    }
+    conn.core.access.write(&Line {
+        time: SystemTime::now(),
+        door: conn.side(),
+        client: conn.caller.client,
+        method: "",
+        scheme: "",
+        host: "",
+        path: "",
+        status: None,
+        reason: Some((reason, failure::side(reason, None))),
+        peer: "",
+        endpoint: None,
+        attempts: 0,
+        reused: false,
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: std::time::Duration::ZERO,
+        first_byte: None,
+        protocol: "",
+        peer_protocol: "",
+        request_id: "",
+        detail: Some(&detail),
+    });
+}

@@ -1,0 +1,75 @@
+//! HTTP/1 towards callers: hyper's connection, one service per request, and what hyper refuses by itself told in words.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::exchange::exchange;
+use super::{Conn, failure, record};
+use crate::http::body::Body;
+use crate::life::drain::Phase;
+use crate::net::clocked::{Clocked, Expired, Limits, Phase as ClockPhase};
+use crate::net::io::Duplex;
+use crate::reason::Reason;
+
+/// hyper's smallest buffer, and the least that a head's limit can buy.
+const LEAST_BUFFER: usize = 16 * 1024;
+
+/// Serves HTTP/1 on `io` until it ends, a clock runs out, or the drain is over.
+pub async fn serve_http1(conn: Arc<Conn>, io: impl Duplex) {
+    let limits = &conn.door.limits;
+    let clocks = Limits { idle: limits.keep_alive, head: limits.head_timeout, write: limits.body_idle };
+    let io = Clocked::new(io, conn.clock.clone(), clocks, failure::LATE_HEAD);
+    let service = service_fn(|request: Request<Incoming>| {
+        let conn = conn.clone();
+        async move {
+            let answer = exchange(&conn, request.map(Body::Http1), &conn.no_informational).await;
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let serving = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(limits.fields)
+        .max_header_size(limits.head)
+        .max_buf_size(limits.head.max(LEAST_BUFFER))
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut serving = pin!(serving);
+    let mut drain = conn.drain.clone();
+    let result = tokio::select! {
+        // The connection first: a ready request is served before a drain begins.
+        biased;
+        result = serving.as_mut() => result,
+        _ = drain.reached(Phase::Draining) => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = serving.as_mut() => result,
+                _ = drain.reached(Phase::Forced) => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        tell(&conn, &error);
+    }
+}
+
+/// Records why a connection ended, where no exchange does: the head itself was refused, or late.
+fn tell(conn: &Arc<Conn>, error: &hyper::Error) {
+    let reason = match conn.clock.expired() {
+        Expired::Head => Some(Reason::HeadTimeout),
+        Expired::Idle | Expired::Write => None,
+        Expired::No if error.is_parse_too_large() => Some(Reason::HeadTooLarge),
+        Expired::No if error.is_parse() && conn.clock.phase() != ClockPhase::Busy => Some(Reason::BadHead),
+        Expired::No => None,
+    };
+    if let Some(reason) = reason {
+        record::refused(conn, reason, &error.to_string());
+    }
+}

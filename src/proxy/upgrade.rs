@@ -1,0 +1,346 @@
+//! Requests that become tunnels: CONNECT at the outbound door, HTTP/1 upgrades, and extended CONNECT (RFC 8441), each
+//! to a peer of either version. Nothing is tunnelled before the peer has agreed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Conn;
+use super::answer::Reply;
+use super::record::Exchange;
+use super::tunnel;
+use crate::call::Failure;
+use crate::call::attempt::{Trail, no_endpoint};
+use crate::deadline::Deadline;
+use crate::http::authority::Authority;
+use crate::http::body::Body;
+use crate::http::guard::Guard;
+use crate::http::h2io::StreamIo;
+use crate::http::head::{self, Facts};
+use crate::net::io::Io;
+use crate::plan::peer::PeerPolicy;
+use crate::reason::Reason;
+use crate::upstream::lease::Version as Leg;
+use crate::upstream::lease::{Answer, Lease};
+use crate::upstream::peer::Peer;
+
+/// What both sides have agreed on, or the peer's refusal.
+pub enum Switch {
+    /// The tunnel to open.
+    Tunnel(Box<Opening>),
+    /// The peer answered with something else, which is passed on.
+    Refused(Box<(Answer, Guard)>),
+}
+
+/// A tunnel whose answer has still to be sent.
+pub struct Opening {
+    /// What the caller gets.
+    head: Response<()>,
+    /// How the caller's bytes are got once it has its answer.
+    caller: CallerSide,
+    peer: Io,
+    idle: std::time::Duration,
+}
+
+/// The caller's bytes, before its answer was sent.
+enum CallerSide {
+    /// hyper hands the connection over after the answer.
+    Http1(hyper::upgrade::OnUpgrade),
+    /// The stream's receiving half; the sending half comes with the answer.
+    Http2(h2::RecvStream),
+}
+
+/// Rides in an answer's extensions: hands the stream's sending half to the tunnel.
+#[derive(Clone)]
+pub struct Takeover(Arc<parking_lot::Mutex<Option<oneshot::Sender<SendStream<Bytes>>>>>);
+
+impl Takeover {
+    /// Gives the sending half; a tunnel that is gone lets it drop, which resets the stream.
+    pub fn give(self, stream: SendStream<Bytes>) {
+        if let Some(sender) = self.0.lock().take() {
+            // The receiver is gone only when the tunnel was ended by force.
+            let _ = sender.send(stream);
+        }
+    }
+}
+
+/// Whether the request asks for a tunnel.
+pub fn is_asked(parts: &Parts, facts: &Facts) -> bool {
+    parts.method == Method::CONNECT || facts.upgrade.is_some()
+}
+
+/// Asks the peer for the tunnel.
+///
+/// # Errors
+/// Why there is no answer.
+#[expect(clippy::too_many_arguments, reason = "they are the corridor's own locals")]
+pub async fn switch(
+    conn: &Conn,
+    mut parts: Parts,
+    body: Body,
+    facts: &Facts,
+    peer: &Arc<Peer>,
+    policy: &PeerPolicy,
+    deadline: Deadline,
+    record: &mut Exchange,
+) -> Result<Switch, Failure> {
+    let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
+    let caller = caller_side(&mut parts, body)?;
+    if parts.method == Method::CONNECT && protocol.is_none() {
+        let io = dial(peer, deadline, &mut record.trail).await?;
+        let head = Response::new(());
+        return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
+    }
+    let token = match (&protocol, &facts.upgrade) {
+        (Some(protocol), _) => protocol.as_str().to_ascii_lowercase(),
+        (None, Some(token)) => token.clone(),
+        (None, None) => return Err(Failure::new(Reason::Internal, "an upgrade without a token")),
+    };
+    if protocol.is_some() && token != "websocket" && !conn.door.upgrades.contains(&token) {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            format!("CONNECT for {token} is not listed under upgrades"),
+        ));
+    }
+    let lease = lease(peer, deadline, &mut record.trail).await?;
+    let asked = Asked { http2: protocol.is_some(), token, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() };
+    let (head, io) = match lease.version() {
+        Leg::Http1 => match ask_http1(lease, parts, facts, &asked).await? {
+            Asking::Agreed(head, io) => (head, io),
+            Asking::Refused(answer) => return Ok(refused(answer, policy, deadline, record)),
+        },
+        Leg::Http2 => ask_http2(lease, parts, facts, &asked).await?,
+    };
+    Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })))
+}
+
+fn refused(mut answer: Answer, policy: &PeerPolicy, deadline: Deadline, record: &Exchange) -> Switch {
+    head::response(answer.status(), answer.headers_mut());
+    if record.http1() {
+        *answer.version_mut() = Version::HTTP_11;
+    }
+    Switch::Refused(Box::new((answer, Guard::new(policy.body_idle, deadline, None))))
+}
+
+/// What was asked for, and how.
+struct Asked {
+    /// Whether the caller used extended CONNECT.
+    http2: bool,
+    token: String,
+    key: Option<HeaderValue>,
+}
+
+enum Asking {
+    Agreed(Response<()>, Io),
+    Refused(Answer),
+}
+
+fn caller_side(parts: &mut Parts, body: Body) -> Result<CallerSide, Failure> {
+    match (body, parts.version) {
+        (Body::Http2(body), Version::HTTP_2) => Ok(CallerSide::Http2(body.into_stream())),
+        (_, version) if version < Version::HTTP_2 => {
+            let mut request = Request::new(());
+            std::mem::swap(request.extensions_mut(), &mut parts.extensions);
+            let upgrade = hyper::upgrade::on(&mut request);
+            std::mem::swap(request.extensions_mut(), &mut parts.extensions);
+            Ok(CallerSide::Http1(upgrade))
+        }
+        _ => Err(Failure::new(Reason::BadHead, "the stream was ended before it could become a tunnel")),
+    }
+}
+
+async fn dial(peer: &Arc<Peer>, deadline: Deadline, trail: &mut Trail) -> Result<Io, Failure> {
+    let endpoint = peer.pick(Instant::now(), &[]).ok_or_else(|| no_endpoint(peer))?;
+    (trail.endpoint, trail.attempts) = (Some(endpoint.clone()), 1);
+    endpoint.dial(peer, deadline).await.map_err(|error| Failure::new(error.reason, error.detail))
+}
+
+async fn lease(peer: &Arc<Peer>, deadline: Deadline, trail: &mut Trail) -> Result<Lease, Failure> {
+    let endpoint = peer.pick(Instant::now(), &[]).ok_or_else(|| no_endpoint(peer))?;
+    (trail.endpoint, trail.attempts) = (Some(endpoint.clone()), 1);
+    trail.in_flight = Some(endpoint.begin(Instant::now()));
+    let lease = endpoint.lease(peer, Leg::Http1, deadline).await;
+    let lease = lease.map_err(|error| Failure::new(error.reason, error.detail))?;
+    (trail.reused, trail.version) = (lease.reused(), Some(lease.version()));
+    Ok(lease)
+}
+
+/// Asks an HTTP/1 peer by `Upgrade`; an extended CONNECT is told in HTTP/1's words (RFC 8441 §5).
+async fn ask_http1(lease: Lease, mut parts: Parts, facts: &Facts, asked: &Asked) -> Result<Asking, Failure> {
+    parts.version = Version::HTTP_11;
+    if asked.http2 {
+        parts.method = Method::GET;
+        let token = HeaderValue::from_str(&asked.token);
+        let token = token.map_err(|_| Failure::new(Reason::BadHead, "the protocol is not a token"))?;
+        parts.headers.insert(header::HOST, facts.authority.raw().clone());
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, token);
+        parts.headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
+    }
+    let sent = lease.send(Request::from_parts(parts, Body::Empty), None).await;
+    let mut answer = sent.map_err(|error| Failure::new(error.reason, error.detail))?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Asking::Refused(answer));
+    }
+    let upgraded = hyper::upgrade::on(&mut answer).await;
+    let upgraded = upgraded.map_err(|error| Failure::new(Reason::UpgradeFailed, error.to_string()))?;
+    head::response(answer.status(), answer.headers_mut());
+    let (head, _) = answer.into_parts();
+    let mut head = Response::from_parts(head, ());
+    if asked.http2 {
+        *head.status_mut() = StatusCode::OK;
+        *head.headers_mut() =
+            without(head.headers(), &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT]);
+    }
+    Ok(Asking::Agreed(head, Io::boxed(TokioIo::new(upgraded))))
+}
+
+/// Asks an HTTP/2 peer by extended CONNECT, where it offers that.
+async fn ask_http2(
+    lease: Lease,
+    mut parts: Parts,
+    facts: &Facts,
+    asked: &Asked,
+) -> Result<(Response<()>, Io), Failure> {
+    if !lease.extended_connect() {
+        return Err(Failure::new(Reason::UpgradeFailed, "the peer speaks HTTP/2 and does not offer extended CONNECT"));
+    }
+    parts.method = Method::CONNECT;
+    parts.uri = absolute(&facts.authority, &parts.uri)?;
+    parts.extensions.insert(h2::ext::Protocol::from(asked.token.as_str()));
+    parts.headers =
+        without(&parts.headers, &[header::HOST, header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
+    parts.version = Version::HTTP_2;
+    let opened = lease.open_tunnel(Request::from_parts(parts, ())).await;
+    let (mut head, io) = opened.map_err(|error| Failure::new(error.reason, error.detail))?;
+    let Some(io) = io else {
+        let status = head.status().as_u16();
+        return Err(Failure::new(
+            Reason::UpgradeFailed,
+            format!("the peer answered the extended CONNECT with {status}"),
+        ));
+    };
+    if !asked.http2 {
+        *head.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *head.version_mut() = Version::HTTP_11;
+        let headers = head.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Ok(token) = HeaderValue::from_str(&asked.token) {
+            headers.insert(header::UPGRADE, token);
+        }
+        if let Some(accept) = asked.key.as_ref().and_then(websocket_accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+    }
+    Ok((head, io))
+}
+
+fn absolute(authority: &Authority, uri: &Uri) -> Result<Uri, Failure> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Uri::builder()
+        .scheme("http")
+        .authority(authority.as_str())
+        .path_and_query(path)
+        .build()
+        .map_err(|_| Failure::new(Reason::BadHead, "the target is not a URI"))
+}
+
+/// A copy without some fields, in the order of the rest.
+fn without(headers: &HeaderMap, names: &[header::HeaderName]) -> HeaderMap {
+    headers
+        .iter()
+        .filter(|(name, _)| !names.contains(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// RFC 6455 §4.1: 16 random bytes; HTTP/2 has none, so a server gets one of ours.
+fn websocket_key() -> HeaderValue {
+    HeaderValue::from_str(&base64(&fastrand::u128(..).to_le_bytes())).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// RFC 6455 §4.2.2: the proof that the server has read the key.
+fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let text = [key.as_bytes(), GUID].concat();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &text);
+    HeaderValue::from_str(&base64(digest.as_ref())).ok()
+}
+
+/// RFC 4648 §4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_u32, |word, byte| (word << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = DIGITS.get((word >> (18 - 6 * place)) as usize & 63);
+            text.push(if place <= chunk.len() { digit.map_or('=', |digit| char::from(*digit)) } else { '=' });
+        }
+    }
+    text
+}
+
+/// The caller's answer; the tunnel runs once it is sent, and ends the record.
+pub fn take_over(switch: Switch, mut record: Box<Exchange>) -> Response<Reply> {
+    let opening = match switch {
+        Switch::Refused(refused) => {
+            let (answer, guard) = *refused;
+            let (parts, body) = answer.into_parts();
+            record.answered(parts.status, Instant::now());
+            return Response::from_parts(parts, Reply::peer(body, guard, record));
+        }
+        Switch::Tunnel(opening) => *opening,
+    };
+    let Opening { head, caller, peer, idle } = opening;
+    let (mut parts, ()) = head.into_parts();
+    record.answered(parts.status, Instant::now());
+    record.tunnel();
+    let conn = record.conn().clone();
+    match caller {
+        CallerSide::Http1(upgrade) => {
+            conn.tasks().spawn(async move {
+                match upgrade.await {
+                    Ok(io) => tunnel::run(Io::boxed(TokioIo::new(io)), peer, idle, record).await,
+                    Err(error) => record.tunnelled(0, 0, Some(Failure::new(Reason::ClientGone, error.to_string()))),
+                }
+            });
+        }
+        CallerSide::Http2(receiving) => {
+            let (give, take) = oneshot::channel();
+            parts.extensions.insert(Takeover(Arc::new(parking_lot::Mutex::new(Some(give)))));
+            conn.tasks().spawn(async move {
+                match take.await {
+                    Ok(sending) => tunnel::run(Io::boxed(StreamIo::new(sending, receiving, ())), peer, idle, record).await,
+                    Err(_) => {
+                        record.tunnelled(
+                            0,
+                            0,
+                            Some(Failure::new(Reason::ClientGone, "the stream ended before the tunnel began")),
+                        );
+                    }
+                }
+            });
+        }
+    }
+    Response::from_parts(parts, Reply::text(Bytes::new(), None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_value_is_that_of_the_rfc() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(websocket_accept(&key).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!([base64(b"f"), base64(b"fo"), base64(b"foo")], ["Zg==", "Zm8=", "Zm9v"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! Opening a connection: dial, TLS, the protocol's preface, and its place in the pool.
+
+use std::sync::{Arc, Weak};
+
+use tokio::time::Instant;
+
+use super::endpoint::{Endpoint, late, within};
+use super::http1::{self, One};
+use super::http2;
+use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::peer::Peer;
+use crate::deadline::Deadline;
+use crate::net::dial;
+use crate::net::io::Io;
+use crate::plan::door::Protocol;
+use crate::reason::Reason;
+use crate::telemetry::metrics::PeerMetrics;
+use crate::tls::client::Alpn;
+
+/// The duty to open a connection that a pool counts as connecting; dropped, it tells the pool that it was abandoned.
+pub(super) struct Dialling {
+    endpoint: Arc<Endpoint>,
+    expected: Option<Version>,
+    done: bool,
+}
+
+/// A connection that was opened.
+enum Opened {
+    One(hyper::client::conn::http1::SendRequest<super::outgoing::Outgoing>, http1::Driver),
+    Many(http2::Many, http2::Driver),
+}
+
+impl Dialling {
+    pub(super) fn new(endpoint: Arc<Endpoint>, expected: Option<Version>) -> Self {
+        Self { endpoint, expected, done: false }
+    }
+
+    /// Opens the connection and takes it, telling the pool either way.
+    pub(super) async fn run(mut self, peer: &Arc<Peer>, deadline: Deadline) -> Result<Lease, ConnectError> {
+        let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
+        let opened = match within(limit, self.open(peer)).await {
+            Some(result) => result,
+            None if deadline.passed(Instant::now()) => Err(late(self.endpoint.addr())),
+            None => Err(ConnectError {
+                reason: Reason::ConnectTimeout,
+                detail: format!("connecting to {} took too long", self.endpoint.addr()),
+            }),
+        };
+        self.done = true;
+        match opened {
+            Ok(opened) => {
+                peer.metrics().connects.inc();
+                Ok(self.register(peer, opened))
+            }
+            Err(error) => {
+                peer.metrics().connect_failures.inc();
+                self.endpoint.note(&error);
+                // A caller's own short deadline says nothing about the endpoint: the next in line tries for itself.
+                let shared = (error.reason != Reason::DeadlinePassed).then_some(&error);
+                self.endpoint.failed(self.expected, shared);
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, peer: &Peer) -> Result<Opened, ConnectError> {
+        let addr = self.endpoint.addr();
+        let io = dial::dial(addr, Deadline::NONE).await.map_err(refused)?;
+        let (io, version) = match peer.tls() {
+            None => (io, self.expected.unwrap_or(Version::Http1)),
+            Some(tls) => {
+                let config = self.endpoint.tls(|| tls.for_endpoint());
+                let (io, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
+                (io, agreed(peer.source().protocol, alpn).map_err(|error| tls_failed(addr, error))?)
+            }
+        };
+        match version {
+            Version::Http1 => {
+                let (sender, driver) = http1::handshake(io).await.map_err(|error| ConnectError {
+                    reason: Reason::ConnectFailed,
+                    detail: format!("HTTP/1 with {addr}: {error}"),
+                })?;
+                Ok(Opened::One(sender, driver))
+            }
+            Version::Http2 => {
+                let (many, driver) = http2::handshake(io, peer.tasks()).await.map_err(|error| ConnectError {
+                    reason: Reason::ConnectFailed,
+                    detail: format!("{addr} did not answer as HTTP/2: {error}"),
+                })?;
+                Ok(Opened::Many(many, driver))
+            }
+        }
+    }
+
+    /// Gives the connection its place in the pool and its task.
+    fn register(&self, peer: &Peer, opened: Opened) -> Lease {
+        let (endpoint, tasks) = (&self.endpoint, peer.tasks());
+        match opened {
+            Opened::One(sender, driver) => {
+                let id = endpoint.opened_one(self.expected);
+                let open = Open::new(endpoint, id, Version::Http1, peer.metrics());
+                let task = tasks.spawn(async move {
+                    // Declared first and so dropped last: the pool hears of the end after the connection is gone.
+                    let _open = open;
+                    // What ended it is told to the request that it had, if any.
+                    let _ = driver.with_upgrades().await;
+                });
+                Lease::one(OneHold::new(endpoint.clone(), id, One::new(sender, task), false))
+            }
+            Opened::Many(many, driver) => {
+                let id = endpoint.opened_many(self.expected, many.clone(), driver.max_streams());
+                let open = Open::new(endpoint, id, Version::Http2, peer.metrics());
+                let weak = Arc::downgrade(endpoint);
+                tasks.spawn(async move {
+                    let _open = open;
+                    http2::drive(driver, weak, id).await;
+                });
+                Lease::many(ManyHold::new(endpoint.clone(), id, many, false))
+            }
+        }
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        if !self.done {
+            self.endpoint.failed(self.expected, None);
+        }
+    }
+}
+
+impl Endpoint {
+    pub(super) async fn dial_raw(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
+        let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
+        let connect = async {
+            let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
+            let Some(tls) = peer.tls() else { return Ok(io) };
+            tls.connect(tls.for_bytes(), io).await.map(|(io, _)| io).map_err(|error| tls_failed(self.addr(), error))
+        };
+        let result = match within(limit, connect).await {
+            Some(result) => result,
+            None if deadline.passed(Instant::now()) => Err(late(self.addr())),
+            None => Err(ConnectError {
+                reason: Reason::ConnectTimeout,
+                detail: format!("connecting to {} took too long", self.addr()),
+            }),
+        };
+        match &result {
+            Ok(_) => peer.metrics().connects.inc(),
+            Err(error) => {
+                peer.metrics().connect_failures.inc();
+                self.note(error);
+            }
+        }
+        result
+    }
+}
+
+/// What a connection's task owns besides the connection: its end is told to the pool and the metrics, however it ends.
+struct Open {
+    endpoint: Weak<Endpoint>,
+    id: u64,
+    version: Version,
+    metrics: Arc<PeerMetrics>,
+}
+
+impl Open {
+    fn new(endpoint: &Arc<Endpoint>, id: u64, version: Version, metrics: &Arc<PeerMetrics>) -> Self {
+        metrics.connections.add(1);
+        Self { endpoint: Arc::downgrade(endpoint), id, version, metrics: metrics.clone() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.connections.add(-1);
+        let Some(endpoint) = self.endpoint.upgrade() else { return };
+        match self.version {
+            Version::Http1 => endpoint.closed(self.id),
+            Version::Http2 => endpoint.gone(self.id),
+        }
+    }
+}
+
+/// The version that declaration and ALPN give together; a declared protocol is binding.
+fn agreed(declared: Protocol, alpn: Alpn) -> Result<Version, String> {
+    match (declared, alpn) {
+        (Protocol::Http2 | Protocol::Auto, Alpn::Http2) => Ok(Version::Http2),
+        (Protocol::Http2, Alpn::Other) => Err("it did not agree on HTTP/2 (ALPN h2), which `protocol` asks for".into()),
+        (Protocol::Http1, Alpn::Http2) => Err("it chose HTTP/2, which was not offered".into()),
+        _ => Ok(Version::Http1),
+    }
+}
+
+fn refused(error: dial::DialError) -> ConnectError {
+    ConnectError { reason: error.reason, detail: error.detail }
+}
+
+fn tls_failed(addr: &crate::ids::Addr, error: String) -> ConnectError {
+    ConnectError { reason: Reason::TlsFailed, detail: format!("{addr}: {error}") }
+}

@@ -1,0 +1,360 @@
+//! One address of a peer: its load, its connections, and what went wrong with it last.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::connect::Dialling;
+use super::http1::One;
+use super::http2::Many;
+use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::peer::Peer;
+use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
+use super::state::EndpointState;
+use crate::deadline::Deadline;
+use crate::ids::Addr;
+use crate::net::io::Io;
+use crate::plan::peer::EndpointSpec;
+use crate::reason::Reason;
+use crate::resilience::load::Load;
+
+/// The living state of one address of a peer.
+pub struct Endpoint {
+    addr: Addr,
+    spec: ArcSwap<EndpointSpec>,
+    load: Load,
+    pool: Mutex<Pool<One, Many, Line>>,
+    /// TLS with sessions of its own, made when first needed.
+    tls: OnceLock<Arc<ClientConfig>>,
+    last_error: Mutex<Option<LastError>>,
+}
+
+/// A failure to connect, kept for `/state`.
+#[derive(Clone, Debug)]
+pub(super) struct LastError {
+    pub(super) what: String,
+    pub(super) when: SystemTime,
+}
+
+/// How someone in line hears that it is its turn.
+type Line = oneshot::Sender<Given>;
+
+impl Waiter for Line {
+    fn gone(&self) -> bool {
+        self.is_closed()
+    }
+}
+
+/// An [`Offer`] that gives itself back when nobody takes it.
+pub(super) enum Given {
+    One(OneHold),
+    Many(ManyHold),
+    Connect(Dialling),
+    Failed(ConnectError),
+}
+
+/// What a checkout came to.
+enum Turn {
+    Now(Given),
+    Wait(oneshot::Receiver<Given>),
+    Full,
+}
+
+impl Endpoint {
+    /// An endpoint without connections; `unlearned` is how long an idle one lives until the server's keep-alive is
+    /// known.
+    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            addr: spec.addr.clone(),
+            spec: ArcSwap::from_pointee(spec),
+            load: Load::new(now),
+            pool: Mutex::new(Pool::new(Bounds::default(), unlearned)),
+            tls: OnceLock::new(),
+            last_error: Mutex::new(None),
+        })
+    }
+
+    /// What discovery says about it.
+    pub fn spec(&self) -> Arc<EndpointSpec> {
+        self.spec.load_full()
+    }
+
+    /// Where it is.
+    pub fn addr(&self) -> &Addr {
+        &self.addr
+    }
+
+    /// Its load.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Counts an exchange for balancing, from now until the value is dropped.
+    pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
+        self.load.begin();
+        InFlight { endpoint: self.clone(), began: now, answered: false }
+    }
+
+    /// A connection on which one request can be sent now, waiting for a free or a new one until `deadline`.
+    ///
+    /// # Errors
+    /// No connection could be made or none became free in time; see [`ConnectError`].
+    pub async fn lease(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        want: Version,
+        deadline: Deadline,
+    ) -> Result<Lease, ConnectError> {
+        let want = peer.wish(want);
+        match self.turn(Instant::now(), want) {
+            Turn::Now(Given::One(hold)) if hold.is_ready() => Ok(Lease::one(hold)),
+            // The rare ways are boxed, so that the common one stays small.
+            turn => Box::pin(self.lease_slowly(peer, want, deadline, turn)).await,
+        }
+    }
+
+    /// A raw byte stream of its own (tunnels), TLS included where the peer says so.
+    ///
+    /// # Errors
+    /// As [`Endpoint::lease`], but never `Overloaded`.
+    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
+        Box::pin(self.dial_raw(peer, deadline)).await
+    }
+
+    async fn lease_slowly(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        want: Option<Version>,
+        deadline: Deadline,
+        mut turn: Turn,
+    ) -> Result<Lease, ConnectError> {
+        let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
+        loop {
+            let given = match turn {
+                Turn::Now(given) => given,
+                Turn::Full => return Err(self.overloaded("too many requests wait for a connection to")),
+                Turn::Wait(line) => self.wait(peer, line, limit, deadline).await?,
+            };
+            match given {
+                Given::One(mut hold) => {
+                    // Just returned, its task may be a step behind; or it ended a moment ago.
+                    let ready = match hold.one() {
+                        Some(one) => within(limit, one.ready()).await.unwrap_or(false),
+                        None => false,
+                    };
+                    if ready {
+                        return Ok(Lease::one(hold));
+                    }
+                }
+                Given::Many(mut hold) => {
+                    if hold.many.is_usable() {
+                        return Ok(Lease::many(hold));
+                    }
+                    self.gone(hold.id);
+                }
+                Given::Connect(dialling) => return dialling.run(peer, deadline).await,
+                Given::Failed(error) => return Err(error),
+            }
+            turn = self.turn(Instant::now(), want);
+        }
+    }
+
+    /// Stands in line. Dropping this leaves the line; what was handed over at that very moment gives itself back.
+    async fn wait(
+        &self,
+        peer: &Peer,
+        line: oneshot::Receiver<Given>,
+        limit: Deadline,
+        deadline: Deadline,
+    ) -> Result<Given, ConnectError> {
+        let waiting = &peer.metrics().waiting;
+        waiting.add(1);
+        let _guard = OnDrop(|| waiting.add(-1));
+        match within(limit, line).await {
+            Some(Ok(given)) => Ok(given),
+            // The sender lives in the pool, which lives in `self`: only a line that was cleared ends here.
+            Some(Err(_)) => Err(self.overloaded("no connection became free to")),
+            None if deadline.passed(Instant::now()) => Err(late(&self.addr)),
+            None => Err(self.overloaded("no connection became free in time to")),
+        }
+    }
+
+    fn turn(self: &Arc<Self>, now: Instant, want: Option<Version>) -> Turn {
+        let mut pool = self.pool.lock();
+        match pool.checkout(now, want) {
+            Checkout::Now(offer) => {
+                drop(pool);
+                Turn::Now(self.given(offer))
+            }
+            Checkout::Wait => {
+                let (line, turn) = oneshot::channel();
+                pool.wait(want, line);
+                Turn::Wait(turn)
+            }
+            Checkout::Full => Turn::Full,
+        }
+    }
+
+    fn given(self: &Arc<Self>, offer: Offer<One, Many>) -> Given {
+        match offer {
+            Offer::One(id, one) => Given::One(OneHold::new(self.clone(), id, one, true)),
+            Offer::Many(id, many) => Given::Many(ManyHold::new(self.clone(), id, many, true)),
+            Offer::Connect(expected) => Given::Connect(Dialling::new(self.clone(), expected)),
+            Offer::Failed(error) => Given::Failed(error),
+        }
+    }
+
+    /// Hands out what a transition freed. Called without the lock: whoever has left the line drops what it was given,
+    /// which locks again.
+    fn deliver(self: &Arc<Self>, grants: Grants<One, Many, Line>) {
+        for grant in grants {
+            let _ = grant.to.send(self.given(grant.offer));
+        }
+    }
+
+    fn overloaded(&self, what: &str) -> ConnectError {
+        ConnectError { reason: Reason::Overloaded, detail: format!("{what} {}", self.addr) }
+    }
+}
+
+/// The transitions of the pool, each under its short lock.
+impl Endpoint {
+    pub(super) fn returned(self: &Arc<Self>, now: Instant, id: u64, one: One, told: Option<Duration>) {
+        let mut pool = self.pool.lock();
+        // Asked under the lock: `closed` comes after the end, so either it is seen here or it finds the connection.
+        if one.is_closed() {
+            return;
+        }
+        let grants = pool.returned(now, id, one, told);
+        drop(pool);
+        self.deliver(grants);
+    }
+
+    pub(super) fn opened_one(self: &Arc<Self>, expected: Option<Version>) -> u64 {
+        let (id, grants) = self.pool.lock().opened_one(Instant::now(), expected);
+        self.deliver(grants);
+        id
+    }
+
+    pub(super) fn opened_many(self: &Arc<Self>, expected: Option<Version>, many: Many, max: usize) -> u64 {
+        let (id, grants) = self.pool.lock().opened_many(Instant::now(), expected, many, max);
+        self.deliver(grants);
+        id
+    }
+
+    pub(super) fn failed(self: &Arc<Self>, expected: Option<Version>, error: Option<&ConnectError>) {
+        let grants = self.pool.lock().failed(Instant::now(), expected, error);
+        self.deliver(grants);
+    }
+
+    pub(super) fn closed(self: &Arc<Self>, id: u64) {
+        let grants = self.pool.lock().closed(Instant::now(), id);
+        self.deliver(grants);
+    }
+
+    pub(super) fn released(self: &Arc<Self>, id: u64) {
+        let grants = self.pool.lock().released(Instant::now(), id);
+        self.deliver(grants);
+    }
+
+    pub(super) fn stream_limit(self: &Arc<Self>, id: u64, max: usize) {
+        let grants = self.pool.lock().stream_limit(Instant::now(), id, max);
+        self.deliver(grants);
+    }
+
+    pub(super) fn gone(self: &Arc<Self>, id: u64) {
+        let grants = self.pool.lock().gone(Instant::now(), id);
+        self.deliver(grants);
+    }
+
+    /// Drops connections that were idle for too long.
+    pub(super) fn expire(&self, now: Instant) {
+        self.pool.lock().expire(now);
+    }
+
+    /// It is no longer one of its peer's.
+    pub(super) fn retire(&self) {
+        self.pool.lock().retire();
+    }
+
+    pub(super) fn set_unlearned(&self, unlearned: Duration) {
+        self.pool.lock().set_unlearned(unlearned);
+    }
+
+    pub(super) fn set_spec(&self, spec: EndpointSpec) {
+        if **self.spec.load() != spec {
+            self.spec.store(Arc::new(spec));
+        }
+    }
+
+    pub(super) fn note(&self, error: &ConnectError) {
+        *self.last_error.lock() = Some(LastError { what: error.detail.clone(), when: SystemTime::now() });
+    }
+
+    /// The TLS configuration, made by the first connection.
+    pub(super) fn tls(&self, make: impl FnOnce() -> Arc<ClientConfig>) -> Arc<ClientConfig> {
+        self.tls.get_or_init(make).clone()
+    }
+
+    /// What `/state` shows.
+    pub(super) fn state(&self, now: Instant) -> EndpointState {
+        EndpointState::new(&self.spec(), &self.load, self.pool.lock().counts(), self.last_error.lock().clone(), now)
+    }
+}
+
+/// An exchange in flight at an endpoint; dropped without an answer it was cancelled and leaves no sample.
+pub struct InFlight {
+    endpoint: Arc<Endpoint>,
+    began: Instant,
+    answered: bool,
+}
+
+impl InFlight {
+    /// The answer's head came at `now`, or the attempt failed; only the first call counts.
+    pub fn answered(&mut self, now: Instant, ok: bool) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.endpoint.load.answered(now, now.saturating_duration_since(self.began), ok);
+        }
+    }
+
+    /// Where it is.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.load.end();
+    }
+}
+
+/// `DeadlinePassed`, for whoever ran out of time before there was a connection.
+pub(super) fn late(addr: &Addr) -> ConnectError {
+    ConnectError {
+        reason: Reason::DeadlinePassed,
+        detail: format!("the deadline passed before there was a connection to {addr}"),
+    }
+}
+
+/// The value, or `None` once `deadline` has passed.
+pub(super) async fn within<T>(deadline: Deadline, future: impl Future<Output = T>) -> Option<T> {
+    match deadline.instant() {
+        Some(at) => tokio::time::timeout_at(at, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Runs a closure when dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

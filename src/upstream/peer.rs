@@ -1,0 +1,285 @@
+//! A living peer: its endpoints, the policy in force, and where discovery stands.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::endpoint::Endpoint;
+use super::lease::Version;
+use super::state::PeerState;
+use super::world::Upstreams;
+use crate::ids::{Addr, PeerName};
+use crate::life::tasks::Tasks;
+use crate::plan::door::Protocol;
+use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::resilience::pick::{Draw, Shares};
+use crate::telemetry::metrics::PeerMetrics;
+use crate::tls::client::ClientTls;
+
+/// A named service with its endpoints.
+pub struct Peer {
+    name: PeerName,
+    kind: PeerKind,
+    source: PeerSource,
+    policy: ArcSwap<PeerPolicy>,
+    metrics: Arc<PeerMetrics>,
+    endpoints: ArcSwap<EndpointSet>,
+    /// Held while the set is being replaced; never on the request path.
+    updating: Mutex<()>,
+    discovery: Mutex<Discovery>,
+    draw: Draw,
+    tls: Option<ClientTls>,
+    tasks: Tasks,
+}
+
+/// Where discovery stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// No answer yet.
+    Pending,
+    /// The endpoints are those of the last answer.
+    Ready,
+    /// The endpoints are those of an earlier answer; newer ones failed.
+    Stale {
+        /// What failed.
+        why: String,
+        /// Since when.
+        since: SystemTime,
+    },
+    /// There was never an answer, or the last one is too old.
+    Failed {
+        /// What failed.
+        why: String,
+    },
+}
+
+impl Peer {
+    /// Makes a peer; static addresses are in force at once.
+    ///
+    /// # Errors
+    /// One line: the TLS roots cannot be read.
+    pub fn new(plan: &PeerPlan, metrics: Arc<PeerMetrics>, shared: &Upstreams) -> Result<Arc<Self>, String> {
+        let tls = match &plan.source.tls {
+            Some(tls) => Some(
+                ClientTls::new(tls, plan.source.protocol, shared.roots())
+                    .map_err(|error| format!("peer `{}`: {error}", plan.name))?,
+            ),
+            None => None,
+        };
+        let peer = Arc::new(Self {
+            name: plan.name.clone(),
+            kind: plan.kind,
+            source: plan.source.clone(),
+            policy: ArcSwap::new(plan.policy.clone()),
+            metrics,
+            endpoints: ArcSwap::from_pointee(EndpointSet::default()),
+            updating: Mutex::new(()),
+            discovery: Mutex::new(Discovery::Pending),
+            draw: Draw::new(fastrand::u64(..)),
+            tls,
+            tasks: shared.tasks.clone(),
+        });
+        if let Addresses::Static(specs) = &plan.source.addresses {
+            peer.update(specs.clone());
+            peer.set_discovery(Discovery::Ready);
+        }
+        shared.watch(&peer);
+        Ok(peer)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &PeerName {
+        &self.name
+    }
+
+    /// What sort of peer it is.
+    pub fn kind(&self) -> PeerKind {
+        self.kind
+    }
+
+    /// Where its endpoints come from.
+    pub fn source(&self) -> &PeerSource {
+        &self.source
+    }
+
+    /// How it is called.
+    pub fn policy(&self) -> Arc<PeerPolicy> {
+        self.policy.load_full()
+    }
+
+    /// Changes how it is called, from the next request on; connections stay.
+    pub fn set_policy(&self, policy: Arc<PeerPolicy>) {
+        let before = self.policy.swap(policy.clone());
+        if before.keep_alive != policy.keep_alive {
+            for endpoint in self.endpoints().all() {
+                endpoint.set_unlearned(policy.keep_alive);
+            }
+        }
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Arc<PeerMetrics> {
+        &self.metrics
+    }
+
+    /// Which endpoint takes the next attempt; `avoid` (already tried) is passed over while others exist. `None`: no
+    /// endpoint takes traffic.
+    pub fn pick(&self, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        let balance = self.policy.load().balance;
+        self.endpoints.load().pick(&self.draw, balance, now, avoid)
+    }
+
+    /// Replaces the set of endpoints; equal addresses keep their [`Endpoint`] (load, connections), of two equal ones
+    /// the first counts. Returns how many were added and removed.
+    pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
+        let _one_at_a_time = self.updating.lock();
+        let (old, now) = (self.endpoints.load_full(), Instant::now());
+        let unlearned = self.policy.load().keep_alive;
+        let mut known: HashMap<&Addr, &Arc<Endpoint>> =
+            old.all.iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
+        let (mut all, mut added) = (HashMap::with_capacity(specs.len()), 0);
+        let mut order = Vec::with_capacity(specs.len());
+        for spec in specs {
+            if all.contains_key(&spec.addr) {
+                continue;
+            }
+            let (addr, traits) = (spec.addr.clone(), (spec.weight, spec.priority));
+            let endpoint = match known.remove(&addr) {
+                Some(endpoint) => {
+                    endpoint.set_spec(spec);
+                    endpoint.clone()
+                }
+                None => {
+                    added += 1;
+                    Endpoint::new(spec, now, unlearned)
+                }
+            };
+            all.insert(addr, ());
+            order.push((endpoint, traits));
+        }
+        let removed = known.len();
+        let gone: Vec<_> = known.into_values().cloned().collect();
+        self.endpoints.store(Arc::new(EndpointSet::new(order)));
+        for endpoint in gone {
+            endpoint.retire();
+        }
+        self.metrics.endpoints.add(added as i64 - removed as i64);
+        (added, removed)
+    }
+
+    /// Where discovery stands, for /ready, /state and for the reason when there is no endpoint.
+    pub fn discovery(&self) -> Discovery {
+        self.discovery.lock().clone()
+    }
+
+    /// Notes where discovery stands.
+    pub fn set_discovery(&self, discovery: Discovery) {
+        *self.discovery.lock() = discovery;
+    }
+
+    /// What `/state` shows.
+    pub fn state(&self) -> PeerState {
+        PeerState::new(self, Instant::now())
+    }
+
+    /// The endpoints in force.
+    pub fn endpoints(&self) -> Arc<EndpointSet> {
+        self.endpoints.load_full()
+    }
+
+    pub(super) fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Which version a connection for a caller of `version` should have: the declared one, else what ALPN gives
+    /// (`None`), else the caller's own.
+    pub(super) fn wish(&self, version: Version) -> Option<Version> {
+        match self.source.protocol {
+            Protocol::Http1 => Some(Version::Http1),
+            Protocol::Http2 => Some(Version::Http2),
+            Protocol::Auto | Protocol::Tcp if self.tls.is_some() => None,
+            Protocol::Auto | Protocol::Tcp => Some(version),
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.metrics.endpoints.add(-(self.endpoints.load().all.len() as i64));
+    }
+}
+
+/// A peer's endpoints, prepared for picking.
+#[derive(Default)]
+pub struct EndpointSet {
+    all: Vec<Arc<Endpoint>>,
+    /// Those that take traffic, by SRV priority, lowest first.
+    groups: Vec<Group>,
+}
+
+struct Group {
+    members: Vec<Arc<Endpoint>>,
+    shares: Shares,
+}
+
+impl EndpointSet {
+    fn new(endpoints: Vec<(Arc<Endpoint>, (u32, u16))>) -> Self {
+        let mut taking: Vec<_> = endpoints.iter().filter(|(_, (weight, _))| *weight > 0).collect();
+        taking.sort_by_key(|(_, (_, priority))| *priority);
+        let groups = taking
+            .chunk_by(|(_, (_, a)), (_, (_, b))| a == b)
+            .map(|group| Group {
+                members: group.iter().map(|(endpoint, _)| endpoint.clone()).collect(),
+                shares: Shares::new(&group.iter().map(|(_, (weight, _))| *weight).collect::<Vec<_>>()),
+            })
+            .collect();
+        Self { groups, all: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect() }
+    }
+
+    /// Every endpoint, also those of weight 0, in the order discovery gave them.
+    pub fn all(&self) -> &[Arc<Endpoint>] {
+        &self.all
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The lowest priority with an endpoint that was not tried is used (RFC 2782); if all were tried, the first again.
+    fn pick(&self, draw: &Draw, balance: Balance, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        let from = |group: &Group, avoid: &[Arc<Endpoint>]| {
+            let at = draw.pick(
+                balance,
+                &group.shares,
+                |at| group.members.get(at).is_some_and(|member| avoid.iter().any(|tried| Arc::ptr_eq(tried, member))),
+                |at, share| group.members.get(at).map_or(f64::MAX, |member| cost(balance, member, now, share)),
+            )?;
+            group.members.get(at).cloned()
+        };
+        let fresh = self.groups.iter().find_map(|group| from(group, avoid));
+        if avoid.is_empty() { fresh } else { fresh.or_else(|| self.groups.first().and_then(|group| from(group, &[]))) }
+    }
+}
+
+fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 {
+    match balance {
+        Balance::PeakEwma => endpoint.load().cost(now, share),
+        Balance::LeastRequest | Balance::RoundRobin | Balance::Random => {
+            1.0 + f64::from(endpoint.load().in_flight()) / share
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What `/state` shows of the peers, as values to be serialized.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::endpoint::LastError;
+use super::peer::{Discovery, Peer};
+use super::pool::Counts;
+use crate::plan::door::Protocol;
+use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind};
+use crate::resilience::load::Load;
+
+/// A peer as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerState {
+    /// Its name.
+    pub name: String,
+    /// `app`, `named` or `adhoc`.
+    pub kind: &'static str,
+    /// Where its endpoints come from, in words.
+    pub source: String,
+    /// What is spoken to it.
+    pub protocol: &'static str,
+    /// Whether TLS is spoken to it.
+    pub tls: bool,
+    /// How an endpoint is chosen.
+    pub balance: &'static str,
+    /// Where discovery stands.
+    pub discovery: DiscoveryState,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointState>,
+}
+
+/// Where discovery stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct DiscoveryState {
+    /// `pending`, `ready`, `stale` or `failed`.
+    pub state: &'static str,
+    /// What failed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// For how many seconds the endpoints have been those of an earlier answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_for_seconds: Option<u64>,
+}
+
+/// An endpoint as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub struct EndpointState {
+    /// Where it is.
+    pub address: String,
+    /// Share of the traffic relative to the others.
+    pub weight: u32,
+    /// SRV priority.
+    pub priority: u16,
+    /// Where it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Exchanges under way.
+    pub in_flight: u32,
+    /// The moving average of the time to an answer; absent without a sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// Its connections.
+    pub pool: Counts,
+    /// The last failure to connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// How many seconds ago that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error_seconds_ago: Option<u64>,
+}
+
+impl PeerState {
+    pub(super) fn new(peer: &Peer, now: Instant) -> Self {
+        Self {
+            name: peer.name().to_string(),
+            kind: match peer.kind() {
+                PeerKind::App => "app",
+                PeerKind::Named => "named",
+                PeerKind::Adhoc => "adhoc",
+            },
+            source: source(&peer.source().addresses),
+            protocol: match peer.source().protocol {
+                Protocol::Auto => "auto",
+                Protocol::Http1 => "http1",
+                Protocol::Http2 => "http2",
+                Protocol::Tcp => "tcp",
+            },
+            tls: peer.source().tls.is_some(),
+            balance: match peer.policy().balance {
+                Balance::PeakEwma => "peak-ewma",
+                Balance::LeastRequest => "least-request",
+                Balance::RoundRobin => "round-robin",
+                Balance::Random => "random",
+            },
+            discovery: DiscoveryState::new(peer.discovery()),
+            endpoints: peer.endpoints().all().iter().map(|endpoint| endpoint.state(now)).collect(),
+        }
+    }
+}
+
+impl DiscoveryState {
+    fn new(discovery: Discovery) -> Self {
+        let (state, why, since) = match discovery {
+            Discovery::Pending => ("pending", None, None),
+            Discovery::Ready => ("ready", None, None),
+            Discovery::Stale { why, since } => ("stale", Some(why), Some(since)),
+            Discovery::Failed { why } => ("failed", Some(why), None),
+        };
+        Self { state, why, stale_for_seconds: since.map(seconds_ago) }
+    }
+}
+
+impl EndpointState {
+    pub(super) fn new(spec: &EndpointSpec, load: &Load, pool: Counts, error: Option<LastError>, now: Instant) -> Self {
+        let (what, when) = error.map(|error| (error.what, error.when)).unzip();
+        Self {
+            address: spec.addr.to_string(),
+            weight: spec.weight,
+            priority: spec.priority,
+            zone: spec.zone.as_deref().map(str::to_owned),
+            in_flight: load.in_flight(),
+            latency_ms: load.latency(now).map(milliseconds),
+            pool,
+            last_error: what,
+            last_error_seconds_ago: when.map(seconds_ago),
+        }
+    }
+}
+
+fn source(addresses: &Addresses) -> String {
+    match addresses {
+        Addresses::Static(_) => "static".into(),
+        Addresses::Dns { host, port } => format!("dns {host}:{port}"),
+        Addresses::Srv { name } => format!("srv {name}"),
+        Addresses::File { path } => format!("file {}", path.display()),
+    }
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+fn seconds_ago(when: SystemTime) -> u64 {
+    SystemTime::now().duration_since(when).unwrap_or_default().as_secs()
+}
