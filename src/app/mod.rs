@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::Environment;
 use crate::config::facts::Facts;
+use crate::control::House;
 use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
@@ -25,7 +26,6 @@ use crate::control::load::{Loaded, load};
 use crate::control::ready::Opened;
 use crate::control::reload::{Handle, Hash, Reloader, Trigger};
 use crate::control::signals::{Signals, Told};
-use crate::control::House;
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase};
 use crate::life::shutdown::{Direction, End, Steps, shutdown};
@@ -137,7 +137,8 @@ async fn serve(
     let running = Running { core, doors, refresher, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
-    let (reloader, reloads) = Reloader::new(wiring, Hash::of(&std::fs::read(path).unwrap_or_default()), metrics.clone());
+    let (reloader, reloads) =
+        Reloader::new(wiring, Hash::of(&std::fs::read(path).unwrap_or_default()), metrics.clone());
     let file = discovery::file_changes(path, &running.tasks);
     running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
     servers(&plan, &loaded, &running, &reloads).await?;
@@ -150,9 +151,10 @@ async fn serve(
     info!(service = %plan.service, "ready");
     let child = match command {
         [] => None,
-        command => Some(Child::start(command, &running.tasks).map_err(|error| {
-            Stop { code: error.exit_code(), lines: vec![error.to_string()] }
-        })?),
+        command => Some(
+            Child::start(command, &running.tasks)
+                .map_err(|error| Stop { code: error.exit_code(), lines: vec![error.to_string()] })?,
+        ),
     };
     Ok(until_the_end(signals, running, child, &reloads).await)
 }
@@ -262,7 +264,11 @@ async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> Ex
     core.access.close(LAST_LINES);
     if had_child {
         // Killed at the latest by the forced end, so it is there at once.
-        return tokio::time::timeout(LAST_LINES, code).await.ok().and_then(Result::ok).map_or(ExitCode::FAILURE, ExitCode::from);
+        return tokio::time::timeout(LAST_LINES, code)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .map_or(ExitCode::FAILURE, ExitCode::from);
     }
     ExitCode::SUCCESS
 }

@@ -67,7 +67,10 @@ impl Works for Wiring {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                return Reading { hash: None, plan: Err(vec![format!("{}: cannot be read: {error}", self.path.display())]) };
+                return Reading {
+                    hash: None,
+                    plan: Err(vec![format!("{}: cannot be read: {error}", self.path.display())]),
+                };
             }
         };
         let hash = Some(Hash::of(&text));

@@ -41,9 +41,7 @@ impl Environment {
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
-}
 
-impl Environment {
     /// Every variable, for what outlives the start.
     pub fn variables(&self) -> Arc<HashMap<String, String>> {
         self.variables.clone()
@@ -87,6 +85,9 @@ enum Command {
     Config {
         #[command(flatten)]
         file: File,
+        /// Print the reference instead: a file with every key at its default and what it is for
+        #[arg(long, conflicts_with = "config")]
+        reference: bool,
     },
     /// Print the JSON Schema of the file, for editors
     #[command(after_help = "Example: outrigger schema > outrigger.schema.json")]
@@ -119,6 +120,7 @@ enum Command {
     #[command(hide = true)]
     DemoService {
         /// What it is to be, as the demo writes it
+        #[arg(allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
 }
@@ -155,8 +157,11 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             drop(out);
             app::run(&file.path(environment), &app, environment)
         }
-        Command::Check { file, json } => check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out),
-        Command::Config { file } => {
+        Command::Check { file, json } => {
+            check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out)
+        }
+        Command::Config { reference: true, .. } => config::run_reference(&mut out),
+        Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),
