@@ -82,7 +82,7 @@ class Bench:
         return [find("haproxy"), "-f", file, "-db", "-q"]
 
     def outrigger(self, name, port, options):
-        config = {"service": "bench", "admin": f"{LOOPBACK}:{self.lab.port()}",
+        config = {"service": "bench", "admin": f"{LOOPBACK}:{self.lab.port()}", "outbound": {"listen": f"{LOOPBACK}:{self.lab.port()}"},
                   "inbound": {"listen": f"{LOOPBACK}:{port}", "app": f"{LOOPBACK}:{self.server}"}}
         if name.endswith("log-all"):
             config["telemetry"] = {"access-log": {"log": "all", "format": "json"}}
