@@ -82,8 +82,9 @@ class Bench:
         return [find("haproxy"), "-f", file, "-db", "-q"]
 
     def outrigger(self, name, port, options):
-        config = {"service": "bench", "admin": f"{LOOPBACK}:{self.lab.port()}", "outbound": {"listen": f"{LOOPBACK}:{self.lab.port()}"},
-                  "inbound": {"listen": f"{LOOPBACK}:{port}", "app": f"{LOOPBACK}:{self.server}"}}
+        config = {"service": "bench", "admin": f"{LOOPBACK}:{self.lab.port()}",
+                  "inbound": {"listen": f"{LOOPBACK}:{port}", "app": f"{LOOPBACK}:{self.server}"},
+                  "outbound": {"listen": f"{LOOPBACK}:{self.lab.port()}"}}
         if name.endswith("log-all"):
             config["telemetry"] = {"access-log": {"log": "all", "format": "json"}}
         file = self.lab.path(f"{name}.yaml")

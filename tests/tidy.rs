@@ -62,7 +62,9 @@ fn sources() -> Vec<Source> {
 
 fn without_tests(text: &str) -> Vec<String> {
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let inline = |at: usize| lines[at] == "#[cfg(test)]" && lines.get(at + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{'));
+    let inline = |at: usize| {
+        lines[at] == "#[cfg(test)]" && lines.get(at + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{'))
+    };
     let end = (0..lines.len()).find(|at| inline(*at)).unwrap_or(lines.len());
     lines[..end].to_vec()
 }
@@ -88,7 +90,12 @@ fn imports_go_down_only() {
             for room in named_rooms(line) {
                 let Some(other) = floor(&room) else { continue };
                 if room != source.room && other >= own && own != 10 {
-                    wrong.push(format!("{}:{}: {} (floor {own}) names {room} (floor {other})", source.path.display(), at + 1, source.room));
+                    wrong.push(format!(
+                        "{}:{}: {} (floor {own}) names {room} (floor {other})",
+                        source.path.display(),
+                        at + 1,
+                        source.room
+                    ));
                 }
             }
         }
@@ -131,8 +138,18 @@ fn functions_stay_small() {
     for source in sources() {
         for (at, line) in source.lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
-            let starts = ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(crate) fn ", "pub(super) fn ", "const fn ", "pub const fn "];
-            if !starts.iter().any(|start| line.trim_start().starts_with(start)) || line.trim_end().ends_with([';', '}']) {
+            let starts = [
+                "fn ",
+                "pub fn ",
+                "async fn ",
+                "pub async fn ",
+                "pub(crate) fn ",
+                "pub(super) fn ",
+                "const fn ",
+                "pub const fn ",
+            ];
+            if !starts.iter().any(|start| line.trim_start().starts_with(start)) || line.trim_end().ends_with([';', '}'])
+            {
                 continue;
             }
             let close = format!("{}}}", " ".repeat(indent));

@@ -1,35 +1,37 @@
-//! Ties discovery to the peers of each World.
+//! Ties discovery to the peers of each World: names and control files on the control thread, lookups for the data path.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::control::refresh::Refresher;
+use crate::control::watch::{Pace, watch};
+use crate::dns::resolver::Resolver;
 use crate::life::tasks::Tasks;
-use crate::plan::Plan;
+use crate::plan::peer::EndpointSpec;
+use crate::plan::{Plan, control_file};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::adhoc::Adhoc;
-use crate::upstream::world::{Upstreams, World};
+use crate::upstream::adhoc::{Adhoc, Rules, default_policy};
+use crate::upstream::world::Upstreams;
 
-/// Everything that looks names up.
-#[derive(Clone)]
-pub(super) struct Refresher {
-    adhoc: Arc<Adhoc>,
+/// Starts discovery without any peer yet, and the table of unlisted names that it answers.
+pub(super) fn start(plan: &Plan, upstreams: &Arc<Upstreams>, tasks: &Tasks) -> (Arc<Refresher>, Arc<Adhoc>) {
+    let metrics: Arc<Metrics> = upstreams.metrics.clone();
+    let refresher = Arc::new(Refresher::new(tasks.clone(), metrics, Resolver::new(&plan.dns), parse));
+    let (adhoc, asks) = Adhoc::new(upstreams.clone(), Arc::new(default_policy()), Rules::from(plan));
+    let (answering, table) = (refresher.clone(), adhoc.clone());
+    tasks.spawn(async move { answering.answer(table, asks).await });
+    (refresher, adhoc)
 }
 
-impl Refresher {
-    pub(super) fn start(_plan: &Arc<Plan>, _metrics: Arc<Metrics>, _upstreams: Arc<Upstreams>, _tasks: &Tasks) -> Self {
-        Self { adhoc: Arc::default() }
-    }
-    pub(super) fn adhoc(&self) -> Arc<Adhoc> {
-        self.adhoc.clone()
-    }
-    pub(super) fn follow(&self, _world: &Arc<World>) {}
-    pub(super) async fn first_endpoints(&self, _most: Duration) {}
+fn parse(text: &str, path: &Path) -> Result<HashMap<String, Vec<EndpointSpec>>, String> {
+    let file = control_file::parse(text, &path.display().to_string());
+    file.map(|file| file.peers).map_err(|problems| problems.to_string())
 }
 
-pub(super) fn file_changes(_path: &Path, _tasks: &Tasks) -> watch::Receiver<()> {
-    let (_, receiver) = watch::channel(());
-    receiver
+/// Tells of each change of the configuration's content.
+pub(super) fn file_changes(path: &Path, tasks: &Tasks) -> watch::Receiver<impl Sized + use<>> {
+    watch::Receiver::from(watch(tasks, path.to_owned(), Pace::default()))
 }

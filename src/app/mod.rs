@@ -17,15 +17,16 @@ use tracing::{error, info, warn};
 
 use crate::cli::Environment;
 use crate::config::facts::Facts;
+use crate::control::House;
 use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
 use crate::control::load::{Loaded, load};
 use crate::control::ready::Opened;
+use crate::control::refresh::Refresher;
 use crate::control::reload::{Handle, Hash, Reloader, Trigger};
 use crate::control::signals::{Signals, Told};
-use crate::control::House;
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase};
 use crate::life::shutdown::{Direction, End, Steps, shutdown};
@@ -38,7 +39,6 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
 use data::Data;
-use discovery::Refresher;
 use works::{InForce, Wiring};
 
 /// How long inbound waits for first endpoints at start; two services that wait for each other's names must both start.
@@ -105,7 +105,7 @@ impl Stop {
 struct Running {
     core: Arc<Core>,
     doors: Arc<Doors>,
-    refresher: Refresher,
+    refresher: Arc<Refresher>,
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
@@ -126,8 +126,8 @@ async fn serve(
     let tasks = Tasks::default();
     let upstreams = Arc::new(Upstreams::new(metrics.clone(), Tasks::default()));
     data.own(upstreams.sweep());
-    let refresher = Refresher::start(&plan, metrics.clone(), upstreams.clone(), &tasks);
-    let world = World::first(plan.clone(), &upstreams, refresher.adhoc()).map_err(Stop::because)?;
+    let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
+    let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
     let access = AccessLog::start(works::which(&plan), works::format(&plan), metrics.clone(), stdout()?)?;
     let (inbound, outbound) = (Direction::default(), Direction::default());
     let core =
@@ -137,22 +137,25 @@ async fn serve(
     let running = Running { core, doors, refresher, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
-    let (reloader, reloads) = Reloader::new(wiring, Hash::of(&std::fs::read(path).unwrap_or_default()), metrics.clone());
+    let (reloader, reloads) =
+        Reloader::new(wiring, Hash::of(&std::fs::read(path).unwrap_or_default()), metrics.clone());
     let file = discovery::file_changes(path, &running.tasks);
     running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
     servers(&plan, &loaded, &running, &reloads).await?;
 
     running.doors.open(&mut prepared, Door::Outbound);
-    running.refresher.follow(&running.core.world.load_full());
-    running.refresher.first_endpoints(FIRST_ENDPOINTS).await;
+    running.refresher.set_world(&running.core.world.load());
+    // Whether they have all answered or not: who has none answers 503 with the reason.
+    running.refresher.first_answers(FIRST_ENDPOINTS).await;
     running.doors.open(&mut prepared, Door::Inbound);
     running.opened.set();
     info!(service = %plan.service, "ready");
     let child = match command {
         [] => None,
-        command => Some(Child::start(command, &running.tasks).map_err(|error| {
-            Stop { code: error.exit_code(), lines: vec![error.to_string()] }
-        })?),
+        command => Some(
+            Child::start(command, &running.tasks)
+                .map_err(|error| Stop { code: error.exit_code(), lines: vec![error.to_string()] })?,
+        ),
     };
     Ok(until_the_end(signals, running, child, &reloads).await)
 }
@@ -160,7 +163,7 @@ async fn serve(
 /// Starts the admin server and its read-only sibling.
 async fn servers(plan: &Plan, loaded: &Loaded, running: &Running, reloads: &Handle) -> Result<(), Stop> {
     let house = Arc::new(House {
-        rooms: Arc::new(InForce(running.core.clone(), running.doors.clone())),
+        rooms: Arc::new(InForce(running.core.clone())),
         metrics: running.core.metrics.clone(),
         started: SystemTime::now(),
         since: Instant::now(),
@@ -262,7 +265,11 @@ async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> Ex
     core.access.close(LAST_LINES);
     if had_child {
         // Killed at the latest by the forced end, so it is there at once.
-        return tokio::time::timeout(LAST_LINES, code).await.ok().and_then(Result::ok).map_or(ExitCode::FAILURE, ExitCode::from);
+        return tokio::time::timeout(LAST_LINES, code)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .map_or(ExitCode::FAILURE, ExitCode::from);
     }
     ExitCode::SUCCESS
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::discovery::Refresher;
 use super::{Running, Stop};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
 use crate::control::load::{Loaded, load_text};
+use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
 use crate::ids::PeerName;
 use crate::plan::{AccessLog, LogFormat, Plan};
@@ -23,7 +23,7 @@ use crate::upstream::world::{Upstreams, World};
 pub(super) struct Wiring {
     core: Arc<Core>,
     doors: Arc<Doors>,
-    refresher: Refresher,
+    refresher: Arc<Refresher>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
     facts: Facts,
@@ -67,7 +67,10 @@ impl Works for Wiring {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                return Reading { hash: None, plan: Err(vec![format!("{}: cannot be read: {error}", self.path.display())]) };
+                return Reading {
+                    hash: None,
+                    plan: Err(vec![format!("{}: cannot be read: {error}", self.path.display())]),
+                };
             }
         };
         let hash = Some(Hash::of(&text));
@@ -90,13 +93,13 @@ impl Works for Wiring {
         let world = Arc::new(ready.world);
         self.core.world.store(world.clone());
         self.core.access.choose(which(&plan), format(&plan));
-        self.refresher.follow(&world);
+        self.refresher.set_world(&world);
         self.doors.commit(ready.prepared);
     }
 }
 
 /// The house as the admin server sees it.
-pub(super) struct InForce(pub(super) Arc<Core>, pub(super) Arc<Doors>);
+pub(super) struct InForce(pub(super) Arc<Core>);
 
 impl Rooms for InForce {
     fn plan(&self) -> Arc<Plan> {

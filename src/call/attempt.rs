@@ -9,8 +9,8 @@ use super::Failure;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::reason::Reason;
-use crate::upstream::lease::Version;
 use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::lease::Version;
 use crate::upstream::lease::{Answer, OnInformational, SendError};
 use crate::upstream::peer::{Discovery, Peer};
 
@@ -111,6 +111,7 @@ pub fn no_endpoint(peer: &Peer) -> Failure {
         Discovery::Failed { why } | Discovery::Stale { why, .. } => {
             Failure::new(Reason::DnsFailed, format!("peer {name} has no endpoint: {why}"))
         }
+        Discovery::Empty { why } => Failure::new(Reason::NoEndpoint, format!("peer {name} has no endpoint: {why}")),
         Discovery::Pending => Failure::new(Reason::NoEndpoint, format!("peer {name} is still being looked up")),
         Discovery::Ready => Failure::new(Reason::NoEndpoint, format!("peer {name} has no endpoint")),
     }

@@ -51,3 +51,40 @@ pub fn summary(plan: &Plan) -> String {
     let plural = if peers == 1 { "" } else { "s" };
     format!("service {}, inbound {inbound}, outbound {outbound}, {peers} peer{plural}", plan.service)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, as_json: bool) -> (bool, String) {
+        let path = format!("{}/config/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let mut out = Vec::new();
+        let code = run(Path::new(&path), as_json, &Facts::PLAIN, &|_| None, &mut out);
+        (code == ExitCode::SUCCESS, String::from_utf8(out).unwrap().replace(&path, "FILE"))
+    }
+
+    #[test]
+    fn a_fine_file_is_one_line() {
+        let summary = "service checkout, inbound [::]:15006, outbound 127.0.0.1:15001 [::1]:15001, 4 peers";
+        assert_eq!(check("quickstart", false), (true, format!("FILE: ok: {summary}\n")));
+        let (fine, text) = check("quickstart", true);
+        let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(fine);
+        assert_eq!(said, json!({ "ok": true, "service": "checkout", "summary": summary, "problems": [] }));
+    }
+
+    #[test]
+    fn a_wrong_file_is_a_line_for_each_problem() {
+        // A control file is no configuration.
+        let (fine, text) = check("peers", false);
+        assert!(!fine);
+        assert!(text.lines().all(|line| line.starts_with("FILE:")), "{text}");
+        let said: serde_json::Value = serde_json::from_str(&check("peers", true).1).unwrap();
+        assert_eq!((&said["ok"], &said["errors"]), (&json!(false), &json!(text.lines().count())));
+        let first = &said["problems"][0];
+        assert_eq!(
+            (&first["line"], &first["key"], &first["severity"]),
+            (&json!(3), &json!("service"), &json!("error"))
+        );
+    }
+}

@@ -28,3 +28,26 @@ pub fn run_reference(out: &mut dyn Write) -> ExitCode {
         Err(_) => ExitCode::FAILURE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_a_file_that_is_fine_and_prints_the_same() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/full.yaml");
+        let print = |path: &Path| {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let code = run(path, &Facts::PLAIN, &|_| None, &mut out, &mut err);
+            assert_eq!((code, String::from_utf8(err).unwrap()), (ExitCode::SUCCESS, String::new()));
+            let text = String::from_utf8(out).unwrap();
+            text.lines().map(|line| line.split(" # ").next().unwrap().trim_end().to_owned() + "\n").collect::<String>()
+        };
+        let first = print(Path::new(path));
+        let copy = std::env::temp_dir().join(format!("outrigger-config-{}.yaml", std::process::id()));
+        std::fs::write(&copy, &first).unwrap();
+        let second = print(&copy);
+        std::fs::remove_file(&copy).unwrap();
+        assert_eq!(first, second);
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod config;
+pub mod demo;
 pub mod schema;
 pub mod wait;
 
@@ -40,9 +41,7 @@ impl Environment {
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
-}
 
-impl Environment {
     /// Every variable, for what outlives the start.
     pub fn variables(&self) -> Arc<HashMap<String, String>> {
         self.variables.clone()
@@ -86,6 +85,9 @@ enum Command {
     Config {
         #[command(flatten)]
         file: File,
+        /// Print the reference instead: a file with every key at its default and what it is for
+        #[arg(long, conflicts_with = "config")]
+        reference: bool,
     },
     /// Print the JSON Schema of the file, for editors
     #[command(after_help = "Example: outrigger schema > outrigger.schema.json")]
@@ -106,6 +108,20 @@ enum Command {
         /// Wait until the app takes connections too
         #[arg(long)]
         app: bool,
+    },
+    /// Run a mesh of small services on this machine, with faults, and a live view
+    #[command(after_help = "Example: outrigger demo --for 20s")]
+    Demo {
+        /// How long it runs
+        #[arg(long = "for", default_value = "20s", value_parser = duration, value_name = "TIME")]
+        duration: Duration,
+    },
+    /// One of the demo's services
+    #[command(hide = true)]
+    DemoService {
+        /// What it is to be, as the demo writes it
+        #[arg(allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
 }
 
@@ -141,8 +157,11 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             drop(out);
             app::run(&file.path(environment), &app, environment)
         }
-        Command::Check { file, json } => check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out),
-        Command::Config { file } => {
+        Command::Check { file, json } => {
+            check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out)
+        }
+        Command::Config { reference: true, .. } => config::run_reference(&mut out),
+        Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),
@@ -150,6 +169,8 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             let admin = admin.or_else(|| environment.variable("OUTRIGGER_ADMIN"));
             wait::run(admin.as_deref(), timeout, app, &mut err)
         }
+        Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
+        Command::DemoService { arguments } => demo::service(&arguments, &mut err),
     }
 }
 

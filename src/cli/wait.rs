@@ -17,6 +17,24 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// One question takes no longer.
 const CLOCK: Duration = Duration::from_secs(3);
 
+/// Where the admin server is where nothing else is said.
+const DEFAULT_ADMIN: &str = "127.0.0.1:15000";
+
+/// Runs the command; `admin` is what `--admin` or OUTRIGGER_ADMIN says.
+pub fn run(admin: Option<&str>, timeout: Duration, app: bool, err: &mut dyn Write) -> ExitCode {
+    let text = admin.unwrap_or(DEFAULT_ADMIN);
+    let done = text.parse::<Addr>().map_err(|error| format!("--admin {text}: {error}")).and_then(|admin| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+        let wait = Wait { admin, timeout, app };
+        runtime.block_on(wait.run()).map_err(|error| error.to_string())
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => complain(err, &why),
+    }
+}
+
 /// What to wait for.
 #[derive(Debug, Clone)]
 pub struct Wait {
@@ -26,24 +44,6 @@ pub struct Wait {
     pub timeout: Duration,
     /// Whether the app must take connections too.
     pub app: bool,
-}
-
-/// Where a sidecar's admin server is unless told otherwise.
-const DEFAULT_ADMIN: &str = "127.0.0.1:15000";
-
-/// Waits, and says why in vain. Exit codes: 0 ready, 1 not ready in time or `admin` is no address.
-pub fn run(admin: Option<&str>, timeout: Duration, app: bool, err: &mut dyn Write) -> ExitCode {
-    let text = admin.unwrap_or(DEFAULT_ADMIN);
-    let admin = match text.parse() {
-        Ok(admin) => admin,
-        Err(error) => return complain(err, &format!("--admin {text}: {error}")),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.map(|runtime| runtime.block_on(Wait { admin, timeout, app }.run())) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => complain(err, &error.to_string()),
-        Err(error) => complain(err, &error.to_string()),
-    }
 }
 
 /// It was not ready in time.

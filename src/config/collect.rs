@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
-use super::section::{Kind, Origin, Reader, Scalar, Set, Wrong};
+use super::kind::{Kind, Origin, Reader, Scalar, Set, Wrong};
 use super::shape::{Printed, Shape};
 use super::tree::{Node, Trail, What};
 
@@ -205,7 +205,7 @@ impl Kind for Pairs {
 }
 
 /// Every item that is the same by `key` as an earlier one, after the earlier one.
-pub fn twice<'l, T, K: Eq + Hash>(items: &'l [Set<T>], key: impl Fn(&T) -> K) -> Vec<(&'l Set<T>, &'l Set<T>)> {
+pub fn twice<T, K: Eq + Hash>(items: &[Set<T>], key: impl Fn(&T) -> K) -> Vec<(&Set<T>, &Set<T>)> {
     let mut first: HashMap<K, &Set<T>> = HashMap::with_capacity(items.len());
     let mut pairs = Vec::new();
     for item in items {

@@ -2,8 +2,9 @@
 
 use super::collect::{List, OneOrMore, OrNone};
 use super::facts::Facts;
-use super::section::{Set, section, words};
-use super::units::{Count, Size, Span, Timer};
+use super::kind::{Set, words};
+use super::section::section;
+use super::units::{Count, Size, SizeWithin, Span, Timer};
 use super::values::{AllowEntry, FilePath, Listen, Network, ServerName, Target, Upgrade};
 
 words! {
@@ -84,7 +85,7 @@ section! {
         /// Open connections at each listener.
         connections "connections": Set<Count<1, 1_000_000>> = Is("10000");
         /// Bytes in a request's head.
-        head "head": Set<Size> = Is("64KiB");
+        head "head": Set<SizeWithin<8192, 1_048_576>> = Is("64KiB");
         /// Fields in a request's head.
         fields "fields": Set<Count<8, 4096>> = Is("128");
         /// Bytes in a request's body, or `none`.
@@ -113,7 +114,7 @@ section! {
 section! {
     /// From the service to its peers: one address that routes by Host or :authority and is an HTTP forward proxy.
     Outbound {
-        /// Where the service connects to, one address or a list; by default the IPv6 one may fail to bind.
+        /// Where the service connects to, one address or a list; `[::1]` beside 127.0.0.1 is not needed where there is no IPv6.
         listen "listen": Set<OneOrMore<Listen>> = Asks(Facts::outbound);
         /// What happens to names that no peer has: `pass` where only this machine reaches the door, else `deny`.
         otherwise "otherwise": Option<Set<Otherwise>> = Follows("pass");

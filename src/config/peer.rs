@@ -1,8 +1,9 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrSystem, Pairs};
+use super::kind::{Set, words};
 use super::listener::Protocol;
-use super::section::{Set, section, words};
+use super::section::section;
 use super::units::{Count, Timer};
 use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, Target};
 

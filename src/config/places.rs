@@ -21,17 +21,6 @@ impl Places {
         places
     }
 
-    /// Where the value of a key stands; for a default, where the nearest section around it does.
-    pub fn find(&self, key: &str) -> Option<Mark> {
-        let mut key = key;
-        loop {
-            if let Some(at) = self.of.get(key) {
-                return Some(*at);
-            }
-            key = key.get(..key.rfind(['.', '['])?)?;
-        }
-    }
-
     /// A problem with what a key says, found after reading.
     pub fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
         let at = self.of.get(key).copied();

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Config;
-use super::section::{Kind, Origin};
+use super::kind::{Kind, Origin};
 use super::shape::{Printed, quoted};
 
 /// The column at which origins begin.

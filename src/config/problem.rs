@@ -118,6 +118,13 @@ impl Problems {
         }
     }
 
+    /// Whether something is wrong with this key already, so that what follows from it need not be said.
+    pub fn mention(&self, section: &str, key: &str) -> bool {
+        let below = |path: &str| path.strip_prefix(section)?.strip_prefix('.')?.strip_prefix(key).map(str::to_owned);
+        let ends = |rest: String| rest.is_empty() || rest.starts_with(['.', '[']);
+        self.more > 0 || self.kept.iter().any(|problem| below(&problem.key).is_some_and(ends))
+    }
+
     /// Whether there is an error; warnings alone do not refuse a file.
     pub fn has_errors(&self) -> bool {
         self.errors > 0

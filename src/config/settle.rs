@@ -1,10 +1,12 @@
-//! Defaults that follow from other keys: `otherwise` from where the door listens, `hosts` and `sni` from the peer's name.
+//! Defaults that follow from other keys: `otherwise` from where the door listens, `hosts` and `sni` from the peer's
+//! name, `connect` from a shorter `request`.
 
 use super::Config;
-use super::collect::List;
+use super::collect::{List, OrNone};
+use super::kind::Set;
 use super::listener::Otherwise;
 use super::peer::Peer;
-use super::section::Set;
+use super::units::Timer;
 use super::values::{DnsName, HostEntry, is_host, plain};
 
 /// Fills in what the file leaves to follow from the rest.
@@ -19,6 +21,20 @@ pub fn settle(config: &mut Config) {
         let path = peer.path.to_string();
         hosts(name, &mut peer.value, &path);
         server_name(&mut peer.value, &path);
+        connect(&mut peer.value.timeout.value.connect, &peer.value.timeout.value.request);
+    }
+    if let Some(inbound) = &mut config.inbound {
+        let timeout = &mut inbound.value.timeout.value;
+        connect(&mut timeout.connect, &timeout.request);
+    }
+}
+
+/// Nobody who shortens `request` should have to shorten the default of `connect` too.
+fn connect(connect: &mut Set<Timer>, request: &Set<OrNone<Timer>>) {
+    if let Some(request) = request.value.0
+        && connect.is_default()
+    {
+        connect.value = connect.value.min(request);
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the values of a key look like (`Shape`, from which the schema and the reference come), and a value written
 //! back in the form of the file (`Printed`).
 
-use super::section::{Key, Origin};
+use super::kind::Origin;
+use super::section::Key;
 
 /// What the values of a key look like.
 pub enum Shape {

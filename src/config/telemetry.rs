@@ -1,7 +1,8 @@
 //! The sections `telemetry` and `admin`: what the sidecar says about its work, and to whom.
 
 use super::collect::OrOff;
-use super::section::{Set, section, words};
+use super::kind::{Set, words};
+use super::section::section;
 use super::values::{FilePath, LocalListen};
 
 words! {

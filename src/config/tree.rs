@@ -120,7 +120,9 @@ pub fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Node<'t>> {
             Err(error) => {
                 let marker = error.marker();
                 let at = Mark::of(&Span::new(*marker, *marker));
-                builder.problems.error("", Some(at), format!("not valid YAML: {}", error.info()), None);
+                let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or_default();
+                let quotes = if line.contains("${") { "; within brackets, `${…}` needs quotes" } else { "" };
+                builder.refuse(at, format!("not valid YAML: {}{quotes}", error.info()));
                 return None;
             }
         }
@@ -326,6 +328,10 @@ mod tests {
             ("a: !!int 1\n", "f:1:10: a: a tag (`!name`) has no meaning here"),
             ("? [a]\n: 1\n", "f:1:3: a key must be plain text"),
             ("a: &x {b: *x}\n", "f:1:11: a.b: an alias to the value that it stands in"),
+            (
+                "a: [${B}]",
+                "f:1:6: a[1]: not valid YAML: while parsing a flow sequence, expected ',' or ']'; within brackets",
+            ),
             ("a: &x {b: 1}\nc:\n  <<: *x\n", "f:3:3: c.<<: `<<` is not supported"),
         ] {
             assert!(problems_of(text).starts_with(expect), "{text:?}: {}", problems_of(text));

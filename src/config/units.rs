@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::section::{Kind, Reader, Scalar, Wrong};
+use super::kind::{Kind, Reader, Scalar, Wrong};
 use super::shape::{Printed, Shape};
 use super::tree::{Node, Trail, What};
 
@@ -21,6 +21,10 @@ pub struct Timer(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+/// A number of bytes within bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SizeWithin<const MIN: u64, const MAX: u64>(pub u64);
+
 /// A whole number within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
@@ -33,7 +37,7 @@ const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), (
 /// # Errors
 /// What was expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    measured(text, &TIMES).map(Duration::from_millis).ok_or_else(Span::expected)
+    Span::parse(text).map(|span| span.0).map_err(|_| Span::expected())
 }
 
 /// A whole number in decimal, without sign, underscore or leading zero.
@@ -162,6 +166,29 @@ impl Scalar for Size {
 
     fn write(&self) -> String {
         written(self.0, &SIZES, "B")
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Scalar for SizeWithin<MIN, MAX> {
+    const NAME: &'static str = "size-within";
+
+    fn expected() -> String {
+        format!("a size from `{}` to `{}`", Size(MIN).write(), Size(MAX).write())
+    }
+
+    fn pattern() -> String {
+        Size::pattern()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match Size::parse(text)? {
+            Size(bytes) if (MIN..=MAX).contains(&bytes) => Ok(Self(bytes)),
+            Size(_) => Err(Wrong::default()),
+        }
+    }
+
+    fn write(&self) -> String {
+        Size(self.0).write()
     }
 }
 

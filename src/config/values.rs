@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::collect::is_name;
-use super::section::{Scalar, Wrong};
+use super::kind::{Scalar, Wrong};
 use crate::ids::Addr;
 
 /// Patterns of the schema; the parsers below are stricter.

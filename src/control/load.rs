@@ -1,5 +1,7 @@
 //! From a path to a plan, the one way in for `run`, reload and `check`; opens the files that the plan names.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -14,9 +16,10 @@ use crate::config::facts::Facts;
 use crate::config::places::Places;
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::config::{self, Config};
+use crate::ids::PeerName;
 use crate::plan::Plan;
 use crate::plan::build::{Built, Content, FileUse, build};
-use crate::plan::control_file;
+use crate::plan::control_file::{self, ControlFile};
 
 /// A configuration in which nothing is wrong.
 #[derive(Debug, Clone)]
@@ -125,35 +128,18 @@ fn why(error: &io::Error) -> String {
 
 /// Opens every file that the plan names and says which cannot be used.
 fn look_at(files: &[FileUse], problems: &mut Problems) {
-    let mut read: Vec<(&Path, Result<control_file::ControlFile, ()>)> = Vec::new();
+    let mut known = HashMap::new();
     for file in files {
         let verdict = match &file.content {
-            Content::Endpoints(peer) => {
-                let known = read.iter().position(|(path, _)| *path == file.path);
-                let at = known.unwrap_or_else(|| {
-                    read.push((&file.path, endpoints(&file.path, problems, file)));
-                    read.len() - 1
-                });
-                match read.get(at) {
-                    Some((path, Ok(said))) if !said.peers.contains_key(peer.as_str()) => {
-                        Err(format!("{} has no peer `{peer}`", path.display()))
-                    }
-                    _ => Ok(()),
-                }
-            }
-            Content::Certificates => pem(
-                &file.path,
-                |text| {
-                    let mut all = CertificateDer::pem_slice_iter(text);
-                    matches!(all.next(), Some(Ok(_))) && all.all(|certificate| certificate.is_ok())
-                },
-                "certificate",
-            ),
-            Content::Key => pem(&file.path, |text| PrivateKeyDer::from_pem_slice(text).is_ok(), "private key"),
-            Content::Token => match fs::read_to_string(&file.path) {
+            Content::Endpoints(peer) => endpoints(file, peer, &mut known, problems),
+            Content::Certificates => pem(&file.path, "certificate", |text| {
+                let mut all = CertificateDer::pem_slice_iter(text).peekable();
+                all.peek().is_some() && all.all(|certificate| certificate.is_ok())
+            }),
+            Content::Key => pem(&file.path, "private key", |text| PrivateKeyDer::from_pem_slice(text).is_ok()),
+            Content::Token => match read_text(&file.path) {
                 Ok(text) if text.trim().is_empty() => Err(format!("{} is empty", file.path.display())),
-                Ok(_) => Ok(()),
-                Err(error) => Err(unreadable(&file.path, &error)),
+                other => other.map(drop).map_err(|why| unreadable(&file.path, &why)),
             },
         };
         if let Err(text) = verdict {
@@ -162,26 +148,164 @@ fn look_at(files: &[FileUse], problems: &mut Problems) {
     }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> String {
-    format!("{} cannot be read: {}", path.display(), why(error))
+fn unreadable(path: &Path, why: &str) -> String {
+    format!("{} cannot be read: {why}", path.display())
 }
 
-fn pem(path: &Path, holds: impl Fn(&[u8]) -> bool, what: &str) -> Result<(), String> {
+fn pem(path: &Path, what: &str, holds: impl Fn(&[u8]) -> bool) -> Result<(), String> {
     match fs::read(path) {
         Ok(text) if holds(&text) => Ok(()),
         Ok(_) => Err(format!("{} holds no {what} in PEM form", path.display())),
-        Err(error) => Err(unreadable(path, &error)),
+        Err(error) => Err(unreadable(path, &why(&error))),
     }
 }
 
-/// A control file's endpoints, its problems added to those of the configuration.
-fn endpoints(path: &Path, problems: &mut Problems, file: &FileUse) -> Result<control_file::ControlFile, ()> {
-    let text = match read_text(path) {
-        Ok(text) => text,
-        Err(why) => {
-            problems.error(&file.key, file.at, format!("{} cannot be read: {why}", path.display()), None);
-            return Err(());
+/// The control files read so far, by path; `None` for one with problems, which were reported.
+type Known<'f> = HashMap<&'f Path, Option<ControlFile>>;
+
+/// Looks into a peer's control file, whose own problems are added to those of the configuration once.
+fn endpoints<'f>(
+    file: &'f FileUse,
+    peer: &PeerName,
+    known: &mut Known<'f>,
+    problems: &mut Problems,
+) -> Result<(), String> {
+    let name = file.path.display().to_string();
+    let said = match known.entry(&file.path) {
+        Entry::Occupied(said) => said.into_mut(),
+        Entry::Vacant(free) => {
+            let text = read_text(&file.path).map_err(|why| unreadable(&file.path, &why))?;
+            free.insert(control_file::parse(&text, &name).map_err(|wrong| problems.append(wrong)).ok())
         }
     };
-    control_file::parse(&text, &path.display().to_string()).map_err(|wrong| problems.append(wrong))
+    match said {
+        Some(said) if !said.peers.contains_key(peer.as_str()) => Err(format!("{name} says nothing of `{peer}`")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A folder of files that goes away at the end of the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn of(files: &[(&str, &[u8])]) -> Self {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let own = format!("outrigger-load-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let folder = std::env::temp_dir().join(own);
+            fs::create_dir_all(&folder).unwrap();
+            for (name, text) in files {
+                fs::write(folder.join(name), text).unwrap();
+            }
+            Self(folder)
+        }
+
+        /// What loading `outrigger.yaml` says, the folder's name taken out.
+        fn load(&self) -> Result<Loaded, String> {
+            let path = self.0.join("outrigger.yaml");
+            let loaded = load(&path, &Facts::PLAIN, &|_| None);
+            loaded.map_err(|problems| problems.to_string().replace(&format!("{}/", self.0.display()), ""))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_shipped_examples_are_fine() {
+        for name in ["full", "minimal", "quickstart"] {
+            let path = PathBuf::from(format!("{}/config/{name}.yaml", env!("CARGO_MANIFEST_DIR")));
+            let loaded = load(&path, &Facts::PLAIN, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(loaded.warnings, [], "{name}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_problems_of_the_keys_that_name_them() {
+        let pair = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+        let yaml = |tls: &str, peers: &str| {
+            format!("service: x\ninbound: {{ app: 127.0.0.1:1, tls: {{ {tls} }} }}\npeers: {{ {peers} }}\n")
+        };
+        let fine = "certificate: cert.pem, key: key.pem";
+        let search = "peers:\n  search:\n    - 10.0.0.1:1\n";
+        for (tls, peers, control, expect) in [
+            (fine, "search: { file: peers.yaml }", search, ""),
+            (
+                fine,
+                "other: { file: peers.yaml }",
+                search,
+                "outrigger.yaml:3:25: peers.other.file: peers.yaml says nothing of `other`",
+            ),
+            (
+                fine,
+                "search: { file: none.yaml }",
+                search,
+                "outrigger.yaml:3:26: peers.search.file: none.yaml cannot be read: there is no such file",
+            ),
+            (
+                fine,
+                "a: { file: peers.yaml }, b: { file: peers.yaml }",
+                "peers: { a: [x] }",
+                "peers.yaml:1:14: peers.a[0].address: expected an address to connect to, `IP:PORT`, `[IPv6]:PORT` or `unix:/PATH`, found `x`",
+            ),
+            (
+                "certificate: key.pem, key: cert.pem",
+                "",
+                search,
+                "outrigger.yaml:2:50: inbound.tls.certificate: key.pem holds no certificate in PEM form\noutrigger.yaml:2:64: inbound.tls.key: cert.pem holds no private key in PEM form",
+            ),
+            (
+                "certificate: ., key: none.pem",
+                "",
+                search,
+                "outrigger.yaml:2:50: inbound.tls.certificate: . cannot be read: it is a directory\noutrigger.yaml:2:58: inbound.tls.key: none.pem cannot be read: there is no such file",
+            ),
+        ] {
+            let folder = Folder::of(&[
+                ("outrigger.yaml", yaml(tls, peers).as_bytes()),
+                ("cert.pem", certificate.as_bytes()),
+                ("key.pem", key.as_bytes()),
+                ("peers.yaml", control.as_bytes()),
+            ]);
+            assert_eq!(folder.load().err().unwrap_or_default(), expect, "{tls} {peers}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_or_not_there_is_one_problem() {
+        assert_eq!(Folder::of(&[]).load().unwrap_err(), "outrigger.yaml: cannot be read: there is no such file");
+        let folder = Folder::of(&[("outrigger.yaml", b"service: x\n\xff\xfe\n")]);
+        assert_eq!(folder.load().unwrap_err(), "outrigger.yaml: cannot be read: line 2 is not UTF-8");
+    }
+
+    #[test]
+    fn an_address_in_use_names_the_line_that_asked_for_it() {
+        let yaml = b"service: x\ninbound:\n  listen: 0.0.0.0:15006\n  app: 127.0.0.1:1\n";
+        let folder = Folder::of(&[("outrigger.yaml", yaml)]);
+        let loaded = folder.load().unwrap();
+        let said = |door| {
+            let problem = loaded.bind_problem(door, &io::ErrorKind::AddrInUse.into()).to_string();
+            problem.replace(&format!("{}/", folder.0.display()), "")
+        };
+        let todo = "is in use by another process: stop it, or listen at another address";
+        assert_eq!(said(0), format!("outrigger.yaml:3:11: inbound.listen: address 0.0.0.0:15006 {todo}"));
+        assert_eq!(said(1), format!("outrigger.yaml: outbound.listen[0]: address 127.0.0.1:15001 {todo}"));
+        said(99);
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_the_text() {
+        let read = |text: &str| load_text(text, Path::new("f"), &Facts::PLAIN, &|_| None).unwrap().fingerprint;
+        assert_eq!(read("service: x"), read("service: x"));
+        assert_ne!(read("service: x"), read("service: x "));
+    }
 }

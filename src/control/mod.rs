@@ -2,12 +2,17 @@
 
 pub mod admin;
 pub mod child;
+pub mod files;
 pub mod load;
+pub mod lookups;
 pub mod ready;
+pub mod refresh;
 pub mod reload;
 pub mod signals;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod unlisted;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::SystemTime;

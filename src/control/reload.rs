@@ -4,8 +4,8 @@
 //! many ask. The steps (`Works`) are the wiring's; their order and what a problem at each means are decided here:
 //!
 //! ```text
-//! read + check ── restart needed? ── bind new doors ── apply (cannot fail) ── told
-//!       └──────────────┴─────────────────┴── any problem: nothing has changed, told
+//! read + check ── restart needed? ── bind doors, build ── apply (cannot fail) ── told
+//!       └──────────────┴─────────────────────┴── any problem: nothing has changed, told
 //! ```
 
 use std::collections::BTreeMap;
@@ -28,17 +28,18 @@ const WAITING: usize = 64;
 
 /// The steps of a reload that touch the world outside.
 pub trait Works: Send + 'static {
-    /// Doors that are bound and do not accept yet.
+    /// What [`Works::bind`] made: doors that are bound and do not accept yet, the next World.
     type Bound: Send;
 
     /// The plan in force.
     fn in_force(&self) -> Arc<Plan>;
     /// Reads and checks the file.
     fn read(&mut self) -> Reading;
-    /// Binds the doors that `plan` has and the one in force has not. Dropping the result undoes it.
+    /// Does everything that can fail: binds the doors that `plan` has and the one in force has not, and then builds the
+    /// next World (last, because that hands new policies to living peers). Dropping the result undoes the binding.
     ///
     /// # Errors
-    /// One line per door that cannot be bound.
+    /// One line per problem.
     fn bind(&mut self, plan: &Arc<Plan>) -> impl Future<Output = Result<Self::Bound, Vec<String>>> + Send;
     /// Puts the plan in force: the next World, its doors, its endpoints' refreshers, its access log.
     fn apply(&mut self, plan: Arc<Plan>, bound: Self::Bound);

@@ -204,14 +204,14 @@ impl Resolver {
                 _ => None,
             })
             .collect();
-        let mut names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<String> = listed.iter().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names.dedup();
         if names.len() > MOST_TARGETS {
             tracing::warn!("an SRV answer lists {} hosts; the first {MOST_TARGETS} are used", names.len());
             names.truncate(MOST_TARGETS);
         }
-        let found: BTreeMap<String, Found> = stream::iter(names.iter().map(|name| (*name).to_owned()))
+        let found: BTreeMap<String, Found> = stream::iter(names)
             .map(|name| async move {
                 let found = self.target(servers, hosts, &name, deadline).await;
                 (name, found)

@@ -305,7 +305,8 @@ fn origin_form(parts: &mut Parts) -> Result<(), HeadError> {
     }
     if parts.uri.authority().is_some() {
         let mut uri = http::uri::Parts::default();
-        uri.path_and_query = if pathless { format!("/{path}").parse().ok() } else { parts.uri.path_and_query().cloned() };
+        uri.path_and_query =
+            if pathless { format!("/{path}").parse().ok() } else { parts.uri.path_and_query().cloned() };
         parts.uri = Uri::from_parts(uri).or_else(|_| bad("the target is not a URI"))?;
     }
     Ok(())

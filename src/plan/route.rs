@@ -10,9 +10,9 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Adds a host; returns the peer that has it already, if another one does.
+    /// Adds a host, an IPv6 address with or without brackets; returns the peer that has it already, if another one does.
     pub fn add(&mut self, host: &str, port: Option<u16>, peer: usize) -> Option<usize> {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
         let before = match port {
             Some(port) => self.exact.entry(host).or_default().insert(port, peer),
             None => self.any.insert(host, peer),

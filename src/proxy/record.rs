@@ -192,7 +192,7 @@ impl Exchange {
                 None => "",
             },
             request_id: self.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
-            detail: self.failure.as_ref().map(|failure| &failure.detail as &dyn std::fmt::Display),
+            detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
         };
         self.conn.core.access.write(&line);
     }
@@ -240,6 +240,6 @@ pub fn refused(conn: &Conn, reason: Reason, detail: &str) {
         protocol: "",
         peer_protocol: "",
         request_id: "",
-        detail: Some(&detail),
+        detail,
     });
 }

@@ -182,7 +182,7 @@ impl Drop for Opaque {
             protocol: self.protocol,
             peer_protocol: self.protocol,
             request_id: "",
-            detail: self.failure.as_ref().map(|failure| &failure.detail as &dyn std::fmt::Display),
+            detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
         });
     }
 }

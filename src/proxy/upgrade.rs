@@ -318,7 +318,9 @@ pub fn take_over(switch: Switch, mut record: Box<Exchange>) -> Response<Reply> {
             parts.extensions.insert(Takeover(Arc::new(parking_lot::Mutex::new(Some(give)))));
             conn.tasks().spawn(async move {
                 match take.await {
-                    Ok(sending) => tunnel::run(Io::boxed(StreamIo::new(sending, receiving, ())), peer, idle, record).await,
+                    Ok(sending) => {
+                        tunnel::run(Io::boxed(StreamIo::new(sending, receiving, ())), peer, idle, record).await
+                    }
                     Err(_) => {
                         record.tunnelled(
                             0,

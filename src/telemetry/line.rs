@@ -65,7 +65,7 @@ pub struct Line<'a> {
     /// The request's `x-request-id`.
     pub request_id: &'a str,
     /// The chain of errors behind the reason.
-    pub detail: Option<&'a dyn Display>,
+    pub detail: &'a str,
 }
 
 impl Line<'_> {
@@ -92,7 +92,7 @@ impl Line<'_> {
             protocol: "",
             peer_protocol: "",
             request_id: "",
-            detail: None,
+            detail: "",
         }
     }
 
@@ -124,9 +124,7 @@ impl Line<'_> {
         fields.text("protocol", self.protocol);
         fields.text("peer_protocol", self.peer_protocol);
         fields.text("request_id", self.request_id);
-        if let Some(detail) = self.detail {
-            fields.shown("detail", detail);
-        }
+        fields.text("detail", self.detail);
         fields.end();
     }
 }
@@ -327,7 +325,7 @@ mod tests {
             first_byte: Some(Duration::from_micros(7)),
             protocol: "HTTP/1.1",
             request_id: "a b",
-            detail: Some(&"tcp connect: \"refused\"\nby host"),
+            detail: "tcp connect: \"refused\"\nby host",
             ..Line::new(UNIX_EPOCH, Door::Outbound, ClientAddr(Some(([127, 0, 0, 1], 4242).into())))
         }
     }

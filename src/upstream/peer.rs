@@ -50,6 +50,11 @@ pub enum Discovery {
         /// Since when.
         since: SystemTime,
     },
+    /// The source answered that there is no endpoint.
+    Empty {
+        /// In which way.
+        why: String,
+    },
     /// There was never an answer, or the last one is too old.
     Failed {
         /// What failed.

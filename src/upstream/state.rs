@@ -36,7 +36,7 @@ pub struct PeerState {
 /// Where discovery stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct DiscoveryState {
-    /// `pending`, `ready`, `stale` or `failed`.
+    /// `pending`, `ready`, `stale`, `empty` or `failed`.
     pub state: &'static str,
     /// What failed last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +108,7 @@ impl DiscoveryState {
             Discovery::Pending => ("pending", None, None),
             Discovery::Ready => ("ready", None, None),
             Discovery::Stale { why, since } => ("stale", Some(why), Some(since)),
+            Discovery::Empty { why } => ("empty", Some(why), None),
             Discovery::Failed { why } => ("failed", Some(why), None),
         };
         Self { state, why, stale_for_seconds: since.map(seconds_ago) }

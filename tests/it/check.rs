@@ -13,7 +13,10 @@ fn outrigger(arguments: &[&str]) -> (i32, String, String) {
 #[test]
 fn check_names_every_mistake_with_place_and_nearest_key() {
     let folder = Folder::new();
-    let file = folder.write("o.yaml", "service: s\ninbuond: {}\npeers:\n  a: { static: ['127.0.0.1:1'], timeout: { connect: 5 } }\n");
+    let file = folder.write(
+        "o.yaml",
+        "service: s\ninbuond: {}\npeers:\n  a: { static: ['127.0.0.1:1'], timeout: { connect: 5 } }\n",
+    );
     let (code, out, err) = outrigger(&["check", "-c", file.to_str().unwrap()]);
     let said = out + &err;
     assert_eq!(code, 1);

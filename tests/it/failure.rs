@@ -74,7 +74,8 @@ fn an_app_that_hangs_up_gives_502_and_one_that_is_slow_504() {
         let _ = read_head(&mut BufReader::new(stream));
     });
     let sidecar = inbound(&rude, "");
-    let answer = Caller::connect(sidecar.inbound).send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").answer();
+    let answer =
+        Caller::connect(sidecar.inbound).send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").answer();
     assert!(answer.starts_with("HTTP/1.1 502 ") && reason(&answer) == "reset", "{answer}");
     let slow = App::start(|mut stream, _| {
         let _ = stream.read(&mut [0; 1024]);
@@ -104,10 +105,12 @@ fn a_body_over_the_limit_gets_413() {
         let _ = report.send(String::from_utf8_lossy(&all).into_owned());
     });
     let sidecar = inbound(&app, ", limits: { body: 10B }");
-    let answer = Caller::connect(sidecar.inbound).send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n").answer();
+    let answer =
+        Caller::connect(sidecar.inbound).send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n").answer();
     assert!(answer.starts_with("HTTP/1.1 413 ") && reason(&answer) == "body_too_large", "{answer}");
     app.unseen();
     let mut caller = Caller::connect(sidecar.inbound);
-    let answer = caller.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n").answer();
+    let answer =
+        caller.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n").answer();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }

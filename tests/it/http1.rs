@@ -24,11 +24,16 @@ fn requests_of_one_connection_pass_two_sidecars_and_keep_their_case() {
     let (outbound, inbound) = pair(&app);
     let mut caller = Caller::connect(outbound.outbound);
     for n in 0..3 {
-        let answer = caller.send(format!("POST /p?{n} HTTP/1.1\r\nHost: server\r\nX-MiXed: a\r\nContent-Length: 3\r\n\r\nabc")).answer();
+        let answer = caller
+            .send(format!("POST /p?{n} HTTP/1.1\r\nHost: server\r\nX-MiXed: a\r\nContent-Length: 3\r\n\r\nabc"))
+            .answer();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hi"), "{answer}");
         assert!(answer.contains("X-CaSe: Kept"), "{answer}");
         let seen = app.next();
-        assert!(seen.starts_with(&format!("POST /p?{n} HTTP/1.1\r\nHost: server\r\n")) && seen.contains("X-MiXed: a\r\n"), "{seen}");
+        assert!(
+            seen.starts_with(&format!("POST /p?{n} HTTP/1.1\r\nHost: server\r\n")) && seen.contains("X-MiXed: a\r\n"),
+            "{seen}"
+        );
         assert!(seen.ends_with("abc"));
         assert_eq!(field(&seen, "x-outrigger-hops").as_deref(), Some("2"));
         assert_eq!(field(&seen, "x-forwarded-for").as_deref(), Some("127.0.0.1"));

@@ -2,8 +2,8 @@
 
 use super::{Own, Parts, peers::reaches};
 use crate::config::Config;
+use crate::config::kind::Set;
 use crate::config::peer::Endpoint;
-use crate::config::section::Set;
 use crate::ids::Addr;
 
 /// Reports them.

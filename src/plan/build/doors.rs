@@ -1,19 +1,21 @@
 //! The listeners: the inbound doors with the apps behind them, the shared outbound doors, the ports of single peers.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Content, Parts};
 use crate::config::Config;
 use crate::config::collect::List;
+use crate::config::kind::Set;
 use crate::config::listener::{self, Inbound, InboundTimeout, Limits, OutboundTimeout, Port};
-use crate::config::section::Set;
 use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
 use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 
 /// How long an idle HTTP/1 connection to the app is kept until the app's own keep-alive is learned.
-const APP_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(4);
+const APP_KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 /// The inbound doors, each before the app it leads to.
 pub fn inbound(config: &Config, parts: &mut Parts<'_>) {
@@ -45,11 +47,12 @@ fn port_door(port: &Port, inbound: &Inbound, like: &DoorPlan, parts: &mut Parts<
 
 /// What cannot be meant.
 fn combinations(inbound: &Set<Inbound>, parts: &mut Parts<'_>) {
-    if inbound.app.is_none() && inbound.ports.0.is_empty() {
+    let said = |key| parts.problems.mention(&inbound.path, key);
+    if inbound.app.is_none() && inbound.ports.0.is_empty() && !said("app") && !said("ports") {
         let text = "is missing: expected the address where the service listens, such as `127.0.0.1:8080`, or `ports`";
         parts.problems.error(format_args!("{}.app", inbound.path), inbound.origin.at(), text, None);
     }
-    if inbound.app.is_none() && !inbound.listen.is_default() {
+    if inbound.app.is_none() && !inbound.listen.is_default() && !inbound.ports.0.is_empty() {
         inbound.listen.refuse(parts.problems, "leads nowhere without `app`; the ports under `ports` have their own");
     }
     let declared = inbound.protocol.value != listener::Protocol::Auto;
@@ -64,7 +67,7 @@ fn combinations(inbound: &Set<Inbound>, parts: &mut Parts<'_>) {
 fn pattern(inbound: &Inbound) -> DoorPlan {
     DoorPlan {
         side: Door::Inbound,
-        listen: Addr::Tcp(std::net::SocketAddr::from(([0, 0, 0, 0], 0))),
+        listen: Addr::Tcp(SocketAddr::from(([0, 0, 0, 0], 0))),
         optional: false,
         leads: Leads::ByAuthority,
         protocol: protocol(inbound.protocol.value),
@@ -123,7 +126,7 @@ pub fn outbound(config: &Config, apps: usize, parts: &mut Parts<'_>) {
     let outbound = &config.outbound;
     let like = DoorPlan {
         side: Door::Outbound,
-        listen: Addr::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
+        listen: Addr::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
         optional: false,
         leads: Leads::ByAuthority,
         protocol: Protocol::Auto,
@@ -133,8 +136,8 @@ pub fn outbound(config: &Config, apps: usize, parts: &mut Parts<'_>) {
         trusted: trusted(&outbound.trusted),
         limits: outbound_limits(&outbound.limits, &outbound.timeout),
     };
-    for (n, listen) in outbound.listen.0.iter().enumerate() {
-        let optional = outbound.listen.is_default() && n > 0;
+    for listen in &outbound.listen.0 {
+        let optional = twin(&listen.0).is_some_and(|twin| outbound.listen.0.iter().any(|other| other.0 == twin));
         parts.door(listen, DoorPlan { listen: listen.0.clone(), optional, ..like.clone() });
     }
     for (n, (_, peer)) in config.peers.0.iter().enumerate() {
@@ -144,6 +147,12 @@ pub fn outbound(config: &Config, apps: usize, parts: &mut Parts<'_>) {
             parts.door(listen, DoorPlan { listen: listen.0.clone(), leads, protocol, ..like.clone() });
         }
     }
+}
+
+/// The IPv4 loopback address beside which an IPv6 one is a courtesy.
+fn twin(listen: &Addr) -> Option<Addr> {
+    let addr = listen.tcp().filter(|addr| addr.ip() == Ipv6Addr::LOCALHOST)?;
+    Some(Addr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port()))))
 }
 
 /// The plan's word for the file's.
@@ -166,7 +175,7 @@ fn trusted(said: &List<Network>) -> Arc<[ipnet::IpNet]> {
 
 fn limits(said: &Limits) -> DoorLimits {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let zero = std::time::Duration::ZERO;
+    let zero = Duration::ZERO;
     DoorLimits {
         connections: number(said.connections.0),
         head: number(said.head.0),

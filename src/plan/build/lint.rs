@@ -1,15 +1,13 @@
 //! What is allowed and probably not meant: rules that can match nothing, doors that stand too open.
 
-use super::Parts;
 use crate::config::Config;
+use crate::config::kind::Set;
 use crate::config::listener::{Otherwise, Protocol};
 use crate::config::peer::Peer;
 use crate::config::problem::Problems;
-use crate::config::section::Set;
 
 /// Reports it as warnings.
-pub fn lint(config: &Config, parts: &mut Parts<'_>) {
-    let problems = &mut *parts.problems;
+pub fn lint(config: &Config, problems: &mut Problems) {
     if config.inbound.is_none() && config.peers.0.is_empty() {
         problems.warning("", None, "neither `inbound` nor `peers`: this sidecar only forwards what it does not know");
     }

@@ -13,9 +13,9 @@ use super::peer::PeerPlan;
 use super::route::RouteTable;
 use super::{AccessLog, AccessLogPlan, AdminPlan, DnsPlan, LogFormat, Plan};
 use crate::config::Config;
+use crate::config::kind::Set;
 use crate::config::listener::{self, Dns, Outbound};
 use crate::config::problem::Problems;
-use crate::config::section::Set;
 use crate::config::telemetry::{self, Admin, Telemetry};
 use crate::config::tree::Mark;
 use crate::config::values::{AllowEntry, FilePath};
@@ -72,7 +72,10 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     }
     dns_order(&config.dns, parts.problems);
     check::addresses(config, &mut parts);
-    lint::lint(config, &mut parts);
+    // What is probably not meant is only worth saying where nothing is certainly wrong.
+    if !parts.problems.has_errors() {
+        lint::lint(config, parts.problems);
+    }
     let Parts { doors, door_keys, peers, routes, files, own, .. } = parts;
     let plan = Plan {
         service: config.service.as_ref().map_or("", |name| &name.0).into(),
@@ -205,3 +208,6 @@ fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

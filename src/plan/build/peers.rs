@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Content, Parts};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
+use crate::config::kind::Set;
 use crate::config::peer::{self, ClientTls, Endpoint, Peer, PeerTimeout};
 use crate::config::problem::Problems;
-use crate::config::section::Set;
 use crate::config::tree::Mark;
 use crate::config::units::Timer;
 use crate::ids::{Addr, PeerName};
@@ -19,34 +18,47 @@ use crate::plan::peer::{
 
 /// All of them, in the order of the file.
 pub fn peers(config: &Config, parts: &mut Parts<'_>) {
-    let mut taken: HashMap<(String, Option<u16>), (Arc<str>, Option<Mark>)> = HashMap::new();
-    let mut names: HashMap<String, Arc<str>> = HashMap::new();
+    let mut hosts = Hosts::default();
+    let mut names = HashMap::new();
     for (name, peer) in &config.peers.0 {
         reserved(name, peer, &mut names, parts.problems);
+        connect_before_request(&peer.timeout.connect, &peer.timeout.request, parts.problems);
+        hosts.add(peer, parts);
         let source = PeerSource {
             addresses: addresses(name, peer, parts),
             protocol: super::doors::protocol(peer.protocol.value),
-            tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, parts)),
+            tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
-        connect_before_request(&peer.timeout.connect, &peer.timeout.request, parts.problems);
-        let at = parts.peers.len();
+        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer)));
+        parts.peers.push(PeerPlan { name, kind, source, policy });
+    }
+}
+
+/// Which peer has which host, and the line that says so.
+#[derive(Default)]
+struct Hosts(HashMap<(String, Option<u16>), Owner>);
+
+/// A peer's path, and where it claims a host.
+type Owner = (Arc<str>, Option<Mark>);
+
+impl Hosts {
+    /// Adds the hosts of the peer that is about to be planned.
+    fn add(&mut self, peer: &Set<Peer>, parts: &mut Parts<'_>) {
         for host in peer.hosts.iter().flat_map(|hosts| &hosts.0) {
-            let (text, port) = &host.value.0;
-            let own = (Arc::clone(&peer.path), host.origin.at().or(peer.origin.at()));
-            match taken.get(&(text.clone(), *port)) {
+            let (name, port) = &host.value.0;
+            let at = host.origin.at().or(peer.origin.at());
+            match self.0.get(&(name.clone(), *port)) {
                 Some((other, place)) if *other != peer.path => {
                     let line = place.map_or_else(String::new, |at| format!(" (line {})", at.line));
-                    let text = format!("the host `{text}` belongs to {other} already{line}; a host means one peer");
-                    parts.problems.error(&host.path, own.1, text, None);
+                    let text = format!("the host `{name}` belongs to {other} already{line}; a host means one peer");
+                    parts.problems.error(&host.path, at, text, None);
                 }
                 _ => {
-                    parts.routes.add(text, *port, at);
-                    taken.insert((text.clone(), *port), own);
+                    parts.routes.add(name, *port, parts.peers.len());
+                    self.0.insert((name.clone(), *port), (Arc::clone(&peer.path), at));
                 }
             }
         }
-        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer)));
-        parts.peers.push(PeerPlan { name, kind, source, policy });
     }
 }
 
@@ -61,35 +73,36 @@ fn reserved(name: &str, peer: &Set<Peer>, names: &mut HashMap<String, Arc<str>>,
 }
 
 fn addresses(name: &str, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Addresses {
-    let said: Vec<(&str, Arc<str>, Option<Mark>)> = [
-        peer.dns.as_ref().map(|set| ("dns", &set.path, set.origin.at())),
-        peer.srv.as_ref().map(|set| ("srv", &set.path, set.origin.at())),
-        peer.file.as_ref().map(|set| ("file", &set.path, set.origin.at())),
-        peer.fixed.as_ref().map(|set| ("static", &set.path, set.origin.at())),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|(key, path, at)| (key, Arc::clone(path), at))
-    .collect();
-    if let [(first, ..), rest @ ..] = said.as_slice() {
-        for (_, path, at) in rest {
-            let text = format!("a peer has one source, and `{first}` is given already: remove one");
-            parts.problems.error(path, *at, text, None);
+    one_source(peer, parts.problems);
+    if let Some(dns) = &peer.dns {
+        let (host, port) = dns.value.0.clone();
+        return Addresses::Dns { host, port };
+    }
+    if let Some(srv) = &peer.srv {
+        return Addresses::Srv { name: srv.value.0.clone() };
+    }
+    if let Some(file) = &peer.file {
+        return Addresses::File { path: parts.file(file, Content::Endpoints(PeerName::new(name))) };
+    }
+    Addresses::Static(peer.fixed.as_ref().map(|list| fixed(list, parts.problems)).unwrap_or_default())
+}
+
+/// Reports a peer with several sources, or with none.
+fn one_source(peer: &Set<Peer>, problems: &mut Problems) {
+    fn said<T>(key: &'static str, set: &Option<Set<T>>) -> Option<(&'static str, Arc<str>, Option<Mark>)> {
+        set.as_ref().map(|set| (key, Arc::clone(&set.path), set.origin.at()))
+    }
+    let all = [said("dns", &peer.dns), said("srv", &peer.srv), said("file", &peer.file), said("static", &peer.fixed)];
+    let mut given = all.into_iter().flatten();
+    let Some((first, ..)) = given.next() else {
+        if !["dns", "srv", "file", "static"].iter().any(|key| problems.mention(&peer.path, key)) {
+            peer.refuse(problems, "does not say where it is: give one of `dns`, `srv`, `file` or `static`");
         }
+        return;
+    };
+    for (_, path, at) in given {
+        problems.error(path, at, format!("a peer has one source, and `{first}` is given already: remove one"), None);
     }
-    match peer {
-        _ if peer.dns.is_some() => peer.dns.as_ref().map(|dns| {
-            let (host, port) = dns.value.0.clone();
-            Addresses::Dns { host, port }
-        }),
-        _ if peer.srv.is_some() => peer.srv.as_ref().map(|srv| Addresses::Srv { name: srv.value.0.clone() }),
-        _ if peer.file.is_some() => peer
-            .file
-            .as_ref()
-            .map(|file| Addresses::File { path: parts.file(file, Content::Endpoints(PeerName::new(name))) }),
-        _ => peer.fixed.as_ref().map(|list| Addresses::Static(fixed(list, parts.problems))),
-    }
-    .unwrap_or_else(|| Addresses::Static(Vec::new()))
 }
 
 fn fixed(list: &Set<List<Endpoint>>, problems: &mut Problems) -> Vec<EndpointSpec> {
@@ -120,7 +133,7 @@ fn spec(said: &Endpoint) -> Option<EndpointSpec> {
     })
 }
 
-fn tls_plan(tls: &Set<ClientTls>, parts: &mut Parts<'_>) -> Option<ClientTlsPlan> {
+fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Option<ClientTlsPlan> {
     let roots = match &tls.roots.value.0 {
         None => Roots::System,
         Some(file) => {
@@ -129,6 +142,9 @@ fn tls_plan(tls: &Set<ClientTls>, parts: &mut Parts<'_>) -> Option<ClientTlsPlan
         }
     };
     let Some(sni) = &tls.sni else {
+        if parts.problems.mention(&tls.path, "sni") || (peer.fixed.is_none() && peer.file.is_none()) {
+            return None;
+        }
         let text = "is missing: expected the DNS name that the certificate proves; only `dns` and `srv` give one";
         parts.problems.error(format_args!("{}.sni", tls.path), tls.origin.at(), text, None);
         return None;
@@ -155,12 +171,8 @@ fn policy(peer: &Peer) -> PeerPolicy {
 
 /// A connection that may take longer than the whole request is a mistake in one of the two.
 pub fn connect_before_request(connect: &Set<Timer>, request: &Set<OrNone<Timer>>, problems: &mut Problems) {
-    let Some(Timer(all)) = request.value.0 else { return };
-    let Timer(Duration { .. }) = connect.value;
-    if connect.value.0 > all {
-        let said = if connect.is_default() { request.origin.at() } else { connect.origin.at() };
-        let text = "must not be longer than `request`, the time for the whole";
-        problems.error(&connect.path, said, text, None);
+    if request.0.is_some_and(|request| connect.0 > request.0) {
+        connect.refuse(problems, "must not be longer than `request`, the time for the whole");
     }
 }
 

@@ -116,7 +116,14 @@ impl Sidecar {
         gather(child.stdout.take().unwrap(), log.clone());
         gather(child.stderr.take().unwrap(), log.clone());
         let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { child, folder, inbound: addr(ports.inbound), outbound: addr(ports.outbound), admin: addr(ports.admin), log }
+        Self {
+            child,
+            folder,
+            inbound: addr(ports.inbound),
+            outbound: addr(ports.outbound),
+            admin: addr(ports.admin),
+            log,
+        }
     }
 
     /// Everything it has said so far, access lines included.

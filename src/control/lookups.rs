@@ -1,0 +1,51 @@
+//! The tasks that follow names: ask, pass on what the keeper makes of it, sleep until the next time.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::refresh::{Report, Shared};
+use crate::dns::answer::{Answers, DnsError};
+use crate::dns::keeper::{Keeper, Step};
+use crate::dns::resolver::Resolver;
+use crate::dns::ttl::Times;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
+    /// The addresses of a host, at a port.
+    Host(String, u16),
+    /// The hosts of a service.
+    Service(String),
+}
+
+impl Question {
+    async fn ask(&self, resolver: &Resolver) -> Result<Answers, DnsError> {
+        match self {
+            Self::Host(host, port) => Ok(resolver.addresses(host).await?.at(host, *port)),
+            Self::Service(name) => resolver.srv(name).await,
+        }
+    }
+
+    /// One lookup and what follows from it.
+    pub(super) async fn step(&self, keeper: &mut Keeper, shared: &Shared) -> Step {
+        let resolver = shared.resolver.load_full();
+        let seen = self.ask(&resolver).await;
+        keeper.take(seen, &Times::from(resolver.plan()), Instant::now(), fastrand::f64())
+    }
+}
+
+/// Follows one peer's name until aborted. One lookup at a time: the next begins after the last has ended.
+pub(super) async fn follow(shared: Arc<Shared>, question: Question, mut report: Report) {
+    let mut keeper = Keeper::default();
+    let mut round = shared.round.subscribe();
+    loop {
+        round.mark_unchanged();
+        let step = question.step(&mut keeper, &shared).await;
+        report.tell(step.endpoints, &step.standing, step.failed);
+        tokio::select! {
+            () = sleep_until(step.next) => {}
+            _ = round.changed() => {}
+        }
+    }
+}
