@@ -87,7 +87,7 @@ section! {
         /// Bytes in a request's head.
         head "head": Set<SizeWithin<8192, 1_048_576>> = Is("64KiB");
         /// Fields in a request's head.
-        fields "fields": Set<Count<8, 4096>> = Is("128");
+        fields "fields": Set<Count<8, 4096>> = Is("100");
         /// Bytes in a request's body, or `none`.
         body "body": Set<OrNone<Size>> = Is("none");
     }

@@ -354,6 +354,8 @@ fn joined_cookie(headers: &HeaderMap) -> Option<HeaderValue> {
 /// Adds what the next hop is to know.
 fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authority) -> Result<(), HeadError> {
     let headers = &mut parts.headers;
+    // Room for all that may be added, so that the map grows once at most.
+    headers.reserve(6);
     if headers.get(header::HOST) != Some(authority.raw()) && parts.method != Method::CONNECT {
         headers.insert(header::HOST, authority.raw().clone());
     }
@@ -395,26 +397,35 @@ pub fn fresh_id() -> HeaderValue {
 
 /// Normalises an answer's head in place: hop-by-hop fields go, but those of an upgrade that was made.
 pub fn response(status: http::StatusCode, headers: &mut HeaderMap) {
-    let connection = headers.contains_key(header::CONNECTION);
+    let Some(first) = headers.keys().position(hop_by_hop) else { return };
     let upgraded = status == http::StatusCode::SWITCHING_PROTOCOLS;
-    if !connection && !headers.keys().any(hop_by_hop) {
-        return;
-    }
     let upgrade = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
-    let named = if connection { named_by_connection(headers) } else { Vec::new() };
-    let old = std::mem::take(headers);
-    headers.reserve(old.len());
-    let mut last = None;
-    for (name, value) in old {
-        let Some(name) = name.or_else(|| last.clone()) else { continue };
-        if !hop_by_hop(&name) && !named.iter().any(|other| other == name.as_str()) {
-            headers.append(name.clone(), value);
+    let named = named_by_connection(headers);
+    if named.is_empty() && headers.keys().skip(first).all(hop_by_hop) {
+        drop_tail(headers);
+    } else {
+        let old = std::mem::take(headers);
+        headers.reserve(old.len());
+        let mut last = None;
+        for (name, value) in old {
+            let Some(name) = name.or_else(|| last.clone()) else { continue };
+            if !hop_by_hop(&name) && !named.iter().any(|other| other == name.as_str()) {
+                headers.append(name.clone(), value);
+            }
+            last = Some(name);
         }
-        last = Some(name);
     }
     if let Some(token) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, token);
+    }
+}
+
+/// Drops the hop-by-hop fields that stand last, where most servers put `Connection`: nothing changes its place then.
+#[expect(clippy::disallowed_methods, reason = "removing the last field swaps it with itself")]
+fn drop_tail(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().last().filter(|name| hop_by_hop(name)).cloned() {
+        headers.remove(name);
     }
 }
 

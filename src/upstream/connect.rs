@@ -2,15 +2,17 @@
 
 use std::sync::{Arc, Weak};
 
+use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, late, within};
 use super::http1::{self, One};
 use super::http2;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::outgoing::Outgoing;
 use super::peer::Peer;
 use crate::deadline::Deadline;
-use crate::net::dial;
+use crate::net::dial::{self, DialError};
 use crate::net::io::Io;
 use crate::plan::door::Protocol;
 use crate::reason::Reason;
@@ -26,8 +28,8 @@ pub(super) struct Dialling {
 
 /// A connection that was opened.
 enum Opened {
-    One(hyper::client::conn::http1::SendRequest<super::outgoing::Outgoing>, http1::Driver),
-    Many(http2::Many, http2::Driver),
+    One(SendRequest<Outgoing>, Box<http1::Driver>),
+    Many(http2::Many, Box<http2::Driver>),
 }
 
 impl Dialling {
@@ -35,10 +37,15 @@ impl Dialling {
         Self { endpoint, expected, done: false }
     }
 
-    /// Opens the connection and takes it, telling the pool either way.
-    pub(super) async fn run(mut self, peer: &Arc<Peer>, deadline: Deadline) -> Result<Lease, ConnectError> {
+    /// Opens the connection over `io` and takes it, telling the pool either way. The connect timeout bounds the whole.
+    pub(super) async fn run(
+        mut self,
+        peer: &Arc<Peer>,
+        deadline: Deadline,
+        io: impl Future<Output = Result<Io, DialError>>,
+    ) -> Result<Lease, ConnectError> {
         let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
-        let opened = match within(limit, self.open(peer)).await {
+        let opened = match within(limit, self.open(peer, io)).await {
             Some(result) => result,
             None if deadline.passed(Instant::now()) => Err(late(self.endpoint.addr())),
             None => Err(ConnectError {
@@ -63,14 +70,15 @@ impl Dialling {
         }
     }
 
-    async fn open(&self, peer: &Peer) -> Result<Opened, ConnectError> {
+    async fn open(&self, peer: &Peer, io: impl Future<Output = Result<Io, DialError>>) -> Result<Opened, ConnectError> {
         let addr = self.endpoint.addr();
-        let io = dial::dial(addr, Deadline::NONE).await.map_err(refused)?;
+        let io = io.await.map_err(refused)?;
         let (io, version) = match peer.tls() {
             None => (io, self.expected.unwrap_or(Version::Http1)),
             Some(tls) => {
                 let config = self.endpoint.tls(|| tls.for_endpoint());
-                let (io, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
+                let (stream, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
+                let io = Io::boxed(stream);
                 (io, agreed(peer.source().protocol, alpn).map_err(|error| tls_failed(addr, error))?)
             }
         };
@@ -80,7 +88,7 @@ impl Dialling {
                     reason: Reason::ConnectFailed,
                     detail: format!("HTTP/1 with {addr}: {error}"),
                 })?;
-                Ok(Opened::One(sender, driver))
+                Ok(Opened::One(sender, Box::new(driver)))
             }
             Version::Http2 => {
                 let (many, driver) = http2::handshake(io, peer.tasks()).await.map_err(|error| ConnectError {
@@ -135,7 +143,7 @@ impl Endpoint {
         let connect = async {
             let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
             let Some(tls) = peer.tls() else { return Ok(io) };
-            tls.connect(tls.for_bytes(), io).await.map(|(io, _)| io).map_err(|error| tls_failed(self.addr(), error))
+            tls.connect(tls.for_bytes(), io).await.map(|(stream, _)| Io::boxed(stream)).map_err(|error| tls_failed(self.addr(), error))
         };
         let result = match within(limit, connect).await {
             Some(result) => result,
@@ -192,7 +200,7 @@ fn agreed(declared: Protocol, alpn: Alpn) -> Result<Version, String> {
     }
 }
 
-fn refused(error: dial::DialError) -> ConnectError {
+fn refused(error: DialError) -> ConnectError {
     ConnectError { reason: error.reason, detail: error.detail }
 }
 

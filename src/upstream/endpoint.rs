@@ -18,6 +18,7 @@ use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
 use super::state::EndpointState;
 use crate::deadline::Deadline;
 use crate::ids::Addr;
+use crate::net::dial::dial;
 use crate::net::io::Io;
 use crate::plan::peer::EndpointSpec;
 use crate::reason::Reason;
@@ -59,7 +60,7 @@ pub(super) enum Given {
 }
 
 /// What a checkout came to.
-enum Turn {
+pub(super) enum Turn {
     Now(Given),
     Wait(oneshot::Receiver<Given>),
     Full,
@@ -157,7 +158,9 @@ impl Endpoint {
                     }
                     self.gone(hold.id);
                 }
-                Given::Connect(dialling) => return dialling.run(peer, deadline).await,
+                Given::Connect(dialling) => {
+                    return dialling.run(peer, deadline, dial(&self.addr, Deadline::NONE)).await;
+                }
                 Given::Failed(error) => return Err(error),
             }
             turn = self.turn(Instant::now(), want);
@@ -184,7 +187,7 @@ impl Endpoint {
         }
     }
 
-    fn turn(self: &Arc<Self>, now: Instant, want: Option<Version>) -> Turn {
+    pub(super) fn turn(self: &Arc<Self>, now: Instant, want: Option<Version>) -> Turn {
         let mut pool = self.pool.lock();
         match pool.checkout(now, want) {
             Checkout::Now(offer) => {
@@ -273,8 +276,9 @@ impl Endpoint {
     }
 
     /// Drops connections that were idle for too long.
-    pub(super) fn expire(&self, now: Instant) {
-        self.pool.lock().expire(now);
+    pub(super) fn expire(self: &Arc<Self>, now: Instant) {
+        let grants = self.pool.lock().expire(now);
+        self.deliver(grants);
     }
 
     /// It is no longer one of its peer's.
@@ -356,5 +360,152 @@ struct OnDrop<F: FnMut()>(F);
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of_val;
+
+    use h2::server;
+
+    use super::*;
+    use crate::plan::door::Protocol;
+    use crate::upstream::pool::Counts;
+    use crate::upstream::rig::{ADDR, CONNECT, Rig, get, read_until, write};
+
+    /// Told to connect; nothing happens until the test says so.
+    fn dialling(rig: &Rig, want: Version) -> Dialling {
+        let Turn::Now(Given::Connect(dialling)) = rig.endpoint.turn(Instant::now(), rig.peer.wish(want)) else {
+            panic!("expected to be told to connect");
+        };
+        dialling
+    }
+
+    /// Waits in line with its own task; yields once so that it stands there.
+    async fn waiting(rig: &Rig, deadline: Deadline) -> tokio::task::JoinHandle<Result<Lease, ConnectError>> {
+        let (endpoint, peer) = (rig.endpoint.clone(), rig.peer.clone());
+        let before = rig.peer.metrics().waiting.get();
+        let handle = rig.upstreams.tasks.run(async move { endpoint.lease(&peer, Version::Http2, deadline).await });
+        while rig.peer.metrics().waiting.get() == before {
+            tokio::task::yield_now().await;
+        }
+        handle
+    }
+
+    /// Lets `dialling` succeed over a pipe to a server that only keeps the connection alive.
+    async fn succeed(rig: &Rig, dialling: Dialling, builder: server::Builder) -> Lease {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        rig.upstreams.tasks.spawn(async move {
+            let mut server: server::Connection<_, bytes::Bytes> = builder.handshake(theirs).await.unwrap();
+            while server.accept().await.is_some() {}
+        });
+        dialling.run(&rig.peer, Deadline::NONE, async { Ok(Io::boxed(ours)) }).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_share_the_connection_that_is_being_opened() {
+        let rig = Rig::new(Protocol::Http2);
+        let dialling = dialling(&rig, Version::Http2);
+        let (a, b) = (waiting(&rig, Deadline::NONE).await, waiting(&rig, Deadline::NONE).await);
+        assert_eq!(rig.peer.metrics().waiting.get(), 2);
+        let first = succeed(&rig, dialling, server::Builder::new()).await;
+        let (a, b) = (a.await.unwrap().unwrap(), b.await.unwrap().unwrap());
+        assert!(!first.reused() && a.reused() && b.reused());
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http2: 1, streams: 3, ..Counts::default() });
+        assert_eq!((rig.peer.metrics().connects.get(), rig.peer.metrics().waiting.get()), (1, 0));
+        drop((first, a, b));
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http2: 1, ..Counts::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_leaves_the_line_takes_nothing_along() {
+        let rig = Rig::new(Protocol::Http2);
+        let mut one = server::Builder::new();
+        one.max_concurrent_streams(1);
+        let first = succeed(&rig, dialling(&rig, Version::Http2), one).await;
+        let second = dialling(&rig, Version::Http2);
+        let (a, b) = (waiting(&rig, Deadline::NONE).await, waiting(&rig, Deadline::NONE).await);
+        // The stream that comes free is handed to `a`, which is aborted before it runs.
+        drop(first);
+        a.abort();
+        assert!(a.await.err().unwrap().is_cancelled());
+        assert!(b.await.unwrap().unwrap().reused());
+        drop(second);
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http2: 1, ..Counts::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_was_abandoned_is_taken_up_by_the_next_in_line() {
+        let rig = Rig::new(Protocol::Http2);
+        let dialling = dialling(&rig, Version::Http2);
+        let next = waiting(&rig, Deadline::NONE).await;
+        drop(dialling);
+        // It dials in earnest, where nobody listens.
+        let error = next.await.unwrap().err().unwrap();
+        assert_eq!(error.reason, Reason::ConnectRefused);
+        assert!(error.detail.contains(ADDR), "{error}");
+        assert!(rig.endpoint.state(Instant::now()).last_error.unwrap().contains(ADDR));
+        assert_eq!(rig.peer.metrics().connect_failures.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_wait_is_without_a_clock() {
+        let rig = Rig::new(Protocol::Http2);
+        let dialling = dialling(&rig, Version::Http2);
+        let start = Instant::now();
+        let late = waiting(&rig, Deadline::after(start, Some(CONNECT / 5))).await.await.unwrap().err().unwrap();
+        assert_eq!((late.reason, start.elapsed()), (Reason::DeadlinePassed, CONNECT / 5));
+        let full = waiting(&rig, Deadline::NONE).await.await.unwrap().err().unwrap();
+        assert_eq!((full.reason, start.elapsed()), (Reason::Overloaded, CONNECT / 5 + CONNECT));
+        let hung = dialling.run(&rig.peer, Deadline::NONE, std::future::pending()).await.err().unwrap();
+        assert_eq!(hung.reason, Reason::ConnectTimeout);
+        let deadline = Deadline::after(Instant::now(), Some(CONNECT / 2));
+        let short = self::dialling(&rig, Version::Http2).run(&rig.peer, deadline, std::future::pending()).await;
+        assert_eq!(short.err().unwrap().reason, Reason::DeadlinePassed);
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_counts_from_its_beginning_to_its_drop() {
+        let rig = Rig::new(Protocol::Auto);
+        let start = Instant::now();
+        let mut exchange = rig.endpoint.begin(start);
+        assert_eq!(rig.endpoint.load().in_flight(), 1);
+        exchange.answered(start + Duration::from_millis(20), true);
+        exchange.answered(start + Duration::from_secs(20), false);
+        drop(exchange);
+        drop(rig.endpoint.begin(start));
+        assert_eq!(rig.endpoint.load().in_flight(), 0);
+        let latency = rig.endpoint.load().latency(start).unwrap();
+        assert!(latency.abs_diff(Duration::from_millis(20)) < Duration::from_millis(1), "{latency:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_reference_gone_closes_the_connections() {
+        let rig = Rig::new(Protocol::Auto);
+        let (lease, mut server) = rig.connect(Version::Http1).await;
+        let (answer, _) = tokio::join!(lease.unwrap().send(get("/"), None), async {
+            read_until(&mut server, "\r\n\r\n").await;
+            write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        });
+        drop(answer);
+        let tasks = rig.upstreams.tasks.clone();
+        drop(rig);
+        tasks.idle().await;
+    }
+
+    #[tokio::test]
+    async fn futures_stay_within_their_budget() {
+        let rig = Rig::new(Protocol::Auto);
+        let (lease, _server) = rig.connect(Version::Http1).await;
+        let lease = lease.unwrap();
+        let waiting = rig.endpoint.lease(&rig.peer, Version::Http1, Deadline::NONE);
+        assert!(size_of_val(&waiting) <= 256, "lease: {}", size_of_val(&waiting));
+        assert!(size_of_val(&lease) <= 96, "Lease: {}", size_of_val(&lease));
+        let sending = lease.send(get("/"), None);
+        assert!(size_of_val(&sending) <= 1152, "send: {}", size_of_val(&sending));
+        let body = size_of::<crate::upstream::lease::AnswerBody>();
+        assert!(body <= 256, "AnswerBody: {body}");
     }
 }

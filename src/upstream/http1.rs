@@ -18,11 +18,8 @@ use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
 use crate::reason::Reason;
 
-/// Bytes in an answer's head.
+/// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
 const HEAD: usize = 64 * 1024;
-
-/// Fields in an answer's head.
-const FIELDS: usize = 128;
 
 /// Bytes that are buffered in either direction.
 const BUFFER: usize = 128 * 1024;
@@ -71,27 +68,32 @@ impl One {
 pub(super) async fn handshake(io: Io) -> Result<(SendRequest<Outgoing>, Driver), hyper::Error> {
     Builder::new()
         .preserve_header_case(true)
-        .max_headers(FIELDS)
         .max_buf_size(BUFFER)
         .max_header_size(HEAD)
         .handshake(TokioIo::new(io))
         .await
 }
 
-/// Sends one request and waits for the answer's head.
-pub(super) async fn send(
+/// Sends one request; the future waits for the answer's head. What can be done at once is done before it is polled, so
+/// that it does not carry the request.
+pub(super) fn send(
     mut hold: OneHold,
     request: Request<Body>,
     informational: Option<OnInformational>,
-) -> Result<Answer, SendError> {
+) -> impl Future<Output = Result<Answer, SendError>> + Send {
     let uri = request.uri().clone();
     let (request, flow) = prepare(request, informational);
-    let Some(one) = hold.begin() else { return Err(lost(request, uri)) };
-    match one.sender.try_send_request(request).await {
-        Ok(response) => Ok(answer(response, hold, flow)),
-        Err(mut error) => {
-            let unsent = error.take_message().map(|request| restore(request, uri));
-            Err(describe(&hold, error.into_error(), unsent))
+    let sent = match hold.begin() {
+        Some(one) => Ok(one.sender.try_send_request(request)),
+        None => Err(Box::new(lost(request, uri.clone()))),
+    };
+    async move {
+        match sent.map_err(|lost| *lost)?.await {
+            Ok(response) => Ok(answer(response, hold, flow)),
+            Err(mut error) => {
+                let unsent = error.take_message().map(|request| restore(request, uri));
+                Err(describe(&hold, error.into_error(), unsent))
+            }
         }
     }
 }
@@ -105,7 +107,9 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
     {
         parts.headers.insert(HOST, host);
     }
-    parts.uri = origin_form(&parts.uri);
+    if parts.uri.authority().is_some() {
+        parts.uri = origin_form(&parts.uri);
+    }
     parts.version = HttpVersion::HTTP_11;
     let (body, flow) = Outgoing::new(body, &parts.headers);
     let mut request = Request::from_parts(parts, body);
@@ -231,4 +235,323 @@ fn is_alert(error: &hyper::Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::plan::door::Protocol;
+    use crate::upstream::lease::{Lease, Version};
+    use crate::upstream::pool::Counts;
+    use crate::upstream::rig::{ADDR, Rig, ended, get, post, read_until, text, write};
+
+    const HEAD_END: &str = "\r\n\r\n";
+
+    async fn connected() -> (Rig, Lease, DuplexStream) {
+        let rig = Rig::new(Protocol::Auto);
+        let (lease, server) = rig.connect(Version::Http1).await;
+        (rig, lease.unwrap(), server)
+    }
+
+    /// Lets every task run that can.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// One exchange, so that the connection is in the pool.
+    async fn used() -> (Rig, DuplexStream) {
+        let (rig, lease, mut server) = connected().await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+            read_until(&mut server, HEAD_END).await;
+            write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        });
+        assert_eq!(text(answer.unwrap()).await, "ok");
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http1: 1, idle: 1, ..Counts::default() });
+        (rig, server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_written_in_origin_form_and_its_connection_reused() {
+        let (rig, lease, mut server) = connected().await;
+        assert!(!lease.reused() && lease.version() == Version::Http1 && !lease.extended_connect());
+        let (answer, head) = tokio::join!(lease.send(get("/a?b=c"), None), async {
+            let head = read_until(&mut server, HEAD_END).await;
+            write(&mut server, "HTTP/1.1 200 OK\r\nServer: x\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            write(&mut server, "5\r\nhello\r\n0\r\n\r\n").await;
+            head
+        });
+        assert_eq!(head, "GET /a?b=c HTTP/1.1\r\nhost: payments\r\n\r\n");
+        assert_eq!(text(answer.unwrap()).await, "hello");
+        assert!(rig.lease(Version::Http1).await.unwrap().reused());
+        // The lease that was dropped unused gave the connection back.
+        assert_eq!(rig.endpoint.state(Instant::now()).pool.idle, 1);
+        assert_eq!(rig.peer.metrics().connects.get(), 1);
+        assert_eq!(rig.peer.metrics().connections.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_head_and_empty_answers_free_the_connection_at_once() {
+        for (method, head) in [("HEAD", "200 OK\r\ncontent-length: 5"), ("GET", "204 No Content"), ("GET", "304 X")] {
+            let (rig, lease, mut server) = connected().await;
+            let mut request = get("/");
+            *request.method_mut() = method.parse().unwrap();
+            let (answer, _) = tokio::join!(lease.send(request, None), async {
+                read_until(&mut server, HEAD_END).await;
+                write(&mut server, &format!("HTTP/1.1 {head}\r\n\r\n")).await;
+            });
+            let answer = answer.unwrap();
+            assert_eq!(rig.endpoint.state(Instant::now()).pool.idle, 1, "{method} {head}");
+            drop(answer);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reused_connection_that_is_already_dead_gives_the_request_back() {
+        let (rig, server) = used().await;
+        let lease = rig.lease(Version::Http1).await.unwrap();
+        drop(server);
+        let error = lease.send(get("/again"), None).await.err().unwrap();
+        let unsent = error.unsent.as_ref().expect("the request").uri();
+        assert_eq!(unsent, "http://payments/again");
+        assert!(error.reused && error.unprocessed && error.reason == Reason::Reset, "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_before_the_answer_is_a_reset() {
+        let (rig, mut server) = used().await;
+        let lease = rig.lease(Version::Http1).await.unwrap();
+        let (error, _) = tokio::join!(lease.send(get("/"), None), async move {
+            read_until(&mut server, HEAD_END).await;
+        });
+        let error = error.err().unwrap();
+        assert!(error.reason == Reason::Reset && error.reused && !error.unprocessed, "{error:?}");
+        assert!(error.unsent.is_none() && error.detail.contains(ADDR), "{error:?}");
+        settle().await;
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+        assert_eq!(rig.peer.metrics().connections.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_breaks_the_rules_is_named() {
+        let many: String = (0..FIELDS + 1).map(|n| format!("x-{n}: y\r\n")).collect();
+        let cases = [
+            ("SSH-2.0-OpenSSH\r\n\r\n".to_owned(), Reason::BadResponse),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
+            (format!("HTTP/1.1 200 OK\r\n{many}\r\n"), Reason::ResponseHeadTooLarge),
+            (format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEAD)), Reason::ResponseHeadTooLarge),
+        ];
+        for (answer, reason) in cases {
+            let (_rig, lease, mut server) = connected().await;
+            let (error, _) = tokio::join!(lease.send(get("/"), None), async {
+                read_until(&mut server, HEAD_END).await;
+                let _ = server.write_all(answer.as_bytes()).await;
+            });
+            assert_eq!(error.err().unwrap().reason, reason, "{}", answer.get(..60).unwrap_or(&answer));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_fields_and_more_are_taken() {
+        let many: String = (0..FIELDS - 1).map(|n| format!("x-{n}: y\r\n")).collect();
+        let (_rig, lease, mut server) = connected().await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+            read_until(&mut server, HEAD_END).await;
+            write(&mut server, &format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n")).await;
+        });
+        assert_eq!(answer.unwrap().headers().len(), FIELDS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn informational_answers_are_passed_on_and_100_lets_the_body_go() {
+        let (rig, lease, mut server) = connected().await;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let informational: OnInformational = Arc::new(move |head: Response<()>| {
+            told.lock().push((head.status().as_u16(), head.headers().get("link").cloned()));
+        });
+        let mut request = post(Body::text("hello"));
+        request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+        let start = Instant::now();
+        let (answer, _) = tokio::join!(lease.send(request, Some(informational)), async {
+            let head = read_until(&mut server, HEAD_END).await;
+            assert!(head.contains("expect: 100-continue"), "{head}");
+            // Nothing of the body comes before the 100, not even in 900 ms.
+            let early = tokio::time::timeout(Duration::from_millis(900), server.read_u8()).await;
+            assert!(early.is_err(), "{early:?}");
+            write(&mut server, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
+            read_until(&mut server, "hello").await;
+            write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        });
+        assert_eq!(start.elapsed(), Duration::from_millis(900));
+        drop(answer.unwrap());
+        assert_eq!(*seen.lock(), [(100, None), (103, Some(HeaderValue::from_static("</a>")))]);
+        assert_eq!(rig.endpoint.state(Instant::now()).pool.idle, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_expectation_sends_no_body_and_costs_the_connection() {
+        let (rig, lease, mut server) = connected().await;
+        let mut request = post(Body::text("hello"));
+        request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+        let (answer, _) = tokio::join!(lease.send(request, None), async {
+            read_until(&mut server, HEAD_END).await;
+            write(&mut server, "HTTP/1.1 417 No\r\ncontent-length: 4\r\n\r\nno").await;
+        });
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 417);
+        // The rest of the answer comes after the second for which a body is held; the body is still not sent.
+        let (body, _) = tokio::join!(text(answer), async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            write(&mut server, "no").await;
+        });
+        assert_eq!(body, "nono");
+        assert!(ended(&mut server).await);
+        settle().await;
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+    }
+
+    /// A caller that uploads `hello` and then stands still, as an HTTP/1 leg sees it: hyper's own `Incoming`.
+    async fn stuck_upload(rig: &Rig) -> (Body, DuplexStream) {
+        let (mut caller, ours) = tokio::io::duplex(1024);
+        let (to, from) = tokio::sync::oneshot::channel();
+        let to = Arc::new(Mutex::new(Some(to)));
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let _ = to.lock().take().unwrap().send(request.into_body());
+            std::future::pending::<Result<Response<String>, std::convert::Infallible>>()
+        });
+        rig.upstreams.tasks.spawn(async move {
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(ours), service).await;
+        });
+        write(&mut caller, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhello").await;
+        (Body::Http1(from.await.unwrap()), caller)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_complete_before_the_request_closes_the_connection() {
+        let (rig, lease, mut server) = connected().await;
+        let (body, _caller) = stuck_upload(&rig).await;
+        let (answer, _) = tokio::join!(lease.send(post(body), None), async {
+            read_until(&mut server, "hello").await;
+            write(&mut server, "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await;
+        });
+        assert_eq!(text(answer.unwrap()).await, "no");
+        assert!(ended(&mut server).await);
+        settle().await;
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_away_closes_the_connection() {
+        // While waiting for the head.
+        let (rig, lease, mut server) = connected().await;
+        let send = tokio::time::timeout(Duration::from_secs(1), lease.send(get("/"), None));
+        assert!(send.await.is_err());
+        read_until(&mut server, HEAD_END).await;
+        assert!(ended(&mut server).await);
+        drop(rig);
+        // While reading the body.
+        let (rig, lease, mut server) = connected().await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+            read_until(&mut server, HEAD_END).await;
+            write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;
+        });
+        let mut body = answer.unwrap().into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        drop(body);
+        assert!(ended(&mut server).await);
+        settle().await;
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_ends_early_is_an_error() {
+        let (_rig, lease, mut server) = connected().await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async move {
+            read_until(&mut server, HEAD_END).await;
+            write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;
+        });
+        let error = answer.unwrap().into_body().collect().await.err().unwrap();
+        assert!(matches!(&error, BodyError::Http1(_)), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_that_the_server_closes_leaves_the_pool_and_teaches() {
+        let (rig, server) = used().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(server);
+        settle().await;
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+        // A fifth less than two seconds is now the limit: at 1.7 s the connection is not used again.
+        let (lease, mut server) = rig.connect(Version::Http1).await;
+        let (answer, _) = tokio::join!(lease.unwrap().send(get("/"), None), async {
+            read_until(&mut server, HEAD_END).await;
+            write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        });
+        drop(answer);
+        tokio::time::sleep(Duration::from_millis(1_700)).await;
+        rig.upstreams.tasks.spawn(rig.upstreams.sweep());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(ended(&mut server).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgraded_connection_is_a_stream_of_bytes() {
+        let (rig, lease, mut server) = connected().await;
+        let mut request = get("/chat");
+        request.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+        let (answer, _) = tokio::join!(lease.send(request, None), async {
+            read_until(&mut server, HEAD_END).await;
+            let head = "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nearly";
+            write(&mut server, head).await;
+        });
+        let answer = answer.unwrap();
+        let mut upgraded = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        let mut early = [0; 5];
+        upgraded.read_exact(&mut early).await.unwrap();
+        assert_eq!(&early, b"early");
+        upgraded.write_all(b"late").await.unwrap();
+        read_until(&mut server, "late").await;
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts::default());
+    }
+
+    #[test]
+    fn a_length_is_written_where_servers_need_one() {
+        let cases = [
+            ("POST", HttpVersion::HTTP_2, Body::Empty, Some("content-length: 0")),
+            ("POST", HttpVersion::HTTP_11, Body::Empty, None),
+            ("GET", HttpVersion::HTTP_2, Body::Empty, None),
+            ("DELETE", HttpVersion::HTTP_2, Body::Empty, None),
+            ("GET", HttpVersion::HTTP_2, Body::text("x"), None),
+        ];
+        for (method, version, body, want) in cases {
+            let request = Request::builder().method(method).version(version).uri("http://a/").body(body).unwrap();
+            let (request, _) = prepare(request, None);
+            let got = request.headers().get(CONTENT_LENGTH).map(|v| format!("content-length: {}", v.to_str().unwrap()));
+            assert_eq!(got.as_deref(), want, "{method} {version:?}");
+            assert_eq!(request.headers().get(HOST).unwrap(), "a");
+        }
+    }
+
+    #[test]
+    fn uris_become_origin_form() {
+        for (uri, want) in [
+            ("http://a/b?c", "/b?c"),
+            ("http://a", "/"),
+            ("https://a:1/%2F//x", "/%2F//x"),
+            ("/plain", "/plain"),
+            ("*", "*"),
+        ] {
+            assert_eq!(origin_form(&uri.parse().unwrap()), want);
+        }
+    }
 }

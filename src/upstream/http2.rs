@@ -110,7 +110,7 @@ impl Driver {
 ///
 /// # Errors
 /// The connection broke, ended, or the peer does not speak HTTP/2.
-pub(super) async fn handshake(io: Io, tasks: &Tasks) -> Result<(Many, Driver), h2::Error> {
+pub(super) async fn handshake(io: Io, tasks: &Tasks) -> Result<(Many, Box<Driver>), h2::Error> {
     let life = Arc::new(Life {
         tasks: tasks.clone(),
         streams: AtomicUsize::new(0),
@@ -129,7 +129,7 @@ pub(super) async fn handshake(io: Io, tasks: &Tasks) -> Result<(Many, Driver), h
         },
     })
     .await?;
-    Ok((Many { send, life: life.clone() }, Driver { conn, pings, life, max }))
+    Ok((Many { send, life: life.clone() }, Box::new(Driver { conn, pings, life, max })))
 }
 
 fn builder() -> Builder {
@@ -151,19 +151,19 @@ fn io_ended() -> h2::Error {
 }
 
 /// Drives a connection to its end: frames, the peer's stream limit, PINGs. Keeps no endpoint alive.
-pub(super) async fn drive(driver: Driver, endpoint: Weak<Endpoint>, id: u64) {
-    let Driver { mut conn, pings: mut wire, life, mut max } = driver;
+pub(super) async fn drive(mut driver: Box<Driver>, endpoint: Weak<Endpoint>, id: u64) {
+    let Driver { conn, pings: wire, life, max } = &mut *driver;
     let mut pings = Pings::new(Instant::now());
     let mut timer = pin!(tokio::time::sleep_until(pings.next(Instant::now())));
     poll_fn(|cx| {
-        if Pin::new(&mut conn).poll(cx).is_ready() {
+        if Pin::new(&mut *conn).poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let allowed = conn.max_concurrent_send_streams();
-        if allowed != max {
-            max = allowed;
+        if allowed != *max {
+            *max = allowed;
             if let Some(endpoint) = endpoint.upgrade() {
-                endpoint.stream_limit(id, max);
+                endpoint.stream_limit(id, allowed);
             }
         }
         if wire.poll_pong(cx).is_ready() {
@@ -194,7 +194,7 @@ pub(super) async fn drive(driver: Driver, endpoint: Weak<Endpoint>, id: u64) {
     if let Some(endpoint) = endpoint.upgrade() {
         endpoint.gone(id);
     }
-    drop(conn);
+    drop(driver);
 }
 
 /// The connection's stream, which notes that bytes came.

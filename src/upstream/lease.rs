@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::AbortHandle;
@@ -125,15 +126,15 @@ impl Lease {
     ///
     /// # Errors
     /// No answer's head came; see [`SendError`].
-    pub async fn send(
+    pub fn send(
         self,
         request: Request<RequestBody>,
         informational: Option<OnInformational>,
-    ) -> Result<Answer, SendError> {
+    ) -> impl Future<Output = Result<Answer, SendError>> + Send {
         match self.0 {
-            Held::One(hold) => http1::send(hold, request, informational).await,
-            // The rarer and larger of the two futures: boxed, so that the common one stays small.
-            Held::Many(hold) => Box::pin(stream::send(hold, request, informational)).await,
+            Held::One(hold) => Either::Left(http1::send(hold, request, informational)),
+            // The larger of the two futures: boxed, so that the other stays small.
+            Held::Many(hold) => Either::Right(Box::pin(stream::send(hold, request, informational))),
         }
     }
 

@@ -14,3 +14,6 @@ pub mod pool;
 pub mod state;
 pub mod stream;
 pub mod world;
+
+#[cfg(test)]
+mod rig;

@@ -288,3 +288,96 @@ fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::rig::{plan, policy};
+
+    fn spec(port: u16) -> EndpointSpec {
+        EndpointSpec::bare(std::net::SocketAddr::from(([127, 0, 0, 1], port)).into())
+    }
+
+    fn peer(specs: Vec<EndpointSpec>) -> Arc<Peer> {
+        let upstreams = Upstreams::new(Arc::default(), Tasks::default());
+        let plan = plan(Protocol::Auto, specs);
+        Peer::new(&plan, upstreams.metrics.peer(&plan.name), &upstreams).unwrap()
+    }
+
+    fn ports(peer: &Peer, picks: usize, avoid: &[Arc<Endpoint>]) -> Vec<u16> {
+        let mut ports: Vec<u16> =
+            (0..picks).filter_map(|_| Some(peer.pick(Instant::now(), avoid)?.addr().tcp()?.port())).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    #[test]
+    fn an_update_keeps_the_endpoints_that_stay() {
+        let peer = peer(vec![spec(1), spec(2)]);
+        assert_eq!(peer.discovery(), Discovery::Ready);
+        let before = peer.endpoints();
+        before.all()[1].begin(Instant::now()).answered(Instant::now(), false);
+        let heavier = EndpointSpec { weight: 7, ..spec(2) };
+        assert_eq!(peer.update(vec![heavier.clone(), spec(3), spec(3), EndpointSpec { weight: 9, ..spec(2) }]), (1, 1));
+        let after = peer.endpoints();
+        assert_eq!(after.len(), 2);
+        assert!(Arc::ptr_eq(&after.all()[0], &before.all()[1]));
+        assert_eq!(*after.all()[0].spec(), heavier);
+        assert!(after.all()[0].load().latency(Instant::now()).is_some());
+        assert_eq!(peer.metrics().endpoints.get(), 2);
+        assert_eq!(peer.update(Vec::new()), (0, 2));
+        assert!(peer.pick(Instant::now(), &[]).is_none());
+        let metrics = peer.metrics().clone();
+        drop(peer);
+        assert_eq!(metrics.endpoints.get(), 0);
+    }
+
+    #[test]
+    fn weight_zero_takes_none_and_the_lowest_priority_takes_all() {
+        let backup = EndpointSpec { priority: 5, ..spec(3) };
+        let peer = peer(vec![backup, EndpointSpec { weight: 0, ..spec(1) }, spec(2), spec(4)]);
+        assert_eq!(ports(&peer, 100, &[]), [2, 4]);
+        let of = |port| peer.endpoints().all().iter().find(|e| e.addr().tcp().unwrap().port() == port).unwrap().clone();
+        assert_eq!(ports(&peer, 100, &[of(2)]), [4]);
+        assert_eq!(ports(&peer, 100, &[of(2), of(4)]), [3]);
+        // When every one was tried, the first group is tried again.
+        assert_eq!(ports(&peer, 100, &[of(2), of(3), of(4)]), [2, 4]);
+        peer.update(vec![EndpointSpec { weight: 0, ..spec(1) }]);
+        assert!(ports(&peer, 10, &[]).is_empty());
+    }
+
+    #[test]
+    fn traffic_leaves_an_endpoint_that_fails() {
+        let peer = peer(vec![spec(1), spec(2)]);
+        let now = Instant::now();
+        for endpoint in peer.endpoints().all() {
+            endpoint.begin(now).answered(now, true);
+        }
+        peer.endpoints().all()[0].begin(now).answered(now, false);
+        assert_eq!(ports(&peer, 100, &[]), [2]);
+    }
+
+    #[test]
+    fn ten_thousand_endpoints_are_all_reached() {
+        let peer = peer((1..=10_000).map(spec).collect());
+        let mut policy = policy();
+        policy.balance = Balance::RoundRobin;
+        peer.set_policy(Arc::new(policy));
+        assert_eq!(ports(&peer, 10_000, &[]).len(), 10_000);
+    }
+
+    #[test]
+    fn the_declared_protocol_is_binding_and_auto_follows_the_caller() {
+        let upstreams = Upstreams::new(Arc::default(), Tasks::default());
+        for (declared, http1, http2) in [
+            (Protocol::Auto, Version::Http1, Version::Http2),
+            (Protocol::Http1, Version::Http1, Version::Http1),
+            (Protocol::Http2, Version::Http2, Version::Http2),
+        ] {
+            let peer = Peer::new(&plan(declared, Vec::new()), Arc::default(), &upstreams).unwrap();
+            assert_eq!(peer.wish(Version::Http1), Some(http1));
+            assert_eq!(peer.wish(Version::Http2), Some(http2));
+        }
+    }
+}

@@ -242,3 +242,444 @@ fn refused(hold: &ManyHold, error: h2::Error, request: Option<(Parts, Outgoing)>
         detail: format!("HTTP/2 with {}: {why}", hold.endpoint().addr()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use h2::server::{Connection, SendResponse};
+    use h2::{RecvStream, server};
+    use http::HeaderValue;
+    use http_body_util::BodyExt;
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::plan::door::Protocol as Declared;
+    use crate::upstream::lease::Version as Spoken;
+    use crate::upstream::pool::Counts;
+    use crate::upstream::rig::{CONNECT, Rig, get, post, text};
+
+    type Server = Connection<DuplexStream, Bytes>;
+    type Arrived = (Request<RecvStream>, SendResponse<Bytes>);
+
+    /// A server that hands every request to the test and goes on driving its connection.
+    fn hand_over(to: mpsc::Sender<Arrived>) -> impl FnOnce(Server) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        move |mut server| {
+            Box::pin(async move {
+                while let Some(Ok(arrived)) = server.accept().await {
+                    let _ = to.send(arrived).await;
+                }
+            })
+        }
+    }
+
+    async fn connected() -> (Rig, crate::upstream::lease::Lease, mpsc::Receiver<Arrived>) {
+        let (rig, (to, from)) = (Rig::new(Declared::Http2), mpsc::channel(16));
+        let lease = rig.connect_http2(server::Builder::new(), hand_over(to)).await;
+        (rig, lease, from)
+    }
+
+    fn ok() -> Response<()> {
+        Response::new(())
+    }
+
+    async fn settle() {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn pool(rig: &Rig) -> Counts {
+        rig.endpoint.state(Instant::now()).pool
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_with_trailers_leaves_its_stream_free() {
+        let (rig, lease, mut requests) = connected().await;
+        assert!(lease.version() == Spoken::Http2 && !lease.reused() && !lease.extended_connect());
+        let (answer, _) = tokio::join!(lease.send(get("/a?b"), None), async {
+            let (request, mut respond) = requests.recv().await.unwrap();
+            assert_eq!(request.uri(), "http://payments/a?b");
+            assert!(request.headers().is_empty() && request.body().is_end_stream(), "{request:?}");
+            let mut stream = respond.send_response(ok(), false).unwrap();
+            stream.send_data("hello".into(), false).unwrap();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            stream.send_trailers(trailers).unwrap();
+        });
+        let answer = answer.unwrap();
+        assert_eq!(pool(&rig), Counts { http2: 1, streams: 1, ..Counts::default() });
+        let body = answer.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+        assert_eq!(body.to_bytes(), "hello");
+        assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() });
+        assert!(rig.lease(Spoken::Http2).await.unwrap().reused());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_stream_gives_the_request_back() {
+        let (rig, lease, mut requests) = connected().await;
+        for (lease, body) in [(Some(lease), Body::Empty), (None, Body::text("hello"))] {
+            let lease = match lease {
+                Some(lease) => lease,
+                None => rig.lease(Spoken::Http2).await.unwrap(),
+            };
+            let (reused, empty) = (lease.reused(), body.is_end_stream());
+            let (error, _) = tokio::join!(lease.send(post(body), None), async {
+                requests.recv().await.unwrap().1.send_reset(h2::Reason::REFUSED_STREAM);
+            });
+            let error = error.err().unwrap();
+            assert!(error.unprocessed && error.reason == Reason::RefusedStream, "{error:?}");
+            assert!(error.reused == reused && error.code == Some(h2::Reason::REFUSED_STREAM), "{error:?}");
+            // A body of which a piece was taken cannot be given back.
+            assert_eq!(error.unsent.is_some(), empty);
+            if let Some(unsent) = error.unsent {
+                assert_eq!(unsent.headers()["host"], "payments");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_before_the_answer_keeps_its_code() {
+        let (_rig, lease, mut requests) = connected().await;
+        let (error, _) = tokio::join!(lease.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
+        });
+        let error = error.err().unwrap();
+        assert!(error.reason == Reason::Reset && !error.unprocessed && error.unsent.is_none(), "{error:?}");
+        assert_eq!(error.code, Some(h2::Reason::ENHANCE_YOUR_CALM));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_within_the_answer_reaches_its_reader() {
+        let (_rig, lease, mut requests) = connected().await;
+        let (answer, mut stream) = tokio::join!(lease.send(get("/"), None), async {
+            let mut stream = requests.recv().await.unwrap().1.send_response(ok(), false).unwrap();
+            stream.send_data("part".into(), false).unwrap();
+            stream
+        });
+        let mut body = answer.unwrap().into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        stream.send_reset(h2::Reason::INTERNAL_ERROR);
+        let error = body.frame().await.unwrap().err().unwrap();
+        assert!(matches!(&error, BodyError::Http2(e) if e.reason() == Some(h2::Reason::INTERNAL_ERROR)), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_going_away_takes_no_new_stream() {
+        let (rig, stop) = (Rig::new(Declared::Http2), oneshot::channel::<()>());
+        let (to, mut requests) = mpsc::channel(16);
+        let lease = rig
+            .connect_http2(server::Builder::new(), |mut server: Server| async move {
+                to.send(server.accept().await.unwrap().unwrap()).await.unwrap();
+                tokio::select! {
+                    _ = server.accept() => panic!("nothing more was sent"),
+                    _ = stop.1 => server.graceful_shutdown(),
+                }
+                while server.accept().await.is_some() {}
+            })
+            .await;
+        let (answer, mut stream) = tokio::join!(lease.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_response(ok(), false).unwrap()
+        });
+        let answer = answer.unwrap();
+        stop.0.send(()).unwrap();
+        settle().await;
+        // A new one is dialled, in vain here, instead of the old one used.
+        assert_eq!(rig.lease(Spoken::Http2).await.err().unwrap().reason, Reason::ConnectRefused);
+        assert_eq!(pool(&rig), Counts::default());
+        stream.send_data("end".into(), true).unwrap();
+        assert_eq!(text(answer).await, "end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_streams_run_out_a_second_connection_is_opened() {
+        let (rig, (to, mut requests)) = (Rig::new(Declared::Http2), mpsc::channel(16));
+        let mut one = server::Builder::new();
+        one.max_concurrent_streams(1);
+        let first = rig.connect_http2(one.clone(), hand_over(to.clone())).await;
+        let second = rig.connect_http2(one, hand_over(to)).await;
+        assert_eq!(pool(&rig), Counts { http2: 2, streams: 2, ..Counts::default() });
+        drop(second);
+        assert!(rig.lease(Spoken::Http2).await.unwrap().reused());
+        let (answer, _) = tokio::join!(first.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_response(ok(), true).unwrap();
+        });
+        assert_eq!(text(answer.unwrap()).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_peer_is_found_by_ping() {
+        let rig = Rig::new(Declared::Http2);
+        let (to, mut requests) = mpsc::channel(1);
+        let lease = rig
+            .connect_http2(server::Builder::new(), |mut server: Server| async move {
+                to.send(server.accept().await.unwrap().unwrap()).await.unwrap();
+                // Neither reads nor closes.
+                let _stalled = server;
+                std::future::pending().await
+            })
+            .await;
+        let start = Instant::now();
+        let (error, _arrived) = tokio::join!(lease.send(get("/"), None), requests.recv());
+        let error = error.err().unwrap();
+        assert!(error.reason == Reason::Reset && error.detail.contains("did not answer a PING"), "{error:?}");
+        let took = start.elapsed();
+        assert!(took >= Duration::from_secs(13) && took < Duration::from_secs(16), "{took:?}");
+        settle().await;
+        assert_eq!(pool(&rig), Counts::default());
+        assert_eq!(rig.peer.metrics().connections.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_only_slow_is_left_alone() {
+        let (_rig, lease, mut requests) = connected().await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+            let (_, mut respond) = requests.recv().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            respond.send_response(ok(), true).unwrap();
+        });
+        assert!(answer.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_away_resets_the_stream() {
+        let (rig, lease, mut requests) = connected().await;
+        let send = tokio::time::timeout(Duration::from_secs(1), lease.send(get("/"), None));
+        let (gone, arrived) = tokio::join!(send, requests.recv());
+        assert!(gone.is_err());
+        let (_, mut respond) = arrived.unwrap();
+        assert_eq!(poll_fn(|cx| respond.poll_reset(cx)).await.unwrap(), h2::Reason::CANCEL);
+
+        let lease = rig.lease(Spoken::Http2).await.unwrap();
+        let (answer, mut stream) = tokio::join!(lease.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_response(ok(), false).unwrap()
+        });
+        drop(answer);
+        assert_eq!(poll_fn(|cx| stream.poll_reset(cx)).await.unwrap(), h2::Reason::CANCEL);
+        assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() });
+    }
+
+    /// A caller's HTTP/2 request whose body the test feeds.
+    async fn fed(rig: &Rig) -> (Body, SendStream<Bytes>) {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let (to, from) = oneshot::channel();
+        rig.upstreams.tasks.spawn(async move {
+            let mut server: Server = server::handshake(theirs).await.unwrap();
+            let (request, _respond) = server.accept().await.unwrap().unwrap();
+            let _ = to.send(request.into_body());
+            while server.accept().await.is_some() {}
+        });
+        let (mut send, caller) = h2::client::handshake(ours).await.unwrap();
+        rig.upstreams.tasks.spawn(async move {
+            let _ = caller.await;
+        });
+        let (_response, stream) = send.send_request(Request::post("http://a/").body(()).unwrap(), false).unwrap();
+        // The response future may go; the stream's sending half keeps the stream.
+        rig.upstreams.tasks.spawn(async move {
+            let (_send, _response) = (send, _response);
+            std::future::pending().await
+        });
+        (Body::Http2(Http2Body::new(from.await.unwrap(), None)), stream)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_directions_stream_after_the_answer_began() {
+        let (rig, lease, mut requests) = connected().await;
+        let (body, mut feed) = fed(&rig).await;
+        let (answer, (mut up, mut down)) = tokio::join!(lease.send(post(body), None), async {
+            let (request, mut respond) = requests.recv().await.unwrap();
+            (request.into_body(), respond.send_response(ok(), false).unwrap())
+        });
+        let mut answer = answer.unwrap().into_body();
+        for word in ["one", "two"] {
+            feed.send_data(word.into(), false).unwrap();
+            assert_eq!(up.data().await.unwrap().unwrap(), word);
+            down.send_data(word.into(), false).unwrap();
+            assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), word);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", HeaderValue::from_static("6"));
+        feed.send_trailers(trailers).unwrap();
+        assert!(up.data().await.is_none());
+        assert_eq!(up.trailers().await.unwrap().unwrap()["x-sum"], "6");
+        down.send_data(Bytes::new(), true).unwrap();
+        assert!(answer.frame().await.is_none_or(|frame| frame.unwrap().into_data().unwrap().is_empty()));
+        assert_eq!(pool(&rig).streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_complete_before_the_request_stops_it() {
+        let (rig, lease, mut requests) = connected().await;
+        let (body, _feed) = fed(&rig).await;
+        let (answer, mut up) = tokio::join!(lease.send(post(body), None), async {
+            let (request, mut respond) = requests.recv().await.unwrap();
+            respond.send_response(ok(), true).unwrap();
+            request.into_body()
+        });
+        drop(answer.unwrap());
+        let error = up.data().await.unwrap().err().unwrap();
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_breaks_off_resets_the_stream() {
+        let (rig, lease, mut requests) = connected().await;
+        let (body, mut feed) = fed(&rig).await;
+        let (error, mut up) = tokio::join!(lease.send(post(body), None), async {
+            feed.send_data("part".into(), false).unwrap();
+            let mut up = requests.recv().await.unwrap().0.into_body();
+            assert_eq!(up.data().await.unwrap().unwrap(), "part");
+            feed.send_reset(h2::Reason::CANCEL);
+            up
+        });
+        let error = error.err().unwrap();
+        assert!(error.reason == Reason::ClientGone && error.unsent.is_none(), "{error:?}");
+        assert_eq!(up.data().await.unwrap().err().unwrap().reason(), Some(h2::Reason::CANCEL));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_taken_only_as_the_peer_takes_it() {
+        let (rig, lease, mut requests) = connected().await;
+        let (body, mut feed) = fed(&rig).await;
+        let _send = rig.upstreams.tasks.run(lease.send(post(body), None));
+        let (request, _respond) = requests.recv().await.unwrap();
+        // Far more than every window on the way; a stalled reader stops the writer.
+        feed.reserve_capacity(10 * 1024 * 1024);
+        let mut written = 0;
+        loop {
+            let more = tokio::time::timeout(Duration::from_secs(5), poll_fn(|cx| feed.poll_capacity(cx))).await;
+            let Ok(Some(Ok(window))) = more else { break };
+            let window = window.min(feed.capacity());
+            feed.send_data(vec![0; window].into(), false).unwrap();
+            written += window;
+        }
+        // Not more than the windows on the way, 64 KiB each, and what is between them.
+        assert!((64 * 1024 - 1..256 * 1024).contains(&written), "{written}");
+        drop(request);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn informational_answers_are_passed_on_and_100_lets_the_body_go() {
+        let (_rig, lease, mut requests) = connected().await;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let informational: OnInformational = Arc::new(move |head: Response<()>| told.lock().push(head.status()));
+        let mut request = post(Body::text("hello"));
+        request.headers_mut().insert("expect", HeaderValue::from_static("100-continue"));
+        let (answer, _) = tokio::join!(lease.send(request, Some(informational)), async {
+            let (request, mut respond) = requests.recv().await.unwrap();
+            let mut body = request.into_body();
+            let early = tokio::time::timeout(Duration::from_millis(900), body.data()).await;
+            assert!(early.is_err(), "{early:?}");
+            for status in [100, 103] {
+                let head = Response::builder().status(status).body(()).unwrap();
+                respond.send_informational(head).unwrap();
+            }
+            assert_eq!(body.data().await.unwrap().unwrap(), "hello");
+            respond.send_response(ok(), true).unwrap();
+        });
+        assert_eq!(answer.unwrap().status(), 200);
+        assert_eq!(*seen.lock(), [100, 103]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thousands_of_small_messages_do_not_end_the_connection() {
+        let (rig, lease, mut requests) = connected().await;
+        let (answer, mut stream) = tokio::join!(lease.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_response(ok(), false).unwrap()
+        });
+        // All of them arrive before the first is read.
+        for _ in 0..20_000 {
+            stream.send_data("12345678".into(), false).unwrap();
+        }
+        stream.send_data(Bytes::new(), true).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(text(answer.unwrap()).await.len(), 160_000);
+        assert_eq!(pool(&rig).http2, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_carries_bytes_both_ways_and_keeps_half_close() {
+        let (rig, (to, mut requests)) = (Rig::new(Declared::Http2), mpsc::channel(1));
+        let mut builder = server::Builder::new();
+        builder.enable_connect_protocol();
+        let lease = rig.connect_http2(builder, hand_over(to)).await;
+        assert!(lease.extended_connect());
+        let mut connect = Request::builder().method("CONNECT").uri("http://payments/chat").body(()).unwrap();
+        connect.extensions_mut().insert(Protocol::from_static("websocket"));
+        let (opened, (mut up, mut down)) = tokio::join!(lease.open_tunnel(connect), async {
+            let (request, mut respond) = requests.recv().await.unwrap();
+            assert_eq!(request.extensions().get::<Protocol>().unwrap().as_str(), "websocket");
+            (request.into_body(), respond.send_response(ok(), false).unwrap())
+        });
+        let (head, io) = opened.unwrap();
+        assert_eq!(head.status(), 200);
+        let mut io = io.unwrap();
+        io.write_all(b"ping").await.unwrap();
+        assert_eq!(up.data().await.unwrap().unwrap(), "ping");
+        io.shutdown().await.unwrap();
+        while let Some(data) = up.data().await {
+            assert!(data.unwrap().is_empty());
+        }
+        down.send_data("pong".into(), true).unwrap();
+        let mut rest = String::new();
+        io.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "pong");
+        assert_eq!(pool(&rig).streams, 1);
+        drop(io);
+        assert_eq!(pool(&rig).streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_that_is_not_offered_or_not_granted_is_none() {
+        let (_rig, lease, _requests) = connected().await;
+        let connect = Request::builder().method("CONNECT").uri("http://payments/").body(()).unwrap();
+        assert_eq!(lease.open_tunnel(connect).await.err().unwrap().reason, Reason::UpgradeFailed);
+
+        let (rig, (to, mut requests)) = (Rig::new(Declared::Http2), mpsc::channel(1));
+        let mut builder = server::Builder::new();
+        builder.enable_connect_protocol();
+        let lease = rig.connect_http2(builder, hand_over(to)).await;
+        let mut connect = Request::builder().method("CONNECT").uri("http://payments/").body(()).unwrap();
+        connect.extensions_mut().insert(Protocol::from_static("websocket"));
+        let (opened, _) = tokio::join!(lease.open_tunnel(connect), async {
+            let no = Response::builder().status(403).body(()).unwrap();
+            requests.recv().await.unwrap().1.send_response(no, true).unwrap();
+        });
+        let (head, io) = opened.unwrap();
+        assert!(head.status() == 403 && io.is_none());
+        assert_eq!(pool(&rig).streams, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_speak_http2_is_found_before_the_request() {
+        let rig = Rig::new(Declared::Http2);
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let (lease, _) = tokio::join!(rig.connect_over(Spoken::Http2, ours), async {
+            theirs.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await.unwrap();
+        });
+        let error = lease.err().unwrap();
+        assert_eq!(error.reason, Reason::ConnectFailed);
+        assert!(error.detail.contains("HTTP/2"), "{error}");
+        // One that says nothing at all is given up with the connect timeout.
+        let (ours, _theirs) = tokio::io::duplex(64 * 1024);
+        let start = Instant::now();
+        let error = rig.connect_over(Spoken::Http2, ours).await.err().unwrap();
+        assert_eq!((error.reason, start.elapsed()), (Reason::ConnectTimeout, CONNECT));
+        assert_eq!(rig.peer.metrics().connect_failures.get(), 2);
+        assert_eq!(pool(&rig), Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_http2_cannot_say_is_not_retried() {
+        let (_rig, lease, _requests) = connected().await;
+        let mut request = get("/");
+        request.headers_mut().insert("connection", HeaderValue::from_static("close"));
+        let error = lease.send(request, None).await.err().unwrap();
+        assert!(error.reason == Reason::Internal && error.unsent.is_none(), "{error:?}");
+    }
+}

@@ -138,3 +138,119 @@ fn alive(peers: &Mutex<Vec<Weak<Peer>>>) -> Vec<Arc<Peer>> {
     });
     alive
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::ids::Door;
+    use crate::plan::door::{DoorLimits, DoorPlan, Egress, Leads, Otherwise, Protocol, ServerTlsPlan};
+    use crate::plan::peer::{ClientTlsPlan, EndpointSpec, Roots};
+    use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat};
+    use crate::upstream::adhoc::Rules;
+    use crate::upstream::rig;
+
+    fn peer(name: &str, port: u16) -> PeerPlan {
+        let addr = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        PeerPlan { name: PeerName::new(name), ..rig::plan(Protocol::Auto, vec![EndpointSpec::bare(addr.into())]) }
+    }
+
+    fn plan(peers: Vec<PeerPlan>, tls: Option<ServerTlsPlan>) -> Arc<Plan> {
+        let second = Duration::from_secs(1);
+        let limits = DoorLimits {
+            connections: 1,
+            head: 1,
+            fields: 1,
+            body: None,
+            head_timeout: second,
+            keep_alive: second,
+            body_idle: second,
+            tunnel_idle: second,
+        };
+        let door = DoorPlan {
+            side: Door::Inbound,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            optional: false,
+            leads: Leads::Peer(0),
+            protocol: Protocol::Auto,
+            tls,
+            passthrough: Arc::default(),
+            upgrades: Arc::default(),
+            trusted: Arc::default(),
+            limits,
+        };
+        Arc::new(Plan {
+            service: "test".into(),
+            workers: 1,
+            grace: second,
+            admin: None,
+            status: None,
+            doors: vec![Arc::new(door)],
+            peers,
+            routes: Default::default(),
+            egress: Egress { otherwise: Otherwise::Deny, allow: Arc::default(), own: Arc::default() },
+            dns: DnsPlan {
+                servers: Vec::new(),
+                floor: second,
+                ceiling: second,
+                stale_for: second,
+                timeout: second,
+                hosts_file: false,
+            },
+            access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
+        })
+    }
+
+    fn upstreams() -> Arc<Upstreams> {
+        Arc::new(Upstreams::new(Arc::default(), Tasks::default()))
+    }
+
+    fn first(plan: Arc<Plan>, shared: &Arc<Upstreams>) -> World {
+        let (adhoc, _) = Adhoc::new(shared.clone(), Arc::new(rig::policy()), Rules::from(&*plan));
+        World::first(plan, shared, adhoc).unwrap()
+    }
+
+    #[test]
+    fn the_next_world_keeps_what_is_equal_and_swaps_policies() {
+        let shared = upstreams();
+        let first = first(plan(vec![peer("a", 1), peer("b", 2)], None), &shared);
+        let mut patient = peer("a", 1);
+        patient.policy = Arc::new(crate::plan::peer::PeerPolicy { connect_timeout: SWEEP * 60, ..rig::policy() });
+        let next = World::next(&first, plan(vec![peer("b", 3), patient, peer("c", 1)], None), &shared).unwrap();
+        assert!(Arc::ptr_eq(&next.peers[1], &first.peers[0]));
+        assert_eq!(first.peers[0].policy().connect_timeout, SWEEP * 60);
+        assert!(!Arc::ptr_eq(&next.peers[0], &first.peers[1]));
+        assert_eq!(next.peers[2].name().as_str(), "c");
+        drop(first);
+        assert_eq!(alive(&shared.peers).len(), 3);
+    }
+
+    #[test]
+    fn a_world_that_cannot_be_changes_nothing() {
+        let shared = upstreams();
+        let first = first(plan(vec![peer("a", 1)], None), &shared);
+        let before = first.peers[0].policy();
+        let mut changed = peer("a", 1);
+        changed.policy = Arc::new(crate::plan::peer::PeerPolicy { keep_alive: SWEEP, ..rig::policy() });
+        let mut secure = peer("b", 2);
+        let roots = Roots::File(PathBuf::from("/nonexistent/ca.pem"));
+        secure.source.tls = Some(ClientTlsPlan { roots, sni: "b.example".into() });
+        let error = World::next(&first, plan(vec![changed.clone(), secure], None), &shared).err().unwrap();
+        assert!(error.starts_with("peer `b`: /nonexistent/ca.pem: "), "{error}");
+        let certificate = ServerTlsPlan { certificate: "/nonexistent/tls.crt".into(), key: "/nonexistent/k".into() };
+        let error = World::next(&first, plan(vec![changed], Some(certificate)), &shared).err().unwrap();
+        assert!(error.starts_with("inbound listener 127.0.0.1:0: /nonexistent/tls.crt: "), "{error}");
+        assert!(Arc::ptr_eq(&before, &first.peers[0].policy()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sweep_ends_with_what_it_sweeps() {
+        let shared = upstreams();
+        let sweep = shared.tasks.run(shared.sweep());
+        tokio::time::sleep(SWEEP * 3).await;
+        assert!(!sweep.is_finished());
+        drop(shared);
+        sweep.await.unwrap();
+    }
+}

@@ -115,7 +115,7 @@ fn every_key_reaches_the_plan() {
     assert_eq!(plan.peers[3].source.tls.as_ref().unwrap().sni, "two.shop");
     assert_eq!(plan.peers[4].source.addresses, Addresses::File { path: "/etc/outrigger/peers.yaml".into() });
     assert_eq!(plan.peers[4].source.protocol, Protocol::Tcp);
-    let hosts = [("a", 1), ("b", 80), ("[::1]", 80), ("two", 5), ("three", 5), ("b", 81), ("one", 80)];
+    let hosts = [("a", 1), ("b", 80), ("::1", 80), ("two", 5), ("three", 5), ("b", 81), ("one", 80)];
     let found = hosts.map(|(host, port)| plan.routes.find(host, port));
     assert_eq!(found, [Some(2), Some(2), Some(2), Some(3), Some(4), None, None]);
     assert_eq!((plan.workers, plan.grace.as_secs()), (3, 60));
