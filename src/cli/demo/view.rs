@@ -93,20 +93,15 @@ fn table(frame: &Frame<'_>) -> String {
     );
     let head = ["service", "requests/s", "success", "p50", "p99"];
     let _ = writeln!(text, "{:<14}{:>11}{:>11}{:>11}{:>11}", head[0], head[1], head[2], head[3], head[4]);
-    let (p50, p99) = (frame.tally.latency.quantile(0.5), frame.tally.latency.quantile(0.99));
-    row(
-        &mut text,
-        "the callers",
-        per_second(frame.recent, frame.interval),
-        frame.tally.percent(),
-        p50,
-        p99,
-        "since the start",
-    );
+    let tally = frame.tally;
+    let rate = per_second(frame.recent, frame.interval);
+    let quantiles = [0.5, 0.99].map(|part| tally.latency.quantile(part));
+    row(&mut text, "the callers", rate, (tally.requests() > 0).then(|| tally.percent()), quantiles, "since the start");
     for (name, counts) in recent(frame) {
         let note = if name == FLAKY { "slow and flaky" } else { "" };
         let rate = per_second(counts.requests, frame.interval);
-        row(&mut text, name, rate, counts.percent(), counts.quantile(0.5), counts.quantile(0.99), note);
+        let quantiles = [0.5, 0.99].map(|part| counts.quantile(part));
+        row(&mut text, name, rate, (counts.requests > 0).then(|| counts.percent()), quantiles, note);
     }
     let _ = writeln!(
         text,
@@ -132,17 +127,10 @@ fn table(frame: &Frame<'_>) -> String {
     text
 }
 
-fn row(
-    text: &mut String,
-    name: &str,
-    rate: f64,
-    percent: f64,
-    p50: Option<Duration>,
-    p99: Option<Duration>,
-    note: &str,
-) {
-    let (p50, p99) = (millis(p50), millis(p99));
-    let _ = writeln!(text, "{name:<14}{rate:>11.1}{percent:>9.2} %{p50:>11}{p99:>11}  {note}");
+fn row(text: &mut String, name: &str, rate: f64, percent: Option<f64>, quantiles: [Option<Duration>; 2], note: &str) {
+    let percent = percent.map_or("-".into(), |percent| format!("{percent:.2} %"));
+    let [p50, p99] = quantiles.map(millis);
+    let _ = writeln!(text, "{name:<14}{rate:>11.1}{percent:>11}{p50:>11}{p99:>11}  {note}");
 }
 
 fn per_second(count: u64, interval: Duration) -> f64 {
