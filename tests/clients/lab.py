@@ -148,6 +148,7 @@ class Mesh:
         entry, exit_, tcp = lab.port(), lab.port(), lab.port()
         self.entry = entry
         self.callee = lab.sidecar(f"{name}-in", {
+            "outbound": {"listen": f"{LOOPBACK}:{lab.port()}"},
             "inbound": {"listen": f"{LOOPBACK}:{entry}", "app": app_at or f"{LOOPBACK}:{app}", **(inbound or {})}})
         peer = {"static": [f"{LOOPBACK}:{entry}"], **(peer or {})}
         if peer.get("protocol") == "tcp":
