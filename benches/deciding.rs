@@ -86,12 +86,12 @@ fn read_control_file(bencher: Bencher<'_, '_>, every_field: bool) {
 #[divan::bench(args = [false, true], sample_count = 20)]
 fn take_over_endpoints(bencher: Bencher<'_, '_>, every_field: bool) {
     let peer = peer(0, Balance::PeakEwma);
-    let mut turn = 0;
+    let turn = std::sync::atomic::AtomicUsize::new(0);
     bencher
         .with_inputs(|| {
-            turn += 1;
+            let turn = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let mut specs = specs(MANY, every_field);
-            specs.rotate_left(turn);
+            specs.rotate_left(turn % MANY);
             specs.pop();
             specs
         })
