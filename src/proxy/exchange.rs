@@ -68,7 +68,7 @@ async fn pass(
     let http10 = parts.version == Version::HTTP_10;
     let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
     parts.version = Version::HTTP_11;
-    let to = Call { peer: &peer, version, deadline, informational: Some(informational) };
+    let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
     let mut answer = answer.map_err(|failure| own_fault(failure, record))?;
     dress(&mut answer, &facts, record.http1(), http10);
