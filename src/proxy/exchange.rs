@@ -43,6 +43,7 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
 }
 
 /// What became of a request that was not refused.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the common one; a box would cost every request")]
 enum Passed {
     Answer(Answer, Guard),
     Switched(Box<Switch>),
@@ -116,13 +117,10 @@ fn guarded(
         return Ok(Body::Empty);
     }
     let most = conn.door.limits.body;
-    if let (Some(most), Some(length)) = (most, content_length(&parts.headers)) {
-        if length > most {
-            return Err(Failure::new(
-                Reason::BodyTooLarge,
-                format!("content-length {length} is over the limit {most}"),
-            ));
-        }
+    if let (Some(most), Some(length)) = (most, content_length(&parts.headers))
+        && length > most
+    {
+        return Err(Failure::new(Reason::BodyTooLarge, format!("content-length {length} is over the limit {most}")));
     }
     let progress = Arc::new(Progress::default());
     record.progress = Some(progress.clone());
