@@ -17,6 +17,7 @@ use crate::proxy::doors::{DoorError, Doors, Prepared};
 use crate::telemetry::access::Which;
 use crate::telemetry::line::Format;
 use crate::upstream::peer::Discovery;
+use crate::upstream::state::PeerState;
 use crate::upstream::world::{Upstreams, World};
 
 /// The steps of a reload, tied to what runs.
@@ -106,9 +107,9 @@ impl Rooms for InForce {
         self.0.world.load().plan.clone()
     }
 
-    fn peers(&self) -> serde_json::Value {
-        let states: Vec<_> = self.0.world.load().peers.iter().map(|peer| peer.state()).collect();
-        serde_json::to_value(states).unwrap_or_default()
+    fn peers(&self) -> Vec<PeerState> {
+        let world = self.0.world.load_full();
+        world.peers.iter().chain(&world.adhoc.peers()).map(|peer| peer.state()).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

@@ -56,7 +56,9 @@ pub struct Child {
     state: Arc<Mutex<State>>,
     ended: watch::Receiver<Option<ExitStatus>>,
     /// What the app gets when its turn to end has come: the signal that we got.
-    farewell: Option<Signal>,
+    farewell: Signal,
+    /// It has had one already, from the terminal.
+    asked: bool,
 }
 
 /// The lock is held while a signal is sent and while the status is taken: a process id is only ours until then.
@@ -96,7 +98,7 @@ impl Child {
         let (tell, ended) = watch::channel(None);
         let reaper = Reaper { state: state.clone(), app: pid, init: getpid().is_init(), tell };
         tasks.spawn(reaper.run(children));
-        Ok(Self { state, ended, farewell: None })
+        Ok(Self { state, ended, farewell: Signal::TERM, asked: false })
     }
 
     /// Hands a signal on, unless the app has it from the terminal already.
@@ -108,8 +110,9 @@ impl Child {
 
     /// Remembers the signal that asked us to end; the app gets it, instead of TERM, when its turn has come.
     pub fn end_with(&mut self, signal: Signal) {
-        // ^C has reached it already; should it live on, TERM says it in plain words.
-        self.farewell = (!terminal_sent(signal)).then_some(signal);
+        self.asked = terminal_sent(signal);
+        // Should it live on after ^C, TERM says it in plain words.
+        self.farewell = if self.asked { Signal::TERM } else { signal };
     }
 
     /// A future that waits for the app's end without borrowing it.
@@ -148,8 +151,12 @@ async fn wait_end(ended: &mut watch::Receiver<Option<ExitStatus>>) -> ExitStatus
 }
 
 impl shutdown::App for Child {
+    fn asked(&self) -> bool {
+        self.asked
+    }
+
     fn terminate(&mut self) {
-        self.send(self.farewell.unwrap_or(Signal::TERM));
+        self.send(self.farewell);
     }
 
     fn kill(&mut self) {

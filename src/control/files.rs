@@ -62,24 +62,26 @@ pub(super) async fn follow(
     let mut watched = watch_file(&shared.tasks, path.clone(), pace);
     let mut known = Known { path, parse, peers: None, hash: None, trouble: None };
     let mut reports: HashMap<usize, Report> = HashMap::new();
+    let mut round = shared.round.subscribe();
     let mut read = false;
     loop {
-        // Both arms are cancel-safe: they wait for a version to change.
-        let all = tokio::select! {
+        // All arms are cancel-safe: they wait for a version to change.
+        let (all, fresh) = tokio::select! {
             seen = watched.changed() => {
                 let Some(seen) = seen else { return };
                 if known.take(seen) {
                     shared.metrics.control_file_rejected.inc();
                 }
                 read = true;
-                true
+                (true, true)
             }
             changed = audience.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                false
+                (false, false)
             }
+            _ = round.changed() => (true, false),
         };
         let now = audience.borrow_and_update().clone();
         reports.retain(|id, _| now.iter().any(|waiting| identity(&waiting.target) == *id));
@@ -91,11 +93,11 @@ pub(super) async fn follow(
             let id = identity(&target);
             let new = !reports.contains_key(&id);
             if all || new {
-                let report = reports.entry(id).or_insert_with(|| Report::new(target, first.lock().take()));
+                let report = reports.entry(id).or_insert_with(|| Report::new(&shared, target, first.lock().take()));
                 left_out |= known.tell(report);
             }
         }
-        if left_out {
+        if left_out && fresh {
             shared.metrics.control_file_rejected.inc();
         }
     }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::refresh::{Report, Shared};
 use crate::dns::answer::{Answers, DnsError};
-use crate::dns::keeper::{Keeper, Step};
+use crate::dns::keeper::{Keeper, Standing, Step};
 use crate::dns::resolver::Resolver;
 use crate::dns::ttl::Times;
 
@@ -31,7 +31,21 @@ impl Question {
     pub(super) async fn step(&self, keeper: &mut Keeper, shared: &Shared) -> Step {
         let resolver = shared.resolver.load_full();
         let seen = self.ask(&resolver).await;
-        keeper.take(seen, &Times::from(resolver.plan()), Instant::now(), fastrand::f64())
+        let mut step = keeper.take(seen, &Times::from(resolver.plan()), Instant::now(), fastrand::f64());
+        match &mut step.standing {
+            Standing::Ready => {}
+            Standing::Empty { why } | Standing::Stale { why, .. } | Standing::Failed { why } => {
+                why.insert_str(0, ": ");
+                why.insert_str(0, self.name());
+            }
+        }
+        step
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Host(name, _) | Self::Service(name) => name,
+        }
     }
 }
 

@@ -23,13 +23,14 @@ use crate::ids::PeerName;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::state::PeerState;
 
 /// What is in force, as the admin server asks for it.
 pub trait Rooms: Send + Sync + 'static {
     /// The plan in force.
     fn plan(&self) -> Arc<Plan>;
-    /// The peers' living state, for `/state`.
-    fn peers(&self) -> serde_json::Value;
+    /// The peers' living state, those made up for unlisted names included.
+    fn peers(&self) -> Vec<PeerState>;
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;
 }

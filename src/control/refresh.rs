@@ -19,6 +19,8 @@ use crate::dns::resolver::Resolver;
 use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
 use crate::plan::DnsPlan;
+use crate::plan::door::{Egress, Otherwise};
+use crate::plan::egress::is_own;
 use crate::plan::peer::{Addresses, EndpointSpec};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::adhoc::Rules;
@@ -78,6 +80,8 @@ pub(super) struct Shared {
     pub(super) tasks: Tasks,
     pub(super) metrics: Arc<Metrics>,
     pub(super) resolver: ArcSwap<Resolver>,
+    /// For the listeners that are never dialled.
+    egress: ArcSwap<Egress>,
     /// Grows when every name is to be asked for again.
     pub(super) round: watch::Sender<u64>,
     /// Peers that wait for their first answer.
@@ -130,13 +134,30 @@ impl Drop for First {
     }
 }
 
+impl Shared {
+    /// Endpoints without those that are this proxy's own listeners: no answer may make it call itself.
+    fn without_own(&self, endpoints: Vec<EndpointSpec>, standing: &Standing) -> (Vec<EndpointSpec>, Standing) {
+        let egress = self.egress.load();
+        let own = |spec: &EndpointSpec| spec.addr.tcp().is_some_and(|addr| is_own(addr, &egress));
+        let Some(first) = endpoints.iter().find(|spec| own(spec)).map(|spec| spec.addr.clone()) else {
+            return (endpoints, standing.clone());
+        };
+        let left: Vec<_> = endpoints.into_iter().filter(|spec| !own(spec)).collect();
+        let why = format!("{first} is a listener of this proxy itself and is not called");
+        let standing = if left.is_empty() { Standing::Empty { why } } else { standing.clone() };
+        (left, standing)
+    }
+}
+
 impl Refresher {
     /// Nothing is looked up yet. The tasks run on whichever runtime calls [`Self::set`].
     pub fn new(tasks: Tasks, metrics: Arc<Metrics>, resolver: Arc<Resolver>, parse: Parse) -> Self {
+        let nothing = Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([]) };
         let shared = Shared {
             tasks,
             metrics,
             resolver: ArcSwap::new(resolver),
+            egress: ArcSwap::from_pointee(nothing),
             round: watch::Sender::new(0),
             pending: watch::Sender::new(0),
         };
@@ -146,6 +167,7 @@ impl Refresher {
     /// Takes over a World: its peers, its way to resolve, its rules for unlisted names.
     pub fn set_world(&self, world: &World) {
         self.set_dns(&world.plan.dns);
+        self.set_egress(world.plan.egress.clone());
         world.adhoc.set_rules(Rules::from(&*world.plan));
         let wanted = |peer: &Arc<Peer>| Wanted { target: peer.clone(), addresses: peer.source().addresses.clone() };
         self.set(&world.peers.iter().map(wanted).collect::<Vec<_>>());
@@ -155,6 +177,14 @@ impl Refresher {
     pub fn set_dns(&self, plan: &DnsPlan) {
         if self.resolver().plan() != plan {
             self.set_resolver(Resolver::new(plan));
+        }
+    }
+
+    /// Leaves the listeners of these rules out of every answer from now on.
+    pub fn set_egress(&self, egress: Egress) {
+        if **self.shared.egress.load() != egress {
+            self.shared.egress.store(Arc::new(egress));
+            self.ask_again();
         }
     }
 
@@ -217,7 +247,7 @@ impl Refresher {
     }
 
     fn follow(&self, target: &Arc<dyn Target>, question: Question) -> Job {
-        let report = Report::new(target.clone(), Some(First::new(&self.shared)));
+        let report = Report::new(&self.shared, target.clone(), Some(First::new(&self.shared)));
         Job(self.shared.tasks.spawn(lookups::follow(self.shared.clone(), question, report)))
     }
 
@@ -248,6 +278,7 @@ const MOST_NAMES: usize = 8;
 
 /// What was last said to a target, so that only changes are said and logged.
 pub(super) struct Report {
+    shared: Arc<Shared>,
     target: Arc<dyn Target>,
     first: Option<First>,
     endpoints: Vec<EndpointSpec>,
@@ -255,8 +286,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(target: Arc<dyn Target>, first: Option<First>) -> Self {
-        Self { target, first, endpoints: Vec::new(), standing: None }
+    pub(super) fn new(shared: &Arc<Shared>, target: Arc<dyn Target>, first: Option<First>) -> Self {
+        Self { shared: shared.clone(), target, first, endpoints: Vec::new(), standing: None }
     }
 
     pub(super) fn target(&self) -> &Arc<dyn Target> {
@@ -272,6 +303,7 @@ impl Report {
         if failed {
             self.target.count_failure();
         }
+        let (endpoints, standing) = self.shared.without_own(endpoints, standing);
         if endpoints != self.endpoints {
             let (added, removed) = self.target.replace(endpoints.clone());
             let names = difference(&self.endpoints, &endpoints);
@@ -279,7 +311,7 @@ impl Report {
             tracing::info!(%peer, added, removed, total, "endpoints changed:{names}");
             self.endpoints = endpoints;
         }
-        self.tell_standing(standing);
+        self.tell_standing(&standing);
     }
 
     /// Passes on how discovery stands, with the endpoints as they are.

@@ -11,6 +11,7 @@ use crate::control::files;
 use crate::dns::system::Files;
 use crate::dns::testserver::{Say, TestServer, ips, service};
 use crate::plan::DnsPlan;
+use crate::plan::door::Otherwise;
 
 /// What a target was told, for a test to wait for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -205,6 +206,29 @@ async fn the_wait_for_first_answers_has_an_end() {
     assert!(!refresher.first_answers(Duration::from_millis(20)).await);
     refresher.set(&[absent.wanted(Addresses::File { path: dir.at("absent.yaml") })]);
     assert!(refresher.first_answers(FOR_EVER).await, "what is gone is not waited for");
+}
+
+#[tokio::test]
+async fn an_answer_that_leads_to_an_own_listener_is_left_out() {
+    let (server, dir) = (TestServer::start().await, Dir::new("own"));
+    server.say("loop.test", RecordType::A, Say::Records(ips("loop.test", 1, &["127.0.0.1", "10.0.0.1"])));
+    server.say("loop.test", RecordType::AAAA, Say::NoData(None));
+    let (refresher, ..) = refresher(dir.resolver(&server, FOR_EVER), files::parse);
+    let own =
+        |own: &str| Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([own.parse().unwrap()]) };
+    refresher.set_egress(own("0.0.0.0:80"));
+    let peer = Fake::new("loop");
+    refresher.set(&[peer.wanted(host("loop.test"))]);
+    peer.until(&["10.0.0.1:80"], "ready").await;
+    server.say("loop.test", RecordType::A, Say::Records(ips("loop.test", 1, &["127.0.0.1"])));
+    peer.until(&[], "empty").await;
+    refresher.set_egress(own("0.0.0.0:81"));
+    peer.until(&["127.0.0.1:80"], "ready").await;
+    // The same for a control file.
+    dir.put("peers.yaml", "peers: { file: [127.0.0.1:81, 10.0.0.1:81] }\n");
+    let file = Fake::new("file");
+    refresher.set(&[file.wanted(Addresses::File { path: dir.at("peers.yaml") })]);
+    file.until(&["10.0.0.1:81"], "ready").await;
 }
 
 static PARSED: AtomicUsize = AtomicUsize::new(0);

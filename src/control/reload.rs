@@ -277,7 +277,6 @@ fn needs_restart(old: &Plan, new: &Plan) -> Vec<String> {
         ("workers", old.workers == new.workers),
         ("admin", old.admin == new.admin),
         ("status", old.status == new.status),
-        ("dns", old.dns == new.dns),
     ];
     let line =
         |key| format!("{key}: a new value needs a restart; restart, or put the old value back to apply the rest");
@@ -296,6 +295,7 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
         ("grace", old.grace == new.grace),
         ("hosts of peers", old.routes == new.routes),
         ("outbound", old.egress == new.egress),
+        ("dns", old.dns == new.dns),
         ("access-log", old.access_log == new.access_log),
     ];
     lines.extend(whole.into_iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
@@ -432,12 +432,12 @@ mod tests {
     async fn all_or_nothing() {
         let bad = || Err(vec!["outrigger.yaml:3:5: peers.a: unknown key".to_owned()]);
         let workers = with(|plan| plan.workers += 1);
-        let dns = with(|plan| plan.dns.timeout += Duration::from_secs(1));
+        let status = with(|plan| plan.status = Some(([127, 0, 0, 1], 1).into()));
         let grace = with(|plan| plan.grace += Duration::from_secs(1));
         let cases: [(_, bool, &[&str], &str); 5] = [
             (bad(), false, &["read"], "unknown key"),
             (Ok(workers), false, &["read"], "workers: a new value needs a restart"),
-            (Ok(dns), false, &["read"], "dns: a new value needs a restart"),
+            (Ok(status), false, &["read"], "status: a new value needs a restart"),
             (Ok(grace.clone()), true, &["read", "bind"], "in use"),
             (Ok(grace), false, &["read", "bind", "apply"], ""),
         ];

@@ -87,7 +87,7 @@ async fn handed(signals: &mut Option<[unix::Signal; 3]>) -> Signal {
 
 /// Whether the app has had this signal from the terminal already: it is one that a terminal sends, and we stand in the
 /// terminal's foreground group. A signal sent to us alone at such a moment cannot be told apart; the app is then asked
-/// to end by the shutdown's own TERM.
+/// to end at half of the grace.
 pub fn terminal_sent(signal: Signal) -> bool {
     let from_terminal = signal == Signal::INT || signal == Signal::QUIT || signal == Signal::WINCH;
     from_terminal && std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| in_foreground(&stat))

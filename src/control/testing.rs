@@ -7,6 +7,7 @@ use crate::ids::{Addr, PeerName};
 use crate::plan::door::{Egress, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat, Plan};
+use crate::upstream::state::{DiscoveryState, PeerState};
 
 /// A plan with one app at 127.0.0.1:1 and no doors.
 pub(crate) fn plan() -> Plan {
@@ -71,8 +72,18 @@ impl super::Rooms for Plain {
         self.plan.clone()
     }
 
-    fn peers(&self) -> serde_json::Value {
-        serde_json::json!([{ "name": "app" }])
+    fn peers(&self) -> Vec<PeerState> {
+        let state = |peer: &PeerPlan| PeerState {
+            name: peer.name.to_string(),
+            kind: "app",
+            source: "static".into(),
+            protocol: "auto",
+            tls: false,
+            balance: "peak-ewma",
+            discovery: DiscoveryState { state: "ready", why: None, stale_for_seconds: None },
+            endpoints: Vec::new(),
+        };
+        self.plan.peers.iter().map(state).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

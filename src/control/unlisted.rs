@@ -52,22 +52,20 @@ fn settle(ask: &Ask, step: Step, egress: &Egress) -> bool {
         ask.peer.count_failure();
     }
     let (endpoints, refused) = permitted(step.endpoints, egress, &ask.host);
-    let state = match (endpoints.is_empty(), refused, &step.standing) {
-        (false, _, _) => State::Ready,
-        (true, Some(why), _) => State::Failed(AdhocError::new(Reason::AddressRefused, format!("{}: {why}", ask.host))),
-        (true, None, Standing::Failed { why } | Standing::Stale { why, .. }) => {
-            State::Failed(AdhocError::new(Reason::DnsFailed, format!("{} cannot be resolved: {why}", ask.host)))
+    let (reason, standing) = match (refused, step.standing) {
+        (Some(why), _) if endpoints.is_empty() => (Reason::AddressRefused, Standing::Empty { why }),
+        (_, standing) => (Reason::DnsFailed, standing),
+    };
+    let state = match &standing {
+        _ if !endpoints.is_empty() => State::Ready,
+        Standing::Empty { why } | Standing::Stale { why, .. } | Standing::Failed { why } => {
+            State::Failed(AdhocError::new(reason, why.clone()))
         }
-        (true, None, Standing::Empty { why }) => {
-            State::Failed(AdhocError::new(Reason::DnsFailed, format!("{}: {why}", ask.host)))
-        }
-        (true, None, Standing::Ready) => {
-            State::Failed(AdhocError::new(Reason::NoEndpoint, format!("{} has no address", ask.host)))
-        }
+        Standing::Ready => State::Failed(AdhocError::new(Reason::NoEndpoint, format!("{} has no address", ask.host))),
     };
     let failed = state != State::Ready;
     ask.peer.replace(endpoints);
-    ask.peer.stand(&step.standing);
+    ask.peer.stand(&standing);
     ask.decide(state);
     failed
 }
@@ -81,7 +79,7 @@ fn permitted(endpoints: Vec<EndpointSpec>, egress: &Egress, host: &str) -> (Vec<
             Ok(()) => true,
             Err(why) => {
                 refused.get_or_insert_with(|| {
-                    format!("{addr} is {why} and is not dialled for an unlisted name; list it as a peer or under outbound.allow")
+                    format!("{host}: {addr} is {why} and is not dialled for an unlisted name; list it as a peer or under outbound.allow")
                 });
                 false
             }

@@ -12,6 +12,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,9 +136,9 @@ impl Keeper {
             for (half, family) in [(Half::V4, target.found.v4), (Half::V6, target.found.v6)] {
                 let key = (target.name.clone(), half);
                 // One host may stand at several ports: its addresses are taken in once.
-                if !self.kept.contains_key(&key) {
-                    let kept = before.remove(&key).unwrap_or_default();
-                    self.kept.insert(key, gathered.take(kept, family, times, now));
+                if let Entry::Vacant(place) = self.kept.entry(key) {
+                    let kept = before.remove(place.key()).unwrap_or_default();
+                    place.insert(gathered.take(kept, family, times, now));
                 }
             }
             let weight = target.weight.max(1);

@@ -170,7 +170,7 @@ fn silence() -> ResponseInfo {
 }
 
 impl RequestHandler for Script {
-    fn handle_request<'me, 'request, 'out, R: ResponseHandler, T: Time>(
+    fn handle_request<'me, 'request, 'out, R, T>(
         &'me self,
         request: &'request Request,
         out: R,
@@ -178,8 +178,8 @@ impl RequestHandler for Script {
     where
         'me: 'out,
         'request: 'out,
-        R: 'out,
-        T: 'out,
+        R: ResponseHandler + 'out,
+        T: Time + 'out,
     {
         Box::pin(self.answer(request, out))
     }

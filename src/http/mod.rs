@@ -5,5 +5,6 @@ pub mod body;
 pub mod guard;
 pub mod h2io;
 pub mod head;
+pub mod hop;
 pub mod pour;
 pub mod window;

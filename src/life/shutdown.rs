@@ -31,6 +31,8 @@ pub struct Direction {
 
 /// The service that was started by us, if it was.
 pub trait App: Send {
+    /// Whether it has been asked to end already, by a terminal's key that reached it as well as us.
+    fn asked(&self) -> bool;
     /// Asks it to end; may be called when it has ended.
     fn terminate(&mut self);
     /// Ends it; may be called when it has ended.
@@ -118,11 +120,21 @@ async fn orderly<A: App>(steps: &mut Steps<A>, begun: Instant) {
     steps.outbound.open.idle().await;
 }
 
-/// Asks the app to end once inbound has drained or half of the grace is over, and waits for its end.
+/// Asks the app to end once inbound has drained or half of the grace is over, and waits for its end. One that has been
+/// asked already has until half of the grace: many take a second signal for an order to drop everything.
 async fn end_app<A: App>(app: &mut A, inbound: &Direction, half: Instant) {
+    let asked = app.asked();
+    let turn = async {
+        if asked {
+            sleep_until(half).await;
+        } else {
+            // Drained or half over: either way its turn has come.
+            let _ = timeout_at(half, inbound.open.idle()).await;
+        }
+    };
     tokio::select! {
         () = app.ended() => return,
-        _ = timeout_at(half, inbound.open.idle()) => {}
+        () = turn => {}
     }
     info!(open = inbound.open.running(), "the app is asked to end");
     app.terminate();
@@ -178,9 +190,14 @@ mod tests {
         diary: Diary,
         takes: Option<Duration>,
         ends: Option<Instant>,
+        asked: bool,
     }
 
     impl App for Fake {
+        fn asked(&self) -> bool {
+            self.asked
+        }
+
         fn terminate(&mut self) {
             self.diary.note("app asked");
             self.ends = self.takes.map(|takes| Instant::now() + takes);
@@ -234,7 +251,7 @@ mod tests {
         let steps = Steps {
             inbound: Direction::default(),
             outbound: Direction::default(),
-            app: app.map(|(takes, gone)| Fake { diary: diary.clone(), takes, ends: ends(gone) }),
+            app: app.map(|(takes, gone)| Fake { diary: diary.clone(), takes, ends: ends(gone), asked: false }),
             stop: stop.watch(),
             notice: Duration::ZERO,
             grace: GRACE,
@@ -268,6 +285,20 @@ mod tests {
     async fn the_app_is_asked_at_half_of_the_grace() {
         let house = house(Some(secs(15)), Some(secs(16)), Some((Some(secs(1)), false)));
         check(house, End::Finished, &[(0, "inbound drains"), (10, "app asked"), (15, "outbound drains")]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_the_terminal_asked_is_not_asked_twice_in_a_row() {
+        for (ends, diary) in [
+            (7, &[(0, "inbound drains"), (7, "outbound drains")][..]),
+            (12, &[(0, "inbound drains"), (10, "app asked"), (11, "outbound drains")]),
+        ] {
+            let mut house = house(Some(secs(2)), Some(secs(3)), Some((Some(secs(1)), false)));
+            if let Some(app) = &mut house.steps.app {
+                (app.asked, app.ends) = (true, Some(Instant::now() + secs(ends)));
+            }
+            check(house, End::Finished, diary).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

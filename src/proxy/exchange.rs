@@ -19,6 +19,7 @@ use crate::call::attempt::{Call, call};
 use crate::http::body::{Body, content_length};
 use crate::http::guard::{Fault, Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
+use crate::http::hop;
 use crate::ids::Door;
 use crate::reason::Reason;
 use crate::upstream::lease::Version as Leg;
@@ -141,7 +142,7 @@ fn own_fault(failure: Failure, record: &Exchange) -> Failure {
 
 /// Makes a peer's head one for the caller's leg.
 fn dress(answer: &mut Answer, facts: &Facts, http1: bool, http10: bool) {
-    head::response(answer.status(), answer.headers_mut());
+    hop::response(answer.status(), answer.headers_mut());
     if http1 {
         *answer.version_mut() = Version::HTTP_11;
         if facts.grpc && !http10 && !answer.headers().contains_key(header::TRAILER) {

@@ -11,6 +11,7 @@ use super::failure;
 use crate::call::Failure;
 use crate::call::attempt::Trail;
 use crate::http::guard::Progress;
+use crate::life::drain::Phase;
 use crate::reason::Reason;
 use crate::telemetry::line::Line;
 use crate::upstream::lease::Version as Leg;
@@ -138,6 +139,11 @@ impl Exchange {
         }
     }
 
+    /// Why an exchange was dropped before its end: by the end of a shutdown's grace, else by its caller.
+    fn cut_off(&self) -> Reason {
+        if self.conn.drain.phase() == Phase::Forced { Reason::GraceOver } else { Reason::ClientGone }
+    }
+
     fn count(&self, reason: Option<Reason>, now: Instant) {
         let Some(peer) = &self.peer else {
             if let Some(reason) = reason {
@@ -201,8 +207,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let now = Instant::now();
-        let gone = (!self.complete && self.failure.is_none()).then_some(Reason::ClientGone);
-        let reason = self.failure.as_ref().map(|failure| failure.reason).or(gone);
+        let cut = (!self.complete && self.failure.is_none()).then(|| self.cut_off());
+        let reason = self.failure.as_ref().map(|failure| failure.reason).or(cut);
         self.count(reason, now);
         if self.conn.core.access.wants(self.status.map(|status| status.as_u16()), reason.is_some()) {
             self.write_line(reason, now);

@@ -133,7 +133,7 @@ fn relay(respond: &Respond) -> OnInformational {
     let respond = respond.clone();
     Arc::new(move |answer: Response<()>| {
         let (mut parts, ()) = answer.into_parts();
-        crate::http::head::response(parts.status, &mut parts.headers);
+        crate::http::hop::response(parts.status, &mut parts.headers);
         // Too late, or the stream is gone: the final answer tells the rest.
         let _ = respond.lock().send_informational(Response::from_parts(parts, ()));
     })

@@ -23,7 +23,8 @@ use crate::http::authority::Authority;
 use crate::http::body::Body;
 use crate::http::guard::Guard;
 use crate::http::h2io::StreamIo;
-use crate::http::head::{self, Facts};
+use crate::http::head::Facts;
+use crate::http::hop;
 use crate::net::io::Io;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
@@ -122,7 +123,7 @@ pub async fn switch(
 }
 
 fn refused(mut answer: Answer, policy: &PeerPolicy, deadline: Deadline, record: &Exchange) -> Switch {
-    head::response(answer.status(), answer.headers_mut());
+    hop::response(answer.status(), answer.headers_mut());
     if record.http1() {
         *answer.version_mut() = Version::HTTP_11;
     }
@@ -191,7 +192,7 @@ async fn ask_http1(lease: Lease, mut parts: Parts, facts: &Facts, asked: &Asked)
     }
     let upgraded = hyper::upgrade::on(&mut answer).await;
     let upgraded = upgraded.map_err(|error| Failure::new(Reason::UpgradeFailed, error.to_string()))?;
-    head::response(answer.status(), answer.headers_mut());
+    hop::response(answer.status(), answer.headers_mut());
     let (head, _) = answer.into_parts();
     let mut head = Response::from_parts(head, ());
     if asked.http2 {

@@ -196,7 +196,7 @@ mod tests {
         };
         let (result, ()) = tokio::join!(
             async {
-                let (mut io, alpn) = tls.connect(tls.for_endpoint(), Io::boxed(ours)).await?;
+                let (mut io, alpn) = tls.connect(tls.for_endpoint(), ours).await?;
                 io.write_u8(42).await.unwrap();
                 assert_eq!(io.read_u8().await.unwrap(), 42);
                 Ok(alpn)

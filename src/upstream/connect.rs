@@ -143,7 +143,10 @@ impl Endpoint {
         let connect = async {
             let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
             let Some(tls) = peer.tls() else { return Ok(io) };
-            tls.connect(tls.for_bytes(), io).await.map(|(stream, _)| Io::boxed(stream)).map_err(|error| tls_failed(self.addr(), error))
+            tls.connect(tls.for_bytes(), io)
+                .await
+                .map(|(stream, _)| Io::boxed(stream))
+                .map_err(|error| tls_failed(self.addr(), error))
         };
         let result = match within(limit, connect).await {
             Some(result) => result,

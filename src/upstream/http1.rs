@@ -342,7 +342,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_breaks_the_rules_is_named() {
-        let many: String = (0..FIELDS + 1).map(|n| format!("x-{n}: y\r\n")).collect();
+        let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
         let cases = [
             ("SSH-2.0-OpenSSH\r\n\r\n".to_owned(), Reason::BadResponse),
             ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
@@ -360,14 +360,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hundred_fields_and_more_are_taken() {
-        let many: String = (0..FIELDS - 1).map(|n| format!("x-{n}: y\r\n")).collect();
+    async fn a_hundred_fields_are_taken() {
+        let many: String = (0..99).map(|n| format!("x-{n}: y\r\n")).collect();
         let (_rig, lease, mut server) = connected().await;
         let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
             read_until(&mut server, HEAD_END).await;
             write(&mut server, &format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n")).await;
         });
-        assert_eq!(answer.unwrap().headers().len(), FIELDS);
+        assert_eq!(answer.unwrap().headers().len(), 100);
     }
 
     #[tokio::test(start_paused = true)]

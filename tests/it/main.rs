@@ -11,6 +11,7 @@
 mod harness;
 
 mod check;
+mod demo;
 mod drain;
 mod failure;
 mod http1;

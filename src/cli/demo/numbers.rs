@@ -39,19 +39,24 @@ pub(super) struct Endpoint {
 /// Everything told at one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
-    /// By instance.
-    pub(super) counts: BTreeMap<&'static str, Counts>,
+    /// By instance, in the order of the calls.
+    pub(super) counts: Vec<(&'static str, Counts)>,
     pub(super) endpoints: Vec<Endpoint>,
 }
 
 impl Told {
+    /// What an instance's sidecar has counted; nothing where it was not asked yet.
+    pub(super) fn of(&self, name: &str) -> Counts {
+        self.counts.iter().find(|(known, _)| *known == name).map(|(_, counts)| counts.clone()).unwrap_or_default()
+    }
+
     /// Asks every sidecar.
     pub(super) async fn ask(mesh: &Mesh) -> Result<Self, String> {
         let mut told = Self::default();
         for instance in &mesh.instances {
             let admin = Addr::Tcp(instance.admin);
             let text = page(&admin, "/metrics").await?;
-            told.counts.insert(instance.name, Counts::read(&text));
+            told.counts.push((instance.name, Counts::read(&text)));
             let state = serde_json::from_str(&page(&admin, "/state").await?).map_err(|error| error.to_string())?;
             told.endpoints.extend(endpoints(instance.name, &state, |address| mesh.name_of(address)));
         }

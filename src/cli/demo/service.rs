@@ -2,7 +2,6 @@
 //!
 //! Ends when its stdin does: the demo holds the other end, so that nothing outlives it, whatever happens to it.
 
-use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -32,7 +31,7 @@ pub(super) struct Role {
     pub(super) listen: SocketAddr,
     /// The middle of the time it takes; each answer takes between half and one and a half of it.
     pub(super) delay: Duration,
-    /// Answers of a thousand that are a 500.
+    /// Answers of a thousand that fail: half are a 500, half a connection closed without an answer.
     pub(super) failing: u32,
     /// The service it calls first, and its own sidecar's outbound door.
     pub(super) next: Option<(String, SocketAddr)>,
@@ -121,7 +120,7 @@ async fn serve(role: Role) -> std::io::Result<()> {
         let (role, next) = (role.clone(), next.clone());
         let service = service_fn(move |_| {
             let (role, next) = (role.clone(), next.clone());
-            async move { Ok::<_, Infallible>(answer(&role, next.as_deref()).await) }
+            async move { answer(&role, next.as_deref()).await }
         });
         tasks.spawn(async move {
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -129,19 +128,26 @@ async fn serve(role: Role) -> std::io::Result<()> {
     }
 }
 
-async fn answer(role: &Role, next: Option<&Caller>) -> Response<Full<Bytes>> {
+/// Hung up instead of answering.
+#[derive(Debug, thiserror::Error)]
+#[error("hung up")]
+struct HungUp;
+
+async fn answer(role: &Role, next: Option<&Caller>) -> Result<Response<Full<Bytes>>, HungUp> {
     sleep(role.delay.mul_f64(0.5 + fastrand::f64())).await;
-    let (status, body) = if fastrand::u32(..1000) < role.failing {
-        (StatusCode::INTERNAL_SERVER_ERROR, format!("{} failed\n", role.name))
-    } else {
-        match next {
-            None => (StatusCode::OK, format!("{}\n", role.name)),
-            Some(next) => relay(role, next).await,
+    let (status, body) = match next {
+        _ if fastrand::u32(..1000) < role.failing => {
+            if fastrand::bool() {
+                return Err(HungUp);
+            }
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{} failed\n", role.name))
         }
+        None => (StatusCode::OK, format!("{}\n", role.name)),
+        Some(next) => relay(role, next).await,
     };
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
-    answer
+    Ok(answer)
 }
 
 async fn relay(role: &Role, next: &Caller) -> (StatusCode, String) {
@@ -149,7 +155,7 @@ async fn relay(role: &Role, next: &Caller) -> (StatusCode, String) {
         Ok((StatusCode::OK, body)) => (StatusCode::OK, format!("{} < {}", role.name, String::from_utf8_lossy(&body))),
         Ok((status, body)) => {
             let said = String::from_utf8_lossy(&body);
-            (StatusCode::BAD_GATEWAY, format!("{} got {} : {said}", role.name, status.as_u16()))
+            (StatusCode::BAD_GATEWAY, format!("{} got {}: {said}", role.name, status.as_u16()))
         }
         Err(why) => (StatusCode::BAD_GATEWAY, format!("{}: {why}\n", role.name)),
     }

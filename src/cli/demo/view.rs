@@ -52,17 +52,13 @@ impl View {
 }
 
 fn recent<'a>(frame: &'a Frame<'_>) -> impl Iterator<Item = (&'static str, Counts)> + 'a {
-    frame
-        .told
-        .counts
-        .iter()
-        .map(|(name, now)| (*name, now.since(frame.before.counts.get(name).unwrap_or(&Counts::default()))))
+    frame.told.counts.iter().map(|(name, now)| (*name, now.since(&frame.before.of(name))))
 }
 
 fn reasons(from: &Told, to: &Told) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for (name, now) in &to.counts {
-        let since = now.since(from.counts.get(name).unwrap_or(&Counts::default()));
+        let since = now.since(&from.of(name));
         for (reason, count) in since.reasons {
             *all.entry(format!("{reason} at {name}")).or_default() += count;
         }
@@ -97,22 +93,21 @@ fn table(frame: &Frame<'_>) -> String {
     );
     let head = ["service", "requests/s", "success", "p50", "p99"];
     let _ = writeln!(text, "{:<14}{:>11}{:>11}{:>11}{:>11}", head[0], head[1], head[2], head[3], head[4]);
-    let (p50, p99) = (frame.tally.latency.quantile(0.5), frame.tally.latency.quantile(0.99));
-    row(
-        &mut text,
-        "the callers",
-        per_second(frame.recent, frame.interval),
-        frame.tally.percent(),
-        p50,
-        p99,
-        "since the start",
-    );
+    let tally = frame.tally;
+    let rate = per_second(frame.recent, frame.interval);
+    let quantiles = [0.5, 0.99].map(|part| tally.latency.quantile(part));
+    row(&mut text, "the callers", rate, (tally.requests() > 0).then(|| tally.percent()), quantiles, "since the start");
     for (name, counts) in recent(frame) {
         let note = if name == FLAKY { "slow and flaky" } else { "" };
         let rate = per_second(counts.requests, frame.interval);
-        row(&mut text, name, rate, counts.percent(), counts.quantile(0.5), counts.quantile(0.99), note);
+        let quantiles = [0.5, 0.99].map(|part| counts.quantile(part));
+        row(&mut text, name, rate, (counts.requests > 0).then(|| counts.percent()), quantiles, note);
     }
-    let _ = writeln!(text, "\n{:<26}{:>10}{:>11}{:>11}{:>13}", "endpoint", "", "latency", "in flight", "connections");
+    let _ = writeln!(
+        text,
+        "\n{:<26}{:>10}{:>11}{:>11}{:>13}",
+        "caller > endpoint", "", "rated", "in flight", "connections"
+    );
     for endpoint in &frame.told.endpoints {
         let who = format!("{} > {}", endpoint.caller, endpoint.name);
         let latency = endpoint.latency_ms.map_or("-".into(), |ms| format!("{ms:.1} ms"));
@@ -121,23 +116,21 @@ fn table(frame: &Frame<'_>) -> String {
         let address = endpoint.address.strip_prefix("127.0.0.1").unwrap_or(&endpoint.address);
         let _ = writeln!(text, "{who:<26}{address:>10}{latency:>11}{in_flight:>11}{connections:>13}  {error}");
     }
+    text.push_str("rated: the time to an answer that the caller's sidecar reckons with; failures count as slow\n");
     let reasons = reasons(frame.first, frame.told);
     let said: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let _ = writeln!(text, "\nreasons of failures: {}", if said.is_empty() { "none".into() } else { said.join(", ") });
+    let _ = writeln!(
+        text,
+        "\nreasons of failures, in the words of the log and of Proxy-Status: {}",
+        if said.is_empty() { "none".into() } else { said.join("; ") }
+    );
     text
 }
 
-fn row(
-    text: &mut String,
-    name: &str,
-    rate: f64,
-    percent: f64,
-    p50: Option<Duration>,
-    p99: Option<Duration>,
-    note: &str,
-) {
-    let (p50, p99) = (millis(p50), millis(p99));
-    let _ = writeln!(text, "{name:<14}{rate:>11.1}{percent:>9.2} %{p50:>11}{p99:>11}  {note}");
+fn row(text: &mut String, name: &str, rate: f64, percent: Option<f64>, quantiles: [Option<Duration>; 2], note: &str) {
+    let percent = percent.map_or("-".into(), |percent| format!("{percent:.2} %"));
+    let [p50, p99] = quantiles.map(millis);
+    let _ = writeln!(text, "{name:<14}{rate:>11.1}{percent:>11}{p50:>11}{p99:>11}  {note}");
 }
 
 fn per_second(count: u64, interval: Duration) -> f64 {
@@ -163,7 +156,7 @@ pub(super) fn summary(tally: &Tally, elapsed: Duration, first: &Told, last: &Tol
     for (what, count) in tally.failed.iter().take(10) {
         let _ = writeln!(text, "  {count:>6} x {what}");
     }
-    let flaky = |told: &Told| told.counts.get(FLAKY).map_or(0, |counts| counts.requests);
+    let flaky = |told: &Told| told.of(FLAKY).requests;
     let all = |told: &Told| {
         let inventory = told.counts.iter().filter(|(name, _)| name.starts_with("inventory"));
         inventory.map(|(_, counts)| counts.requests).sum::<u64>()
@@ -171,7 +164,7 @@ pub(super) fn summary(tally: &Tally, elapsed: Duration, first: &Told, last: &Tol
     let (got, of) = (flaky(last).saturating_sub(flaky(first)), all(last).saturating_sub(all(first)));
     let _ = writeln!(
         text,
-        "{FLAKY} is slow and fails 15 % of what it gets; it got {:.1} % of inventory's requests ({got} of {of}), because\n\
+        "{FLAKY} is slow and fails 15 % of its requests; it got {:.1} % of inventory's requests ({got} of {of}), because\n\
          cart's sidecar prefers the endpoint that answers soonest and counts failures as slow. Nothing is retried in this\n\
          version: what {FLAKY} failed, the callers saw.",
         if of == 0 { 0.0 } else { share(got, of) }
@@ -203,7 +196,7 @@ mod tests {
             last_error: None,
         };
         Told {
-            counts: BTreeMap::from([("web", counts(requests)), ("inventory-1", counts(requests)), (FLAKY, counts(5))]),
+            counts: vec![("web", counts(requests)), ("inventory-1", counts(requests)), (FLAKY, counts(5))],
             endpoints: vec![endpoint],
         }
     }

@@ -20,6 +20,7 @@ use crate::plan::peer::PeerKind;
 use crate::plan::{AdminPlan, Plan};
 use crate::telemetry::exposition;
 use crate::telemetry::stamp::Stamp;
+use crate::upstream::state::PeerState;
 
 /// An answer; small and whole.
 pub type Answer = Response<Full<Bytes>>;
@@ -167,7 +168,7 @@ struct State {
     phase: &'static str,
     not_ready: Vec<String>,
     doors: Vec<DoorState>,
-    peers: serde_json::Value,
+    peers: Vec<PeerState>,
     config: Report,
 }
 

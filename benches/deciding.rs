@@ -1,0 +1,99 @@
+//! What deciding costs: a pick among few and among ten thousand endpoints, and taking over a control file of that size.
+//!
+//! `cargo bench --bench deciding`
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use outrigger::ids::PeerName;
+use outrigger::life::tasks::Tasks;
+use outrigger::plan::control_file;
+use outrigger::plan::door::Protocol;
+use outrigger::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerSource};
+use outrigger::telemetry::metrics::Metrics;
+use outrigger::upstream::adhoc::default_policy;
+use outrigger::upstream::peer::Peer;
+use outrigger::upstream::world::Upstreams;
+use tokio::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const MANY: usize = 10_000;
+
+fn main() {
+    divan::main();
+}
+
+fn file(endpoints: usize, every_field: bool) -> String {
+    let mut text = String::from("peers:\n  search:\n");
+    for n in 0..endpoints {
+        let addr = format!("10.{}.{}.{}:9000", n >> 16, (n >> 8) & 255, n & 255);
+        let line = if every_field {
+            format!(
+                "    - {{ address: \"{addr}\", weight: {}, zone: eu-{}, identity: \"spiffe://shop/search\", metadata: {{ version: \"{}\" }} }}",
+                1 + n % 9,
+                n % 3,
+                n % 7
+            )
+        } else {
+            format!("    - {addr}")
+        };
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn specs(endpoints: usize, every_field: bool) -> Vec<EndpointSpec> {
+    let mut file = control_file::parse(&file(endpoints, every_field), "peers.yaml").unwrap_or_default();
+    file.peers.remove("search").unwrap_or_default()
+}
+
+fn peer(endpoints: usize, balance: Balance) -> Arc<Peer> {
+    let metrics = Arc::new(Metrics::default());
+    let shared = Upstreams::new(metrics.clone(), Tasks::default());
+    let name = PeerName::new("search");
+    let source = PeerSource { addresses: Addresses::Static(Vec::new()), protocol: Protocol::Http1, tls: None };
+    let mut policy = default_policy();
+    policy.balance = balance;
+    let plan = PeerPlan { name: name.clone(), kind: PeerKind::Named, source, policy: Arc::new(policy) };
+    let peer = Peer::new(&plan, metrics.peer(&name), &shared).unwrap_or_else(|error| unreachable!("{error}"));
+    peer.update(specs(endpoints, true));
+    peer
+}
+
+#[divan::bench(args = [2, 10, MANY])]
+fn pick_peak_ewma(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let (peer, now) = (peer(endpoints, Balance::PeakEwma), Instant::now());
+    bencher.bench(|| black_box(peer.pick(now, &[])));
+}
+
+#[divan::bench(args = [2, 10, MANY])]
+fn pick_round_robin(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let (peer, now) = (peer(endpoints, Balance::RoundRobin), Instant::now());
+    bencher.bench(|| black_box(peer.pick(now, &[])));
+}
+
+/// The text of a control file to endpoints: 10 000 bare addresses, then with every field.
+#[divan::bench(args = [false, true], sample_count = 20)]
+fn read_control_file(bencher: Bencher<'_, '_>, every_field: bool) {
+    let text = file(MANY, every_field);
+    bencher.bench(|| control_file::parse(black_box(&text), "peers.yaml"));
+}
+
+/// Taking 10 000 endpoints over where one has changed.
+#[divan::bench(args = [false, true], sample_count = 20)]
+fn take_over_endpoints(bencher: Bencher<'_, '_>, every_field: bool) {
+    let peer = peer(0, Balance::PeakEwma);
+    let turn = std::sync::atomic::AtomicUsize::new(0);
+    bencher
+        .with_inputs(|| {
+            let turn = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut specs = specs(MANY, every_field);
+            specs.rotate_left(turn % MANY);
+            specs.pop();
+            specs
+        })
+        .bench_values(|specs| peer.update(specs));
+}
