@@ -48,10 +48,10 @@ fn default_port(conn: &Conn) -> u16 {
 /// # Errors
 /// `NoRoute` when a reload took it away.
 pub fn of_door(conn: &Conn, world: &World, index: usize) -> Result<Arc<Peer>, Failure> {
-    if Arc::ptr_eq(&conn.plan, &world.plan) {
-        if let Some(peer) = world.peers.get(index) {
-            return Ok(peer.clone());
-        }
+    if Arc::ptr_eq(&conn.plan, &world.plan)
+        && let Some(peer) = world.peers.get(index)
+    {
+        return Ok(peer.clone());
     }
     let name = conn.plan.peers.get(index).map(|peer| &peer.name);
     world
