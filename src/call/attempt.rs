@@ -55,7 +55,8 @@ pub struct Trail {
 /// # Errors
 /// Why there is no answer; `trail` tells how far it came.
 pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
-    let attempts = attempts(call, request, trail);
+    // Pinned here: a future of this size is not worth moving.
+    let attempts = std::pin::pin!(attempts(call, request, trail));
     match call.deadline.instant() {
         // No timer is made where no limit was asked for.
         None => attempts.await,
@@ -91,7 +92,11 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
         };
         trail.reused = lease.reused();
         trail.version = Some(lease.version());
-        match lease.send(request, call.informational.cloned()).await {
+        // hyper's HTTP/1 server cannot send informational answers on: to be told of them only to count them would cost
+        // each request a callback, a fiftieth of all that is done for it.
+        let deaf = call.version == Version::Http1 && lease.version() == Version::Http1;
+        let informational = call.informational.filter(|_| !deaf).cloned();
+        match lease.send(request, informational).await {
             Ok(answer) => return Ok(answer),
             Err(SendError { unsent: Some(unsent), .. }) if stale < MOST_STALE => {
                 stale += 1;
