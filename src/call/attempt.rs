@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Failure;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
+use crate::plan::peer::Addresses;
 use crate::reason::Reason;
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::Version;
@@ -120,7 +121,9 @@ pub fn no_endpoint(peer: &Peer) -> Failure {
     let name = peer.name();
     match peer.discovery() {
         Discovery::Failed { why } | Discovery::Stale { why, .. } => {
-            Failure::new(Reason::DnsFailed, format!("peer {name} has no endpoint: {why}"))
+            let asked_dns = !matches!(peer.source().addresses, Addresses::File { .. });
+            let reason = if asked_dns { Reason::DnsFailed } else { Reason::NoEndpoint };
+            Failure::new(reason, format!("peer {name} has no endpoint: {why}"))
         }
         Discovery::Empty { why } => Failure::new(Reason::NoEndpoint, format!("peer {name} has no endpoint: {why}")),
         Discovery::Pending => Failure::new(Reason::NoEndpoint, format!("peer {name} is still being looked up")),
