@@ -115,7 +115,7 @@ async fn detect(conn: Conn, mut io: Io) {
 
 /// The stream with what was read of it; a plain socket stays one where nothing was.
 fn prefixed(seen: BytesMut, io: Io) -> Io {
-    if seen.is_empty() { io } else { Io::boxed(Prefixed::new(seen.freeze(), io)) }
+    if seen.is_empty() { io } else { Io::Prefixed(Box::new(Prefixed::new(seen.freeze(), io))) }
 }
 
 /// Listens to the caller, and to the peer as well where it may speak first.

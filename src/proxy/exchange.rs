@@ -72,6 +72,10 @@ async fn pass(
     let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
     let mut answer = answer.map_err(|failure| own_fault(failure, record))?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // Passed on, it would make the caller take the next answer's bytes for another protocol.
+        return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
+    }
     dress(&mut answer, &facts, record.http1(), http10);
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
 }
