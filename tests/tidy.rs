@@ -1,5 +1,7 @@
 //! Keeps the house in order: imports go down only, files and functions stay small, every file says what it is for.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may fail loudly")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

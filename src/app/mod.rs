@@ -26,7 +26,7 @@ use crate::control::load::{Loaded, load};
 use crate::control::ready::Opened;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Handle, Hash, Reloader, Trigger};
-use crate::control::signals::{Signals, Told};
+use crate::control::signals::{self, Signals, Told};
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase};
 use crate::life::shutdown::{Direction, End, Steps, shutdown};
@@ -209,13 +209,13 @@ async fn until_the_end(signals: Signals, running: Running, mut child: Option<Chi
                 Told::Reload => reloads.ask(Trigger::Signal),
                 Told::Hand(signal) => if let Some(child) = &child { child.hand(signal) },
                 Told::End(signal) => {
-                    info!(signal = ?signal, "ending in order; a second signal does not wait");
+                    info!(signal = signals::name(signal), "ending in order; a second signal does not wait");
                     if let Some(child) = &mut child { child.end_with(signal) }
                     break;
                 }
             },
             () = &mut app_ended => {
-                info!("the app has ended");
+                info!("ending with the app");
                 break;
             }
             _ = stop.reached(Phase::Draining) => {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Failure;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
+use crate::plan::peer::Addresses;
 use crate::reason::Reason;
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::Version;
@@ -28,6 +29,8 @@ pub struct Call<'a> {
     pub version: Version,
     /// When the answer's head must be there.
     pub deadline: Deadline,
+    /// When the request's head was complete; the first attempt begins then.
+    pub now: Instant,
     /// Whom to tell of informational answers.
     pub informational: Option<&'a OnInformational>,
 }
@@ -52,7 +55,8 @@ pub struct Trail {
 /// # Errors
 /// Why there is no answer; `trail` tells how far it came.
 pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
-    let attempts = attempts(call, request, trail);
+    // Pinned here: a future of this size is not worth moving.
+    let attempts = std::pin::pin!(attempts(call, request, trail));
     match call.deadline.instant() {
         // No timer is made where no limit was asked for.
         None => attempts.await,
@@ -66,9 +70,11 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
     let mut unreachable: smallvec::SmallVec<[Arc<Endpoint>; MOST_ENDPOINTS]> = smallvec::SmallVec::new();
     let mut stale = 0;
     let metrics = call.peer.metrics();
+    // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
+    let mut now = call.now;
     loop {
-        let endpoint = pick(call.peer, &unreachable)?;
-        trail.in_flight = Some(endpoint.begin(Instant::now()));
+        let endpoint = pick(call.peer, now, &unreachable)?;
+        trail.in_flight = Some(endpoint.begin(now));
         trail.endpoint = Some(endpoint.clone());
         trail.attempts += 1;
         metrics.attempts.inc();
@@ -77,6 +83,7 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
             Err(error) => {
                 answered(trail, false);
                 unreachable.push(endpoint);
+                now = Instant::now();
                 if unreachable.len() < MOST_ENDPOINTS && call.peer.endpoints().len() > unreachable.len() {
                     continue;
                 }
@@ -85,10 +92,15 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
         };
         trail.reused = lease.reused();
         trail.version = Some(lease.version());
-        match lease.send(request, call.informational.cloned()).await {
+        // hyper's HTTP/1 server cannot send informational answers on: to be told of them only to count them would cost
+        // each request a callback, a fiftieth of all that is done for it.
+        let deaf = call.version == Version::Http1 && lease.version() == Version::Http1;
+        let informational = call.informational.filter(|_| !deaf).cloned();
+        match lease.send(request, informational).await {
             Ok(answer) => return Ok(answer),
             Err(SendError { unsent: Some(unsent), .. }) if stale < MOST_STALE => {
                 stale += 1;
+                now = Instant::now();
                 metrics.reconnects.inc();
                 request = unsent;
             }
@@ -100,8 +112,8 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
     }
 }
 
-fn pick(peer: &Arc<Peer>, unreachable: &[Arc<Endpoint>]) -> Result<Arc<Endpoint>, Failure> {
-    peer.pick(Instant::now(), unreachable).ok_or_else(|| no_endpoint(peer))
+fn pick(peer: &Arc<Peer>, now: Instant, unreachable: &[Arc<Endpoint>]) -> Result<Arc<Endpoint>, Failure> {
+    peer.pick(now, unreachable).ok_or_else(|| no_endpoint(peer))
 }
 
 /// Why a peer has no endpoint, as far as discovery knows.
@@ -109,7 +121,9 @@ pub fn no_endpoint(peer: &Peer) -> Failure {
     let name = peer.name();
     match peer.discovery() {
         Discovery::Failed { why } | Discovery::Stale { why, .. } => {
-            Failure::new(Reason::DnsFailed, format!("peer {name} has no endpoint: {why}"))
+            let asked_dns = !matches!(peer.source().addresses, Addresses::File { .. });
+            let reason = if asked_dns { Reason::DnsFailed } else { Reason::NoEndpoint };
+            Failure::new(reason, format!("peer {name} has no endpoint: {why}"))
         }
         Discovery::Empty { why } => Failure::new(Reason::NoEndpoint, format!("peer {name} has no endpoint: {why}")),
         Discovery::Pending => Failure::new(Reason::NoEndpoint, format!("peer {name} is still being looked up")),

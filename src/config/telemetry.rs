@@ -30,13 +30,13 @@ words! {
 section! {
     /// What the sidecar says about its work.
     Telemetry {
-        /// One line for each exchange, to stderr.
+        /// One line for each exchange, to stdout.
         access_log "access-log": Set<AccessLogging> = Is("{}");
     }
 }
 
 section! {
-    /// One line for each exchange, to stderr.
+    /// One line for each exchange, to stdout.
     AccessLogging {
         /// Which exchanges are written: off, failures or all.
         log "log": Set<AccessLog> = Is("failures");

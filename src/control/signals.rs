@@ -85,6 +85,15 @@ async fn handed(signals: &mut Option<[unix::Signal; 3]>) -> Signal {
     }
 }
 
+/// The name of a signal that ends us, as `kill -l` has it.
+pub fn name(signal: Signal) -> &'static str {
+    match signal {
+        signal if signal == Signal::INT => "SIGINT",
+        signal if signal == Signal::QUIT => "SIGQUIT",
+        _ => "SIGTERM",
+    }
+}
+
 /// Whether the app has had this signal from the terminal already: it is one that a terminal sends, and we stand in the
 /// terminal's foreground group. A signal sent to us alone at such a moment cannot be told apart; the app is then asked
 /// to end at half of the grace.

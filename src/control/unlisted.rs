@@ -1,5 +1,6 @@
 //! Looks up the names that no peer has, for the data path, and keeps them true while they are in use.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
@@ -9,7 +10,7 @@ use super::lookups::Question;
 use super::refresh::{Refresher, Shared, Target};
 use crate::dns::keeper::{Keeper, Standing, Step};
 use crate::plan::door::Egress;
-use crate::plan::egress::judge;
+use crate::plan::egress::{is_own, judge};
 use crate::plan::peer::EndpointSpec;
 use crate::reason::Reason;
 use crate::upstream::adhoc::{Adhoc, AdhocError, Ask, IDLE, State};
@@ -78,15 +79,22 @@ fn permitted(endpoints: Vec<EndpointSpec>, egress: &Egress, host: &str) -> (Vec<
         match judge(addr, egress, host) {
             Ok(()) => true,
             Err(why) => {
-                refused.get_or_insert_with(|| {
-                    format!("{host}: {addr} is {why} and is not dialled for an unlisted name; list it as a peer or under outbound.allow")
-                });
+                refused.get_or_insert_with(|| refusal(host, addr, why, is_own(addr, egress)));
                 false
             }
         }
     };
     let endpoints = endpoints.into_iter().filter(may).collect();
     (endpoints, refused)
+}
+
+/// Why an address may not be dialled, and what to do.
+fn refusal(host: &str, addr: SocketAddr, why: &str, own: bool) -> String {
+    let name = if addr.ip().to_string() == host { String::new() } else { format!("{host}: ") };
+    if own {
+        return format!("{name}{addr} is an own listener and is never dialled; name a peer in Host or :authority");
+    }
+    format!("{name}{addr} is {why} and is not dialled for an unlisted name; list it as a peer or under outbound.allow")
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ use crate::plan::DnsPlan;
 /// How long a negative answer without an SOA record holds; RFC 2308 §5 gives such answers no time to live of their own.
 pub const WITHOUT_SOA: Duration = Duration::from_secs(10);
 
+/// No name is asked for more often than this, whatever the floor and the time to live.
+const LEAST: Duration = Duration::from_millis(100);
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 
@@ -36,7 +39,7 @@ impl Times {
         let ttl = ttl.unwrap_or(self.ceiling).clamp(self.floor, self.ceiling);
         let least = ttl.mul_f64(0.8).max(self.floor);
         let most = ttl.max(self.floor.mul_f64(1.25));
-        least + most.saturating_sub(least).mul_f64(roll.clamp(0.0, 1.0))
+        (least + most.saturating_sub(least).mul_f64(roll.clamp(0.0, 1.0))).max(LEAST)
     }
 }
 
@@ -85,6 +88,13 @@ mod tests {
             let got = TIMES.refresh_in(ttl.map(Duration::from_secs), roll);
             assert_eq!(got.as_millis(), millis, "ttl {ttl:?} roll {roll}");
         }
+    }
+
+    #[test]
+    fn without_a_floor_an_answer_of_no_time_is_still_no_hot_loop() {
+        let none = Times { floor: Duration::ZERO, ceiling: Duration::from_millis(1), ..TIMES };
+        assert_eq!(none.refresh_in(Some(Duration::ZERO), 0.0), LEAST);
+        assert_eq!(none.refresh_in(None, 1.0), LEAST);
     }
 
     #[test]

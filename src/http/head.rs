@@ -595,7 +595,7 @@ mod tests {
             (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
         );
         for (text, expect) in
-            [("1H", Some(3600_000)), ("20m", Some(20)), ("123456789S", None), ("S", None), ("1x", None), ("", None)]
+            [("1H", Some(3_600_000)), ("20m", Some(20)), ("123456789S", None), ("S", None), ("1x", None), ("", None)]
         {
             assert_eq!(grpc_timeout(&HeaderValue::from_static(text)).map(|d| d.as_millis()), expect, "{text}");
         }

@@ -13,8 +13,8 @@ pub fn response(status: StatusCode, headers: &mut HeaderMap) {
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
     let named = named_by_connection(headers);
-    if named.is_empty() && headers.keys().skip(first).all(hop_by_hop) {
-        drop_tail(headers);
+    if named.is_empty() && first + 1 == headers.keys().len() {
+        drop_last(headers);
     } else {
         let old = std::mem::take(headers);
         headers.reserve(old.len());
@@ -33,10 +33,10 @@ pub fn response(status: StatusCode, headers: &mut HeaderMap) {
     }
 }
 
-/// Drops the hop-by-hop fields that stand last, where most servers put `Connection`: nothing changes its place then.
+/// Drops the last field, where most servers put `Connection`: nothing changes its place then.
 #[expect(clippy::disallowed_methods, reason = "removing the last field swaps it with itself")]
-fn drop_tail(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().last().filter(|name| hop_by_hop(name)).cloned() {
+fn drop_last(headers: &mut HeaderMap) {
+    if let Some(name) = headers.keys().last().cloned() {
         headers.remove(name);
     }
 }
@@ -49,16 +49,17 @@ pub(super) fn hop_by_hop(name: &HeaderName) -> bool {
         || *name == HTTP2_SETTINGS
 }
 
+/// Words of `Connection` that name no field to be dropped, or one that frames or addresses the message.
+const KEPT: [&str; 6] = ["keep-alive", "close", "upgrade", "host", "content-length", "x-request-id"];
+
 /// The fields that `Connection` names, in lower case. Those that frame or address the message stay whatever it says.
 pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
     headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(list)
+        .filter(|name| !KEPT.iter().any(|kept| name.eq_ignore_ascii_case(kept)))
         .map(str::to_ascii_lowercase)
-        .filter(|name| {
-            !matches!(name.as_str(), "host" | "content-length" | "close" | "keep-alive" | "upgrade" | "x-request-id")
-        })
         .collect()
 }
 

@@ -133,6 +133,8 @@ async fn end_app<A: App>(app: &mut A, inbound: &Direction, half: Instant) {
         }
     };
     tokio::select! {
+        // The app first: one that has ended already is not asked to.
+        biased;
         () = app.ended() => return,
         () = turn => {}
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -111,6 +111,19 @@ impl Clock {
     }
 }
 
+/// The read timer, and who is woken by it.
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    waker: Waker,
+}
+
+impl Armed {
+    /// Whether it will wake the polling task no later than `due`, so that it need not be polled again.
+    fn holds(&self, cx: &Context<'_>, due: Instant) -> bool {
+        self.sleep.deadline() <= due && !self.sleep.is_elapsed() && self.waker.will_wake(cx.waker())
+    }
+}
+
 /// `inner` under the clocks of `clock`.
 pub struct Clocked<T> {
     inner: T,
@@ -119,8 +132,8 @@ pub struct Clocked<T> {
     /// What is written before the close when a head is late; empty where no HTTP/1 answer fits.
     late: &'static [u8],
     head_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-    blocked: Option<(Instant, Pin<Box<Sleep>>)>,
+    timer: Option<Armed>,
+    blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Clocked<T> {
@@ -131,15 +144,22 @@ impl<T> Clocked<T> {
 
     /// Polls the one read timer for `due`; it may be set earlier and is then moved.
     fn poll_due(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
+        let timer = self.timer.get_or_insert_with(|| Armed {
+            sleep: Box::pin(tokio::time::sleep_until(due)),
+            waker: Waker::noop().clone(),
+        });
+        if timer.holds(cx, due) {
+            return Poll::Pending;
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        if timer.sleep.deadline() > due {
+            timer.sleep.as_mut().reset(due);
+        }
+        timer.waker.clone_from(cx.waker());
+        while timer.sleep.as_mut().poll(cx).is_ready() {
             if due <= Instant::now() {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(due);
+            timer.sleep.as_mut().reset(due);
         }
         Poll::Pending
     }
@@ -172,8 +192,8 @@ impl<T: AsyncWrite + Unpin> Clocked<T> {
             self.blocked = None;
             return written;
         }
-        let due = Instant::now() + self.limits.write;
-        let (_, timer) = self.blocked.get_or_insert_with(|| (due, Box::pin(tokio::time::sleep_until(due))));
+        let limit = self.limits.write;
+        let timer = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(timer.as_mut().poll(cx));
         self.clock.expire(Expired::Write);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -3,9 +3,12 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::prefixed::Prefixed;
 
 /// A two-way byte stream that can be sent between threads.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -17,6 +20,8 @@ pub enum Io {
     Tcp(TcpStream),
     /// A Unix stream connection.
     Unix(UnixStream),
+    /// One of them whose first bytes were taken to look at.
+    Prefixed(Box<Prefixed<Io>>),
     /// Anything else.
     Boxed(Box<dyn Duplex>),
 }
@@ -26,6 +31,16 @@ impl Io {
     pub fn boxed(stream: impl Duplex) -> Self {
         Self::Boxed(Box::new(stream))
     }
+
+    /// Has the close of a TCP connection be a reset, so that a stream cut short does not look whole at the other end.
+    pub fn reset_on_close(&self) {
+        match self {
+            // A connection that is gone already needs no reset.
+            Self::Tcp(stream) => drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))),
+            Self::Prefixed(inner) => inner.get_ref().reset_on_close(),
+            Self::Unix(_) | Self::Boxed(_) => {}
+        }
+    }
 }
 
 macro_rules! each {
@@ -33,6 +48,7 @@ macro_rules! each {
         match $self.get_mut() {
             Io::Tcp($io) => $call,
             Io::Unix($io) => $call,
+            Io::Prefixed($io) => $call,
             Io::Boxed($io) => $call,
         }
     };
@@ -61,6 +77,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Unix(io) => io.is_write_vectored(),
+            Self::Prefixed(io) => io.is_write_vectored(),
             Self::Boxed(io) => io.is_write_vectored(),
         }
     }

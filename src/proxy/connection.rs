@@ -3,6 +3,7 @@
 //! On a door that leads to one peer and declares no protocol, the peer is dialled while the caller is still silent:
 //! whoever speaks first decides, so a protocol in which the server speaks first needs no timer.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Protocol};
 use crate::reason::Reason;
 use crate::upstream::peer::Peer;
+
+/// How long a silent caller may still speak after the early dial failed, before its connection is closed.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Makes the record of an accepted connection.
 pub fn accepted(
@@ -111,7 +115,7 @@ async fn detect(conn: Conn, mut io: Io) {
 
 /// The stream with what was read of it; a plain socket stays one where nothing was.
 fn prefixed(seen: BytesMut, io: Io) -> Io {
-    if seen.is_empty() { io } else { Io::boxed(Prefixed::new(seen.freeze(), io)) }
+    if seen.is_empty() { io } else { Io::Prefixed(Box::new(Prefixed::new(seen.freeze(), io))) }
 }
 
 /// Listens to the caller, and to the peer as well where it may speak first.
@@ -146,7 +150,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
             dialled = record.dial() => Ok(dialled),
         } {
             Ok(Ok(dialled)) => dialled,
-            Ok(Err(_)) => return Found::Nothing,
+            Ok(Err(_)) => return last_word(sniffing.as_mut(), record).await,
             Err(wire) => {
                 record.unused();
                 return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
@@ -169,6 +173,13 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
         _ = drain.reached(Phase::Draining) => Found::Nothing,
     }
+}
+
+/// After an early dial that failed: a caller that speaks HTTP is owed the reason in an answer, which the corridor gives.
+async fn last_word(sniffing: impl Future<Output = io::Result<Wire>>, mut record: Opaque) -> Found {
+    let Ok(Ok(wire)) = timeout(LAST_WORD, sniffing).await else { return Found::Nothing };
+    record.unused();
+    Found::Caller(wire, None)
 }
 
 fn first_bytes(keep_alive: Duration, head: Duration) -> Duration {

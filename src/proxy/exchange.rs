@@ -43,6 +43,7 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
 }
 
 /// What became of a request that was not refused.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the common one; a box would cost every request")]
 enum Passed {
     Answer(Answer, Guard),
     Switched(Box<Switch>),
@@ -68,9 +69,13 @@ async fn pass(
     let http10 = parts.version == Version::HTTP_10;
     let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
     parts.version = Version::HTTP_11;
-    let to = Call { peer: &peer, version, deadline, informational: Some(informational) };
+    let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
     let mut answer = answer.map_err(|failure| own_fault(failure, record))?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // Passed on, it would make the caller take the next answer's bytes for another protocol.
+        return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
+    }
     dress(&mut answer, &facts, record.http1(), http10);
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
 }
@@ -116,13 +121,10 @@ fn guarded(
         return Ok(Body::Empty);
     }
     let most = conn.door.limits.body;
-    if let (Some(most), Some(length)) = (most, content_length(&parts.headers)) {
-        if length > most {
-            return Err(Failure::new(
-                Reason::BodyTooLarge,
-                format!("content-length {length} is over the limit {most}"),
-            ));
-        }
+    if let (Some(most), Some(length)) = (most, content_length(&parts.headers))
+        && length > most
+    {
+        return Err(Failure::new(Reason::BodyTooLarge, format!("content-length {length} is over the limit {most}")));
     }
     let progress = Arc::new(Progress::default());
     record.progress = Some(progress.clone());

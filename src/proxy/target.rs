@@ -9,7 +9,8 @@ use crate::call::Failure;
 use crate::deadline::Deadline;
 use crate::http::authority::Authority;
 use crate::http::head::Facts;
-use crate::plan::door::{Leads, Otherwise};
+use crate::plan::Plan;
+use crate::plan::door::{DoorPlan, Leads, Otherwise};
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::peer::Peer;
@@ -48,18 +49,27 @@ fn default_port(conn: &Conn) -> u16 {
 /// # Errors
 /// `NoRoute` when a reload took it away.
 pub fn of_door(conn: &Conn, world: &World, index: usize) -> Result<Arc<Peer>, Failure> {
-    if Arc::ptr_eq(&conn.plan, &world.plan) {
-        if let Some(peer) = world.peers.get(index) {
-            return Ok(peer.clone());
-        }
-    }
-    let name = conn.plan.peers.get(index).map(|peer| &peer.name);
-    world
-        .peers
-        .iter()
-        .find(|peer| Some(peer.name()) == name)
+    let same = Arc::ptr_eq(&conn.plan, &world.plan);
+    let now = if same { Some(index) } else { after_reload(&conn.plan, &conn.door, index, &world.plan) };
+    now.and_then(|index| world.peers.get(index))
         .cloned()
         .ok_or_else(|| Failure::new(Reason::NoRoute, "the peer of this door was removed by a reload"))
+}
+
+/// Where a door of an earlier plan leads in the one in force, by the index of the peer. The door itself is what is
+/// looked for: apps are named by their position, which another port may have taken. A door that is gone (its
+/// connections drain) still leads to the peer that it had, where one of that name and with those addresses is left.
+fn after_reload(old: &Plan, door: &DoorPlan, index: usize, new: &Plan) -> Option<usize> {
+    match new.doors.iter().find(|now| now.side == door.side && now.listen == door.listen).map(|now| now.leads) {
+        Some(Leads::Peer(index)) => Some(index),
+        Some(Leads::ByAuthority) => None,
+        None => {
+            let before = old.peers.get(index)?;
+            new.peers
+                .iter()
+                .position(|peer| peer.name == before.name && peer.source.addresses == before.source.addresses)
+        }
+    }
 }
 
 /// The peer that an authority names, or an ad-hoc one where unlisted names pass.
@@ -86,5 +96,57 @@ pub async fn named(
         Otherwise::Pass => Box::pin(world.adhoc.peer(&host, port, deadline))
             .await
             .map_err(|error| Failure::new(error.reason, error.detail)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::facts::Facts;
+    use crate::config::problem::Problems;
+    use crate::plan::build::build;
+    use crate::plan::peer::Addresses;
+
+    fn plan(text: &str) -> Plan {
+        let mut problems = Problems::new("f");
+        let document = crate::config::read(text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        let built = build(&document.config, Path::new("/"), &mut problems);
+        assert!(!problems.has_errors(), "{problems}");
+        built.plan
+    }
+
+    /// Where `listen` of `old` leads in `new`.
+    fn follow(old: &str, listen: &str, new: &str) -> Option<String> {
+        let (old, new) = (plan(old), plan(new));
+        let door = old.doors.iter().find(|door| door.listen.to_string() == listen).unwrap();
+        let Leads::Peer(index) = door.leads else { panic!("leads to a peer") };
+        let peer = &new.peers[after_reload(&old, door, index, &new)?];
+        let Addresses::Static(specs) = &peer.source.addresses else { panic!("static") };
+        Some(specs[0].addr.to_string())
+    }
+
+    #[test]
+    fn an_open_connection_stays_with_its_port() {
+        let two = "service: x\ninbound: { ports: [{ listen: \"0.0.0.0:1\", app: \"127.0.0.1:11\" }, { listen: \"0.0.0.0:2\", app: \"127.0.0.1:12\" }] }\n";
+        let turned = "service: x\ninbound: { ports: [{ listen: \"0.0.0.0:2\", app: \"127.0.0.1:12\" }, { listen: \"0.0.0.0:1\", app: \"127.0.0.1:11\" }] }\n";
+        let first = "service: x\ninbound: { ports: [{ listen: \"0.0.0.0:1\", app: \"127.0.0.1:11\" }] }\n";
+        let second = "service: x\ninbound: { ports: [{ listen: \"0.0.0.0:2\", app: \"127.0.0.1:12\" }] }\n";
+        let moved = "service: x\ninbound: { ports: [{ listen: \"0.0.0.0:2\", app: \"127.0.0.1:13\" }] }\n";
+        let own_port = "service: x\npeers: { a: { static: [10.0.0.1:1], listen: 127.0.0.1:9 } }\n";
+        let shared = "service: x\noutbound: { listen: 127.0.0.1:9 }\npeers: { a: { static: [10.0.0.1:1] } }\n";
+        for (old, listen, new, expect) in [
+            (two, "0.0.0.0:1", turned, Some("127.0.0.1:11")),
+            (two, "0.0.0.0:2", second, Some("127.0.0.1:12")),
+            (two, "0.0.0.0:2", moved, Some("127.0.0.1:13")),
+            // The door is gone: its peer, or none, and never the one that has taken its name.
+            (first, "0.0.0.0:1", second, None),
+            (two, "0.0.0.0:2", first, None),
+            (own_port, "127.0.0.1:9", "service: x\npeers: { a: { static: [10.0.0.1:1] } }\n", Some("10.0.0.1:1")),
+            (own_port, "127.0.0.1:9", shared, None),
+        ] {
+            assert_eq!(follow(old, listen, new).as_deref(), expect, "{listen}: {old} -> {new}");
+        }
     }
 }

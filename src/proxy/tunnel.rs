@@ -43,8 +43,14 @@ async fn carry(
     let failure = match end {
         End::Closed => None,
         End::Idle => Some(Failure::new(Reason::TunnelIdle, "nothing moved in the tunnel for its idle time")),
-        End::Left(error) => Some(Failure::new(Reason::ClientGone, error.to_string())),
-        End::Right(error) => Some(Failure::new(Reason::Reset, error.to_string())),
+        End::Left(error) => {
+            peer.reset_on_close();
+            Some(Failure::new(Reason::ClientGone, error.to_string()))
+        }
+        End::Right(error) => {
+            caller.reset_on_close();
+            Some(Failure::new(Reason::Reset, error.to_string()))
+        }
     };
     (carried, failure)
 }

@@ -22,7 +22,7 @@ use crate::reason::Reason;
 const HEAD: usize = 64 * 1024;
 
 /// Bytes that are buffered in either direction.
-const BUFFER: usize = 128 * 1024;
+const BUFFER: usize = 64 * 1024;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 

@@ -78,13 +78,25 @@ fn head(parts: &Parts) -> Request<()> {
     }
     let mut head = Request::new(());
     *head.method_mut() = parts.method.clone();
-    *head.uri_mut() = parts.uri.clone();
+    *head.uri_mut() = absolute(parts);
     *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = fields;
     if let Some(protocol) = parts.extensions.get::<Protocol>() {
         head.extensions_mut().insert(protocol.clone());
     }
     head
+}
+
+/// The target with scheme and authority, which h2 insists on; the call hands over an origin-form target and `Host`.
+fn absolute(parts: &Parts) -> http::Uri {
+    let mut uri = parts.uri.clone().into_parts();
+    if uri.authority.is_none() {
+        uri.authority = parts.headers.get(HOST).and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
+    }
+    if uri.authority.is_some() && uri.scheme.is_none() && uri.path_and_query.is_some() {
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+    }
+    http::Uri::from_parts(uri).unwrap_or_else(|_| parts.uri.clone())
 }
 
 fn answered(hold: ManyHold, exchange: Exchange, response: Response<h2::RecvStream>, to_head: bool) -> Answer {

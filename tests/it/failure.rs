@@ -54,11 +54,15 @@ fn a_dead_app_gives_503_with_reason_and_side_at_once() {
     let sidecar = Sidecar::start(&format!(
         "service: server\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '127.0.0.1:{port}' }}\noutbound: {{ listen: '{{out}}' }}\n"
     ));
-    let answer = Caller::connect(sidecar.inbound).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer();
-    assert!(answer.starts_with("HTTP/1.1 503 ") && reason(&answer) == "connect_refused", "{answer}");
-    assert!(answer.contains("side=app"), "{answer}");
+    // Many times: whether the app is dialled before the caller's first byte is seen is a matter of chance.
+    let times = 20;
+    for _ in 0..times {
+        let answer = Caller::connect(sidecar.inbound).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && reason(&answer) == "connect_refused", "{answer}");
+        assert!(answer.contains("side=app"), "{answer}");
+    }
     sidecar.says(&["reason=connect_refused", "side=app", "status=503"]);
-    assert_eq!(sidecar.metric(&["outrigger_failures_total", "connect_refused"]), 1.0);
+    assert_eq!(sidecar.metric(&["outrigger_failures_total", "connect_refused"]), f64::from(times));
 }
 
 #[test]

@@ -8,7 +8,7 @@ const done = (value) => { console.log(JSON.stringify(value ?? seen)); process.ex
 session.on('error', (error) => { seen.push(['session', error.code]); done(); });
 setTimeout(() => { seen.push('timeout'); done(); }, 40000).unref();
 
-function call(path, { method = 'GET', body, trailers, cancel, headers = {} } = {}) {
+function call(path, { method = 'GET', body, trailers, cancel, then, headers = {} } = {}) {
   return new Promise((resolve) => {
     const answer = { hints: [], size: 0, data: '' };
     const stream = session.request({ ':authority': name, ':path': path, ':method': method, ...headers },
@@ -20,6 +20,7 @@ function call(path, { method = 'GET', body, trailers, cancel, headers = {} } = {
       answer.size += block.length;
       if (answer.size < 4096) answer.data += block;
       if (cancel !== undefined) stream.close(cancel);
+      if (then) { call(then); then = undefined; }
     });
     stream.on('error', () => {});
     stream.on('close', () => { answer.code = stream.rstCode; resolve(answer); });
@@ -42,7 +43,7 @@ const scenarios = {
     // what the server resets with, the caller is to see
     const out = [];
     for (const code of [2, 8, 11]) {
-      const answer = await call(`/reset?code=${code}`);
+      const answer = await call(`/reset?code=${code}`, { then: '/go' });
       out.push([code, answer.status, answer.code]);
     }
     return [out, (await call('/hello')).size];
@@ -54,7 +55,7 @@ const scenarios = {
     const answers = await Promise.all([8, 8, 8].map((code) => call('/hang', { cancel: code })));
     let codes = [];
     while (codes.length < 3) codes = JSON.parse((await call('/aborted')).data).slice(before);
-    return [answers.map((a) => a.data), codes, (await neighbour).size];
+    return [answers.map((a) => a.data[0]), codes, (await neighbour).size];
   },
   async refused() {
     const answer = await call('/refused');

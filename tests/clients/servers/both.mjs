@@ -4,7 +4,7 @@ import http2 from 'node:http2';
 import net from 'node:net';
 import { createHash } from 'node:crypto';
 
-const seen = { aborted: [] };
+const seen = { aborted: [], resets: [] };
 
 async function read(request) {
   const hash = createHash('sha256');
@@ -47,7 +47,13 @@ const paths = {
   '/reset': async (request, response) => {
     const code = Number(new URL(request.url, 'http://x').searchParams.get('code'));
     response.writeHead(200);
-    response.write('part', () => response.stream.close(code));
+    // a reset drops what is still queued before it: it waits until the caller says (/go) that the part has arrived
+    response.write('part');
+    seen.resets.push(() => response.stream.close(code));
+  },
+  '/go': async (request, response) => {
+    for (const reset of seen.resets.splice(0)) reset();
+    finish(response, 200, {});
   },
   '/hang': async (request, response) => {
     response.writeHead(200);
