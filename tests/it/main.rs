@@ -7,6 +7,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "tests may fail loudly"
 )]
 
@@ -16,6 +18,10 @@ mod check;
 mod demo;
 mod drain;
 mod failure;
+mod grpc;
 mod http1;
+mod http2;
+mod memory;
 mod reload;
 mod tcp;
+mod traps;

@@ -1,5 +1,7 @@
 //! What the tests are written in: sidecars as processes, scripted apps, and raw callers; every wait has a clock.
 
+pub(crate) mod http2;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -167,6 +169,25 @@ impl Sidecar {
         let ports = Ports { inbound: self.inbound.port(), outbound: self.outbound.port(), admin: self.admin.port() };
         self.folder.write("outrigger.yaml", &ports.fill(text));
     }
+}
+
+/// A sidecar in front of `app`; `more` follows in its `inbound` section.
+pub(crate) fn inbound(app: SocketAddr, more: &str) -> Sidecar {
+    Sidecar::start(&inbound_file(app, more))
+}
+
+/// The file of [`inbound`].
+pub(crate) fn inbound_file(app: SocketAddr, more: &str) -> String {
+    format!(
+        "service: server\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{app}'{more} }}\noutbound: {{ listen: '{{out}}' }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
+    )
+}
+
+/// A sidecar whose outbound door leads to `app` as the peer `server`, spoken to in `protocol`.
+pub(crate) fn outbound(app: SocketAddr, protocol: &str) -> Sidecar {
+    Sidecar::start(&format!(
+        "service: client\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  server: {{ static: ['{app}'], protocol: {protocol} }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
+    ))
 }
 
 impl Drop for Sidecar {
