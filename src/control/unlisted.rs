@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::here::is_itself;
 use super::lookups::Question;
 use super::refresh::{Refresher, Shared, Target};
 use crate::dns::keeper::{Keeper, Standing, Step};
@@ -75,7 +76,8 @@ fn permitted(endpoints: Vec<EndpointSpec>, egress: &Egress, host: &str) -> (Vec<
     let mut refused = None;
     let may = |spec: &EndpointSpec| {
         let Some(addr) = spec.addr.tcp() else { return true };
-        match judge(addr, egress, host) {
+        let judged = if is_itself(&spec.addr, egress) { Err("an own listener") } else { judge(addr, egress, host) };
+        match judged {
             Ok(()) => true,
             Err(why) => {
                 refused.get_or_insert_with(|| {
