@@ -34,7 +34,7 @@ use crate::life::shutdown::{Direction, End, Steps, shutdown};
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::proxy::Core;
-use crate::proxy::doors::Doors;
+use crate::proxy::doors::{Doors, Prepared};
 use crate::telemetry::access::{AccessLog, stderr};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
@@ -121,7 +121,7 @@ async fn serve(
     data: &Data,
 ) -> Result<ExitCode, Stop> {
     // Caught before anything is open, so that no early signal has the system's default effect.
-    let signals = Signals::catch(!command.is_empty())?;
+    let mut signals = Signals::catch(!command.is_empty())?;
     let plan = Arc::new(loaded.plan.clone());
     let metrics = Arc::new(Metrics::default());
     let tasks = Tasks::default();
@@ -135,16 +135,7 @@ async fn serve(
     let core =
         Arc::new(Core { world: ArcSwap::from_pointee(world), metrics: metrics.clone(), access, inbound, outbound });
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
-    let (servers, mut lines) = bind_servers(&plan, &loaded).await;
-    let prepared = doors.prepare(&plan).map_err(|errors| works::door_problems(Some(&loaded), &errors));
-    let mut prepared = match prepared {
-        Ok(prepared) if lines.is_empty() => prepared,
-        Ok(_) => return Err(Stop { code: 1, lines }),
-        Err(more) => {
-            lines.extend(more);
-            return Err(Stop { code: 1, lines });
-        }
-    };
+    let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let running = Running { core, doors, refresher, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
@@ -153,7 +144,6 @@ async fn serve(
 
     running.doors.open(&mut prepared, Door::Outbound);
     running.refresher.set_world(&running.core.world.load());
-    let mut signals = signals;
     if !first_endpoints(&mut signals, &running, &reloads).await {
         running.stop.advance(Phase::Draining);
         return Ok(end(signals, running, None).await);
@@ -164,12 +154,13 @@ async fn serve(
     let file = discovery::file_changes(path, &running.tasks);
     running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
     info!(service = %plan.service, "ready");
-    let child = match command {
-        [] => None,
-        command => Some(
-            Child::start(command, &running.tasks)
-                .map_err(|error| Stop { code: error.exit_code(), lines: vec![error.to_string()] })?,
-        ),
+    let child = match (!command.is_empty()).then(|| Child::start(command, &running.tasks)).transpose() {
+        Ok(child) => child,
+        Err(error) => {
+            running.stop.advance(Phase::Draining);
+            end(signals, running, None).await;
+            return Err(Stop { code: error.exit_code(), lines: vec![error.to_string()] });
+        }
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
@@ -199,8 +190,22 @@ async fn first_endpoints(signals: &mut Signals, running: &Running, reloads: &Han
     }
 }
 
+/// Binds everything, or says all that cannot be bound.
+async fn bind_all(plan: &Arc<Plan>, loaded: &Loaded, doors: &Doors) -> Result<(Servers, Prepared), Stop> {
+    let (servers, mut lines) = bind_servers(plan, loaded).await;
+    match doors.prepare(plan) {
+        Ok(prepared) if lines.is_empty() => return Ok((servers, prepared)),
+        Ok(_) => {}
+        Err(errors) => lines.extend(works::door_problems(Some(loaded), &errors)),
+    }
+    Err(Stop { code: 1, lines })
+}
+
+/// Servers that are bound, and what each shows.
+type Servers = Vec<(Listener, Surface)>;
+
 /// Binds the admin server and its read-only sibling; a line for each that cannot be.
-async fn bind_servers(plan: &Plan, loaded: &Loaded) -> (Vec<(Listener, Surface)>, Vec<String>) {
+async fn bind_servers(plan: &Plan, loaded: &Loaded) -> (Servers, Vec<String>) {
     let admin = plan.admin.iter().map(|admin| ("admin.listen", admin.listen.clone(), Surface::Admin(admin.clone())));
     let status = plan.status.iter().map(|status| ("status", Addr::Tcp(*status), Surface::Status));
     let (mut bound, mut lines) = (Vec::new(), Vec::new());
@@ -213,7 +218,7 @@ async fn bind_servers(plan: &Plan, loaded: &Loaded) -> (Vec<(Listener, Surface)>
     (bound, lines)
 }
 
-fn serve_pages(servers: Vec<(Listener, Surface)>, running: &Running, reloads: &Handle) {
+fn serve_pages(servers: Servers, running: &Running, reloads: &Handle) {
     let house = Arc::new(House {
         rooms: Arc::new(InForce(running.core.clone())),
         metrics: running.core.metrics.clone(),

@@ -24,20 +24,20 @@ fn bindable(ip: IpAddr) -> bool {
     UdpSocket::bind((ip.to_canonical(), 0)).is_ok()
 }
 
-/// The address from which this machine calls others, where that is not loopback. Nothing is sent to find it.
-pub fn primary() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((NOBODYS, 9)).ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::plan::door::Otherwise;
+
+    /// The address from which this machine calls others. Nothing is sent to find it.
+    fn primary() -> Option<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        socket.connect((NOBODYS, 9)).ok()?;
+        let ip = socket.local_addr().ok()?.ip();
+        (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+    }
 
     #[test]
     fn a_listener_on_all_addresses_is_found_behind_each_of_them() {
