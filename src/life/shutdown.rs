@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stop asked ── inbound drains ──┬─ the app is asked to end ── it ends ──┬─ outbound drains ── done
-//!       (half of the grace at most)│                (no app of ours) ──────┘
+//!   (half of the grace at most)  │            (no app of ours) ──────────┘
 //! second signal, or the grace nearly over, at any point: the app is killed, both doors are forced, done
 //! ```
 //! Inbound drains at once, without a pause in which callers could notice that we are no longer ready: only who deploys

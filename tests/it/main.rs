@@ -18,4 +18,5 @@ mod drain;
 mod failure;
 mod http1;
 mod reload;
+mod start;
 mod tcp;

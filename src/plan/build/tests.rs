@@ -183,7 +183,8 @@ fn a_value_knows_where_it_comes_from() {
     assert_eq!(origin("workers:"), "default");
     assert_eq!(origin("dns: b:9999"), "outrigger.yaml:4, env PORT");
     assert_eq!(document.places.problem("peers.a.dns", "x").to_string(), "f:4:13: peers.a.dns: x");
-    let (document, _) = built_with("service: x\nadmin: 127.0.0.1:1\npeers: { a: { dns: \"b:1\" } }\n", &Facts::PLAIN).unwrap();
+    let (document, _) =
+        built_with("service: x\nadmin: 127.0.0.1:1\npeers: { a: { dns: \"b:1\" } }\n", &Facts::PLAIN).unwrap();
     assert_eq!(document.places.problem("admin.listen", "x").to_string(), "f:2:8: admin.listen: x");
     assert_eq!(document.places.problem("outbound.listen", "x").to_string(), "f: outbound.listen: x");
 }
