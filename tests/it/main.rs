@@ -23,5 +23,6 @@ mod http1;
 mod http2;
 mod memory;
 mod reload;
+mod start;
 mod tcp;
 mod traps;
