@@ -57,10 +57,21 @@ pub struct Trail {
 pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     // Pinned here: a future of this size is not worth moving.
     let attempts = std::pin::pin!(attempts(call, request, trail));
-    match call.deadline.instant() {
+    in_time(call.deadline, attempts).await
+}
+
+/// Waits for an answer's head until `deadline`.
+///
+/// # Errors
+/// `DeadlinePassed`, or what the answer itself failed by.
+pub async fn in_time<T>(
+    deadline: Deadline,
+    answer: impl Future<Output = Result<T, Failure>> + Unpin,
+) -> Result<T, Failure> {
+    match deadline.instant() {
         // No timer is made where no limit was asked for.
-        None => attempts.await,
-        Some(at) => tokio::time::timeout_at(at, attempts).await.unwrap_or_else(|_| {
+        None => answer.await,
+        Some(at) => tokio::time::timeout_at(at, answer).await.unwrap_or_else(|_| {
             Err(Failure::new(Reason::DeadlinePassed, "no answer began before the request's deadline"))
         }),
     }

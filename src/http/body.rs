@@ -83,9 +83,10 @@ impl Http2Body {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
-                    // RST_STREAM(NO_ERROR) after a complete answer is legal (RFC 9113 §8.1).
+                    // h2 remembers an END_STREAM, after which RST_STREAM(NO_ERROR) is legal (RFC 9113 §8.1): here there was
+                    // none, and only a body of which every promised byte came is whole.
                     self.data_done = true;
-                    if error.reason() == Some(h2::Reason::NO_ERROR) && self.promised.unwrap_or(0) == 0 {
+                    if error.reason() == Some(h2::Reason::NO_ERROR) && self.promised == Some(0) {
                         return Poll::Ready(None);
                     }
                     return Poll::Ready(Some(Err(error.into())));

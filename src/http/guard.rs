@@ -93,6 +93,8 @@ pub enum Fault {
     Idle,
     /// Its framing or its connection broke.
     Broken,
+    /// The exchange's deadline passed.
+    Deadline,
 }
 
 impl Progress {
@@ -107,6 +109,7 @@ impl Progress {
             1 => Some(Fault::TooLarge),
             2 => Some(Fault::Idle),
             3 => Some(Fault::Broken),
+            4 => Some(Fault::Deadline),
             _ => None,
         }
     }
@@ -115,7 +118,7 @@ impl Progress {
         let fault = match error {
             BodyError::TooLarge => 1,
             BodyError::Idle => 2,
-            BodyError::Deadline => return,
+            BodyError::Deadline => 4,
             _ => 3,
         };
         self.fault.store(fault, Ordering::Relaxed);

@@ -151,6 +151,22 @@ pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> io
     }
 }
 
+/// Whether a server's first bytes are the header of HTTP/2's SETTINGS frame; `None` when it takes more bytes to tell.
+/// No greeting of a protocol in which the server speaks first begins so: they are text, or have a longer length first.
+pub fn is_http2_server(first: &[u8]) -> Option<bool> {
+    let fits = |at: usize, byte: u8| match at {
+        // A length of 24 bits, six bytes for each setting.
+        2 => byte % 6 == 0,
+        3 => byte == 4,
+        _ => byte == 0,
+    };
+    let header = first.get(..9).unwrap_or(first);
+    if !header.iter().enumerate().all(|(at, byte)| fits(at, *byte)) {
+        return Some(false);
+    }
+    (header.len() == 9).then_some(true)
+}
+
 /// Takes what was seen as the prefix to replay.
 pub fn replay(seen: BytesMut) -> Bytes {
     seen.freeze()
@@ -208,6 +224,19 @@ mod tests {
             assert_eq!(judge(&hello[..cut]), Verdict::More, "cut at {cut}");
         }
         check(&hello, Verdict::Is(Wire::Tls { sni: Some("db.example.com".into()) }));
+    }
+
+    #[test]
+    fn settings_are_told_from_greetings() {
+        let settings = [0, 0, 12, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
+        assert_eq!(is_http2_server(&settings), Some(true));
+        for cut in 0..9 {
+            assert_eq!(is_http2_server(&settings[..cut]), None, "cut at {cut}");
+        }
+        // MariaDB, SMTP, an acknowledgement of SETTINGS, a PostgreSQL message.
+        for other in [&[0x5a, 0, 0, 0, 10][..], b"220 hi", &[0, 0, 0, 4, 1], b"R\0\0\0"] {
+            assert_eq!(is_http2_server(other), Some(false), "{other:?}");
+        }
     }
 
     proptest! {

@@ -62,6 +62,8 @@ impl HttpBody for Reply {
         };
         match &frame {
             None => this.finish(true),
+            // Nobody asks again after trailers.
+            Some(Ok(frame)) if frame.is_trailers() => this.finish(true),
             Some(Err(error)) => {
                 if let Some(exchange) = &mut this.exchange {
                     exchange.broke(Failure::new(failure::broken_answer(error), error.to_string()));

@@ -26,7 +26,7 @@ use crate::net::clocked::Clock;
 use crate::net::io::{Duplex, Io};
 use crate::net::origdst::OriginalDst;
 use crate::net::prefixed::Prefixed;
-use crate::net::sniff::{Wire, sniff};
+use crate::net::sniff::{Wire, is_http2_server, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Protocol};
 use crate::reason::Reason;
@@ -150,7 +150,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
             dialled = record.dial() => Ok(dialled),
         } {
             Ok(Ok(dialled)) => dialled,
-            Ok(Err(_)) => return last_word(sniffing.as_mut(), record).await,
+            Ok(Err(_)) => return last_word(sniffing.as_mut(), record, LAST_WORD).await,
             Err(wire) => {
                 record.unused();
                 return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
@@ -158,12 +158,17 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         };
         let mut first = BytesMut::with_capacity(1024);
         tokio::select! {
-            wire = sniffing => match wire {
+            wire = sniffing.as_mut() => match wire {
                 Ok(wire) => Found::Caller(wire, Some((record, dialled))),
                 Err(_) => { record.unused(); Found::Nothing }
             },
-            read = dialled.read_buf(&mut first) => match read {
-                Ok(n) if n > 0 => Found::Peer(record, dialled, first),
+            read = greeting(&mut dialled, &mut first) => match read {
+                Ok(true) => {
+                    conn.learned.answered_http(Instant::now());
+                    drop(dialled);
+                    last_word(sniffing.as_mut(), record, first_bytes(limits.keep_alive, limits.head_timeout)).await
+                }
+                Ok(false) if !first.is_empty() => Found::Peer(record, dialled, first),
                 // It closed without a word: the caller gets the same.
                 Ok(_) | Err(_) => { record.closed(); Found::Nothing }
             },
@@ -175,9 +180,22 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     }
 }
 
-/// After an early dial that failed: a caller that speaks HTTP is owed the reason in an answer, which the corridor gives.
-async fn last_word(sniffing: impl Future<Output = io::Result<Wire>>, mut record: Opaque) -> Found {
-    let Ok(Ok(wire)) = timeout(LAST_WORD, sniffing).await else { return Found::Nothing };
+/// Reads what the peer says first. True where it is HTTP/2's SETTINGS, which a server may send at once (RFC 9113 §3.4):
+/// they only tell that the caller will have to speak.
+async fn greeting(peer: &mut Io, first: &mut BytesMut) -> io::Result<bool> {
+    loop {
+        let ended = peer.read_buf(first).await? == 0;
+        match is_http2_server(first) {
+            Some(http2) => return Ok(http2),
+            None if ended => return Ok(false),
+            None => {}
+        }
+    }
+}
+
+/// After an early dial that failed or met HTTP/2: a caller that speaks HTTP is owed an answer, which the corridor gives.
+async fn last_word(sniffing: impl Future<Output = io::Result<Wire>>, mut record: Opaque, patience: Duration) -> Found {
+    let Ok(Ok(wire)) = timeout(patience, sniffing).await else { return Found::Nothing };
     record.unused();
     Found::Caller(wire, None)
 }

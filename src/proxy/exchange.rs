@@ -15,9 +15,9 @@ use super::record::Exchange;
 use super::target::{Target, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
-use crate::call::attempt::{Call, call};
+use crate::call::attempt::{Call, call, in_time};
 use crate::http::body::{Body, content_length};
-use crate::http::guard::{Fault, Guard, Guarded, Progress};
+use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
@@ -61,17 +61,23 @@ async fn pass(
     let Target { peer, policy, deadline } = target(conn, &world, &facts, record.started()).await?;
     record.to(&peer);
     if upgrade::is_asked(&parts, &facts) {
+        if facts.upgrade.is_some() && !body.is_end_stream() {
+            return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
+        }
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
-        return Box::pin(switched).await.map(|switch| Passed::Switched(Box::new(switch)));
+        let switched = in_time(deadline, Box::pin(switched)).await;
+        return switched.map(|switch| Passed::Switched(Box::new(switch)));
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
     let http10 = parts.version == Version::HTTP_10;
     let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
-    parts.version = Version::HTTP_11;
+    if http10 {
+        parts.version = Version::HTTP_11;
+    }
     let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
-    let mut answer = answer.map_err(|failure| own_fault(failure, record))?;
+    let mut answer = answer.map_err(|failure| record.own_fault(failure))?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Passed on, it would make the caller take the next answer's bytes for another protocol.
         return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
@@ -130,16 +136,6 @@ fn guarded(
     record.progress = Some(progress.clone());
     let guard = Guard::new(idle.min(conn.door.limits.body_idle), deadline, most);
     Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress))))
-}
-
-/// A call that failed because the caller's own body did is the caller's failure, whatever the leg says.
-fn own_fault(failure: Failure, record: &Exchange) -> Failure {
-    match record.progress.as_ref().and_then(|progress| progress.fault()) {
-        Some(Fault::TooLarge) => Failure::new(Reason::BodyTooLarge, "the body is larger than the limit"),
-        Some(Fault::Idle) => Failure::new(Reason::BodyTimeout, "the request's body stood still for too long"),
-        Some(Fault::Broken) => Failure::new(Reason::BadBody, "the request's body broke off or broke its framing"),
-        None => failure,
-    }
 }
 
 /// Makes a peer's head one for the caller's leg.

@@ -10,7 +10,7 @@ use super::Conn;
 use super::failure;
 use crate::call::Failure;
 use crate::call::attempt::Trail;
-use crate::http::guard::Progress;
+use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::reason::Reason;
 use crate::telemetry::line::Line;
@@ -112,7 +112,19 @@ impl Exchange {
 
     /// The answer broke after its head was passed on.
     pub fn broke(&mut self, failure: Failure) {
+        let failure = self.own_fault(failure);
         self.failure.get_or_insert(failure);
+    }
+
+    /// An exchange that failed because the caller's own body did is the caller's failure, whatever the leg says.
+    pub fn own_fault(&self, failure: Failure) -> Failure {
+        match self.progress.as_ref().and_then(|progress| progress.fault()) {
+            Some(Fault::TooLarge) => Failure::new(Reason::BodyTooLarge, "the body is larger than the limit"),
+            Some(Fault::Idle) => Failure::new(Reason::BodyTimeout, "the request's body stood still for too long"),
+            Some(Fault::Broken) => Failure::new(Reason::BadBody, "the request's body broke off or broke its framing"),
+            Some(Fault::Deadline) => Failure::new(Reason::DeadlinePassed, "the request's deadline passed"),
+            None => failure,
+        }
     }
 
     /// The answer was passed on to its end, `received` bytes of body.

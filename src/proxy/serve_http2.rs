@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
@@ -19,12 +20,15 @@ use crate::http::body::{Body, Http2Body, content_length};
 use crate::http::pour::pour;
 use crate::http::window::{self, Windows};
 use crate::life::drain::Phase;
-use crate::net::clocked::{Clocked, Limits};
+use crate::net::clocked::{Clock, Clocked, Limits};
 use crate::net::io::Duplex;
 use crate::upstream::lease::OnInformational;
 
 /// Streams one caller may have open.
 const STREAMS: u32 = 250;
+
+/// How long a caller without streams may take to answer a GOAWAY by leaving; h2 waits for its PING's answer.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Bytes of answers that wait in a stream's send buffer.
 const SEND_BUFFER: usize = 128 * 1024;
@@ -33,15 +37,19 @@ const SEND_BUFFER: usize = 128 * 1024;
 pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
     let limits = &conn.door.limits;
     let clocks = Limits { idle: limits.keep_alive, head: limits.head_timeout, write: limits.body_idle };
-    conn.clock.busy();
-    let io = Clocked::new(io, conn.clock.clone(), clocks, &[]);
+    // A clock of its own that is always busy: exchanges of other streams end and make the connection's idle, and this
+    // loop has its own idle time.
+    let clock = Clock::new(Instant::now());
+    clock.busy();
+    let io = Clocked::new(io, clock, clocks, &[]);
     let window = Windows::PROCESS.take();
     let mut builder = h2::server::Builder::new();
+    // Twice the heads' limit: h2 refuses what is over it with a bare 431 that nobody records; the corridor says why.
     builder
         .initial_window_size(window::STREAM)
         .initial_connection_window_size(window.size())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.head.saturating_mul(2)).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(window::SMALL_FRAMES)
         .enable_connect_protocol();
@@ -68,13 +76,21 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
                 }
                 draining = true;
                 serving.graceful_shutdown();
+                idle.as_mut().reset(Instant::now() + LAST_WORD);
             },
             () = idle.as_mut() => {
-                if !serving.has_streams() && !draining {
-                    draining = true;
-                    serving.graceful_shutdown();
+                let unused = !serving.has_streams();
+                match (unused, draining) {
+                    // Told to go, it neither went nor answered.
+                    (true, true) => return,
+                    (true, false) => {
+                        draining = true;
+                        serving.graceful_shutdown();
+                    }
+                    (false, _) => {}
                 }
-                idle.as_mut().reset(Instant::now() + limits.keep_alive);
+                let next = if draining { LAST_WORD } else { limits.keep_alive };
+                idle.as_mut().reset(Instant::now() + next);
             }
         }
     }

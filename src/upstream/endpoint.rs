@@ -305,6 +305,11 @@ impl Endpoint {
         self.tls.get_or_init(make).clone()
     }
 
+    /// Whether its connections are TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.tls.get().is_some()
+    }
+
     /// What `/state` shows.
     pub(super) fn state(&self, now: Instant) -> EndpointState {
         EndpointState::new(&self.spec(), &self.load, self.pool.lock().counts(), self.last_error.lock().clone(), now)

@@ -317,8 +317,8 @@ impl HttpBody for AnswerBody {
         match &frame {
             None => this.take().finish(),
             Some(Err(_)) => this.take().break_off(),
-            // Whoever knows the length does not ask again after the last piece.
-            Some(Ok(_)) if this.body.is_end_stream() => this.take().finish(),
+            // Whoever knows the length does not ask again after the last piece, and nobody does after trailers.
+            Some(Ok(frame)) if frame.is_trailers() || this.body.is_end_stream() => this.take().finish(),
             Some(Ok(_)) => {}
         }
         Poll::Ready(frame)

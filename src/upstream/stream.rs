@@ -33,7 +33,7 @@ pub(super) async fn send(
 ) -> Result<Answer, SendError> {
     let (parts, body) = request.into_parts();
     let (body, flow) = Outgoing::new(body, &parts.headers);
-    let head = head(&parts);
+    let head = head(&parts, hold.endpoint().is_secure());
     // A body that is empty from the start has no flow.
     let (response, stream) = match hold.many.send.send_request(head, flow.is_none()) {
         Ok(opened) => opened,
@@ -57,7 +57,8 @@ pub(super) async fn open_tunnel(
     request: Request<()>,
 ) -> Result<(Response<()>, Option<Io>), SendError> {
     let (parts, ()) = request.into_parts();
-    let opened = hold.many.send.send_request(head(&parts), false);
+    let head = head(&parts, hold.endpoint().is_secure());
+    let opened = hold.many.send.send_request(head, false);
     let (response, send) = match opened {
         Ok(opened) => opened,
         Err(error) => return Err(not_opened(&hold, &error, None)),
@@ -69,7 +70,7 @@ pub(super) async fn open_tunnel(
 
 /// The head as h2 takes it. The original is kept, to be given back if the peer refuses the stream; the copy leaves out
 /// what HTTP/2 says otherwise (`Host` is `:authority`).
-fn head(parts: &Parts) -> Request<()> {
+fn head(parts: &Parts, secure: bool) -> Request<()> {
     let mut fields = HeaderMap::with_capacity(parts.headers.len());
     for (name, value) in &parts.headers {
         if name != HOST && name != TRANSFER_ENCODING {
@@ -78,7 +79,7 @@ fn head(parts: &Parts) -> Request<()> {
     }
     let mut head = Request::new(());
     *head.method_mut() = parts.method.clone();
-    *head.uri_mut() = absolute(parts);
+    *head.uri_mut() = absolute(parts, secure);
     *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = fields;
     if let Some(protocol) = parts.extensions.get::<Protocol>() {
@@ -88,13 +89,13 @@ fn head(parts: &Parts) -> Request<()> {
 }
 
 /// The target with scheme and authority, which h2 insists on; the call hands over an origin-form target and `Host`.
-fn absolute(parts: &Parts) -> http::Uri {
+fn absolute(parts: &Parts, secure: bool) -> http::Uri {
     let mut uri = parts.uri.clone().into_parts();
     if uri.authority.is_none() {
         uri.authority = parts.headers.get(HOST).and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
     }
     if uri.authority.is_some() && uri.scheme.is_none() && uri.path_and_query.is_some() {
-        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.scheme = Some(if secure { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
     }
     http::Uri::from_parts(uri).unwrap_or_else(|_| parts.uri.clone())
 }

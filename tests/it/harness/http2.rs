@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -138,7 +139,13 @@ pub(crate) async fn piece(stream: &mut RecvStream) -> Bytes {
 
 /// The error or clean end that follows; anything else fails.
 pub(crate) async fn end_of(stream: &mut RecvStream) -> Result<(), h2::Error> {
-    match soon("the end of a body", stream.data()).await {
+    let next = loop {
+        match soon("the end of a body", stream.data()).await {
+            Some(Ok(piece)) if piece.is_empty() => {}
+            next => break next,
+        }
+    };
+    match next {
         None => soon("the end", stream.trailers()).await.map(|trailers| assert!(trailers.is_none(), "{trailers:?}")),
         Some(Ok(more)) => panic!("more of the body: {} bytes", more.len()),
         Some(Err(error)) => Err(error),
@@ -201,11 +208,14 @@ impl App2 {
         let addr = listener.local_addr().unwrap();
         let (to, arrived) = mpsc::channel(4096);
         tokio::spawn(async move {
-            for connection in 0.. {
+            let count = Arc::new(AtomicUsize::new(0));
+            loop {
                 let Ok((io, _)) = listener.accept().await else { return };
-                let (builder, to) = (builder.clone(), to.clone());
+                let (builder, to, count) = (builder.clone(), to.clone(), count.clone());
                 tokio::spawn(async move {
                     let Ok(mut serving) = builder.handshake(io).await else { return };
+                    // A connection that was dialled early and not used ends before it.
+                    let connection = count.fetch_add(1, Ordering::Relaxed);
                     while let Some(Ok((request, respond))) = serving.accept().await {
                         let _ = to.send(Arrived { request, respond, connection }).await;
                     }
