@@ -180,7 +180,7 @@ async fn first_endpoints(signals: &mut Signals, running: &Running, reloads: &Han
                 Told::Reload => reloads.ask(Trigger::Signal),
                 Told::Hand(_) => {}
                 Told::End(signal) => {
-                    info!(signal = ?signal, "ending before the start was done");
+                    info!(signal = signals::name(signal), "ending before the start was done");
                     return false;
                 }
             },

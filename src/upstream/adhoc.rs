@@ -6,7 +6,7 @@
 //! failure's time to live is over and no one has asked again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -91,8 +91,8 @@ impl From<&Plan> for Rules {
 pub struct Adhoc {
     shared: Arc<Upstreams>,
     policy: Arc<PeerPolicy>,
-    /// Held here, so that the counters outlive the names.
-    metrics: Arc<PeerMetrics>,
+    /// Held here from the first name on, so that the counters outlive the names.
+    metrics: OnceLock<Arc<PeerMetrics>>,
     rules: ArcSwap<Rules>,
     entries: Mutex<HashMap<Key, Entry>>,
     asks: mpsc::Sender<Ask>,
@@ -115,8 +115,7 @@ impl Adhoc {
     pub fn new(shared: Arc<Upstreams>, policy: Arc<PeerPolicy>, rules: Rules) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, questions) = mpsc::channel(MOST_ASKED);
         let rules = ArcSwap::from_pointee(rules);
-        let metrics = shared.metrics.peer(&PeerName::new(COUNTED_AS));
-        (Arc::new(Self { shared, policy, metrics, rules, entries: Mutex::default(), asks }), questions)
+        (Arc::new(Self { shared, policy, metrics: OnceLock::new(), rules, entries: Mutex::default(), asks }), questions)
     }
 
     /// Takes over another plan's rules. Where they differ every name is forgotten, so that none outlives its permit.
@@ -206,7 +205,8 @@ impl Adhoc {
             },
             policy: self.policy.clone(),
         };
-        Peer::new(&plan, self.metrics.clone(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
+        let metrics = self.metrics.get_or_init(|| self.shared.metrics.peer(&PeerName::new(COUNTED_AS)));
+        Peer::new(&plan, metrics.clone(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
     }
 }
 

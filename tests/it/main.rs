@@ -7,8 +7,6 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
     reason = "tests may fail loudly"
 )]
 
