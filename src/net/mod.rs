@@ -5,6 +5,8 @@ pub mod clocked;
 pub mod dial;
 pub mod io;
 pub mod origdst;
+#[cfg(test)]
+pub mod pipes;
 pub mod prefixed;
 pub mod pump;
 pub mod sniff;
