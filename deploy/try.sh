@@ -4,7 +4,10 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 binary=${1:-$("$here/container/build-static.sh" | tail -1)}
+# The script prints a path that is seen from the repository; an argument is seen from where we are.
+[ $# -gt 0 ] || binary=$(cd "$here/.." && readlink -f "$binary")
 binary=$(readlink -f "$binary")
+[ -x "$binary" ] || { echo "try.sh: ${1:-the binary} is not there" >&2; exit 1; }
 work=$(mktemp -d)
 pids=()
 finish() {

@@ -2,6 +2,7 @@
 
 mod data;
 mod discovery;
+mod exposed;
 mod works;
 
 use std::ffi::OsString;
@@ -25,7 +26,7 @@ use crate::control::child::Child;
 use crate::control::load::{Loaded, load};
 use crate::control::ready::Opened;
 use crate::control::refresh::Refresher;
-use crate::control::reload::{Handle, Hash, Reloader, Trigger};
+use crate::control::reload::{Handle, Reloader, Trigger};
 use crate::control::signals::{self, Signals, Told};
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase};
@@ -33,8 +34,8 @@ use crate::life::shutdown::{Direction, End, Steps, shutdown};
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::proxy::Core;
-use crate::proxy::doors::Doors;
-use crate::telemetry::access::{AccessLog, stdout};
+use crate::proxy::doors::{Doors, Prepared};
+use crate::telemetry::access::{AccessLog, stderr};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
@@ -120,7 +121,7 @@ async fn serve(
     data: &Data,
 ) -> Result<ExitCode, Stop> {
     // Caught before anything is open, so that no early signal has the system's default effect.
-    let signals = Signals::catch(!command.is_empty())?;
+    let mut signals = Signals::catch(!command.is_empty())?;
     let plan = Arc::new(loaded.plan.clone());
     let metrics = Arc::new(Metrics::default());
     let tasks = Tasks::default();
@@ -128,40 +129,96 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let access = AccessLog::start(works::which(&plan), works::format(&plan), metrics.clone(), stdout()?)?;
+    let (which, format) = plan.access_log.choice();
+    let access = AccessLog::start(which, format, metrics.clone(), stderr()?)?;
     let (inbound, outbound) = (Direction::default(), Direction::default());
     let core =
         Arc::new(Core { world: ArcSwap::from_pointee(world), metrics: metrics.clone(), access, inbound, outbound });
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
-    let mut prepared = doors.prepare(&plan).map_err(|errors| works::door_problems(&loaded, &errors))?;
+    let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let running = Running { core, doors, refresher, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
-    let (reloader, reloads) =
-        Reloader::new(wiring, Hash::of(&std::fs::read(path).unwrap_or_default()), metrics.clone());
-    let file = discovery::file_changes(path, &running.tasks);
-    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
-    servers(&plan, &loaded, &running, &reloads).await?;
+    let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
+    serve_pages(servers, &running, &reloads);
 
     running.doors.open(&mut prepared, Door::Outbound);
     running.refresher.set_world(&running.core.world.load());
-    // Whether they have all answered or not: who has none answers 503 with the reason.
-    running.refresher.first_answers(FIRST_ENDPOINTS).await;
+    if !first_endpoints(&mut signals, &running, &reloads).await {
+        running.stop.advance(Phase::Draining);
+        return Ok(end(signals, running, None).await);
+    }
     running.doors.open(&mut prepared, Door::Inbound);
     running.opened.set();
+    // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
+    let file = discovery::file_changes(path, &running.tasks);
+    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
     info!(service = %plan.service, "ready");
-    let child = match command {
-        [] => None,
-        command => Some(
-            Child::start(command, &running.tasks)
-                .map_err(|error| Stop { code: error.exit_code(), lines: vec![error.to_string()] })?,
-        ),
+    let child = match (!command.is_empty()).then(|| Child::start(command, &running.tasks)).transpose() {
+        Ok(child) => child,
+        Err(error) => {
+            running.stop.advance(Phase::Draining);
+            end(signals, running, None).await;
+            return Err(Stop { code: error.exit_code(), lines: vec![error.to_string()] });
+        }
     };
+    running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
 }
 
-/// Starts the admin server and its read-only sibling.
-async fn servers(plan: &Plan, loaded: &Loaded, running: &Running, reloads: &Handle) -> Result<(), Stop> {
+/// Waits for first endpoints, whether they all come or not: who has none answers 503 with the reason. `false` when the
+/// end was asked for meanwhile.
+async fn first_endpoints(signals: &mut Signals, running: &Running, reloads: &Handle) -> bool {
+    let mut stop = running.stop.watch();
+    let answers = running.refresher.first_answers(FIRST_ENDPOINTS);
+    let mut answers = std::pin::pin!(answers);
+    loop {
+        tokio::select! {
+            // What asks for the end comes before what lets the app start.
+            biased;
+            told = signals.next() => match told {
+                Told::Reload => reloads.ask(Trigger::Signal),
+                Told::Hand(_) => {}
+                Told::End(signal) => {
+                    info!(signal = signals::name(signal), "ending before the start was done");
+                    return false;
+                }
+            },
+            _ = stop.reached(Phase::Draining) => return false,
+            _ = &mut answers => return true,
+        }
+    }
+}
+
+/// Binds everything, or says all that cannot be bound.
+async fn bind_all(plan: &Arc<Plan>, loaded: &Loaded, doors: &Doors) -> Result<(Servers, Prepared), Stop> {
+    let (servers, mut lines) = bind_servers(plan, loaded).await;
+    match doors.prepare(plan) {
+        Ok(prepared) if lines.is_empty() => return Ok((servers, prepared)),
+        Ok(_) => {}
+        Err(errors) => lines.extend(works::door_problems(Some(loaded), &errors)),
+    }
+    Err(Stop { code: 1, lines })
+}
+
+/// Servers that are bound, and what each shows.
+type Servers = Vec<(Listener, Surface)>;
+
+/// Binds the admin server and its read-only sibling; a line for each that cannot be.
+async fn bind_servers(plan: &Plan, loaded: &Loaded) -> (Servers, Vec<String>) {
+    let admin = plan.admin.iter().map(|admin| ("admin.listen", admin.listen.clone(), Surface::Admin(admin.clone())));
+    let status = plan.status.iter().map(|status| ("status", Addr::Tcp(*status), Surface::Status));
+    let (mut bound, mut lines) = (Vec::new(), Vec::new());
+    for (key, addr, surface) in admin.chain(status) {
+        match Listener::bind(&addr).await {
+            Ok(listener) => bound.push((listener, surface)),
+            Err(error) => lines.push(loaded.server_problem(key, &addr.to_string(), &error).to_string()),
+        }
+    }
+    (bound, lines)
+}
+
+fn serve_pages(servers: Servers, running: &Running, reloads: &Handle) {
     let house = Arc::new(House {
         rooms: Arc::new(InForce(running.core.clone())),
         metrics: running.core.metrics.clone(),
@@ -171,23 +228,9 @@ async fn servers(plan: &Plan, loaded: &Loaded, running: &Running, reloads: &Hand
         opened: running.opened.clone(),
         reloads: reloads.clone(),
     });
-    if let Some(admin) = &plan.admin {
-        let listener = Listener::bind(&admin.listen).await;
-        let listener = listener.map_err(|error| in_use(loaded, "admin.listen", &admin.listen, &error))?;
-        let server = admin::serve(listener, house.clone(), Surface::Admin(admin.clone()), running.tasks.clone());
-        running.tasks.spawn(server);
+    for (listener, surface) in servers {
+        running.tasks.spawn(admin::serve(listener, house.clone(), surface, running.tasks.clone()));
     }
-    if let Some(status) = plan.status {
-        let status = Addr::Tcp(status);
-        let listener = Listener::bind(&status).await;
-        let listener = listener.map_err(|error| in_use(loaded, "status", &status, &error))?;
-        running.tasks.spawn(admin::serve(listener, house, Surface::Status, running.tasks.clone()));
-    }
-    Ok(())
-}
-
-fn in_use(loaded: &Loaded, key: &str, addr: &Addr, error: &io::Error) -> Stop {
-    Stop::because(loaded.server_problem(key, &addr.to_string(), error).to_string())
 }
 
 /// Waits for a signal, the app's end or a drain asked for by admin; then ends everything in order.
@@ -245,7 +288,6 @@ async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> Ex
         outbound: core.outbound.clone(),
         app: child,
         stop: stop.watch(),
-        notice: Duration::ZERO,
         grace: core.world.load().plan.grace,
     };
     let ending = shutdown(steps);

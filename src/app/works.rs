@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Running, Stop};
+use tracing::warn;
+
+use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
-use crate::control::load::{Loaded, load_text};
+use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
 use crate::ids::PeerName;
-use crate::plan::{AccessLog, LogFormat, Plan};
+use crate::plan::Plan;
+use crate::plan::door::DoorPlan;
 use crate::proxy::Core;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
-use crate::telemetry::access::Which;
-use crate::telemetry::line::Format;
 use crate::upstream::peer::Discovery;
 use crate::upstream::state::PeerState;
 use crate::upstream::world::{Upstreams, World};
@@ -29,6 +30,8 @@ pub(super) struct Wiring {
     path: PathBuf,
     facts: Facts,
     variables: Arc<HashMap<String, String>>,
+    /// What was read last, for the places and warnings that the plan does not have.
+    loaded: Option<Loaded>,
 }
 
 /// What a reload has made ready and not yet put in force.
@@ -53,6 +56,7 @@ impl Wiring {
             path: path.to_owned(),
             facts: facts.clone(),
             variables,
+            loaded: None,
         }
     }
 }
@@ -65,13 +69,12 @@ impl Works for Wiring {
     }
 
     fn read(&mut self) -> Reading {
-        let text = match std::fs::read(&self.path) {
+        self.loaded = None;
+        let text = match read_bytes(&self.path) {
             Ok(text) => text,
-            Err(error) => {
-                return Reading {
-                    hash: None,
-                    plan: Err(vec![format!("{}: cannot be read: {error}", self.path.display())]),
-                };
+            Err(why) => {
+                let problem = format!("{}: cannot be read: {why}", self.path.display());
+                return Reading { hash: None, plan: Err(vec![problem]) };
             }
         };
         let hash = Some(Hash::of(&text));
@@ -79,21 +82,29 @@ impl Works for Wiring {
             return Reading { hash, plan: Err(vec![format!("{}: is not UTF-8 text", self.path.display())]) };
         };
         let loaded = load_text(&text, &self.path, &self.facts, &|name| self.variables.get(name).cloned());
-        let plan = loaded.map(|loaded| loaded.plan);
+        let plan = loaded.map(|loaded| self.loaded.insert(loaded).plan.clone());
         Reading { hash, plan: plan.map_err(|problems| problems.to_string().lines().map(str::to_owned).collect()) }
     }
 
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
         let prepared = self.doors.prepare(plan);
-        let prepared = prepared.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let world = World::next(&self.core.world.load(), plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
+        let before = self.core.world.load_full();
+        let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
+        self.refresher.also(&before, &world);
+        self.refresher.first_answers(FIRST_ENDPOINTS).await;
         Ok(Ready { world, prepared })
     }
 
     fn apply(&mut self, plan: Arc<Plan>, ready: Ready) {
+        for warning in self.loaded.take().iter().flat_map(|loaded| &loaded.warnings) {
+            warn!("{warning}");
+        }
         let world = Arc::new(ready.world);
         self.core.world.store(world.clone());
-        self.core.access.choose(which(&plan), format(&plan));
+        let (which, format) = plan.access_log.choice();
+        self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.doors.commit(ready.prepared);
     }
@@ -120,27 +131,11 @@ impl Rooms for InForce {
 }
 
 /// The doors that could not be bound, each with the line of the file that asked for it.
-pub(super) fn door_problems(loaded: &Loaded, errors: &[DoorError]) -> Stop {
-    let line = |error: &DoorError| {
-        let door = loaded.plan.doors.iter().position(|door| door.listen == error.addr && door.side == error.side);
-        door.map_or_else(|| error.to_string(), |door| loaded.bind_problem(door, &error.source).to_string())
+pub(super) fn door_problems(loaded: Option<&Loaded>, errors: &[DoorError]) -> Vec<String> {
+    let place = |error: &DoorError| {
+        let loaded = loaded?;
+        let same = |door: &Arc<DoorPlan>| door.listen == error.addr && door.side == error.side;
+        Some(loaded.bind_problem(loaded.plan.doors.iter().position(same)?, &error.source).to_string())
     };
-    Stop { code: 1, lines: errors.iter().map(line).collect() }
-}
-
-/// The plan's word for the access log, in the log's own.
-pub(super) fn which(plan: &Plan) -> Which {
-    match plan.access_log.log {
-        AccessLog::Off => Which::Off,
-        AccessLog::Failures => Which::Failures,
-        AccessLog::All => Which::All,
-    }
-}
-
-/// The same for the format.
-pub(super) fn format(plan: &Plan) -> Format {
-    match plan.access_log.format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-    }
+    errors.iter().map(|error| place(error).unwrap_or_else(|| error.to_string())).collect()
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::app;
+use crate::config::ADMIN_VARIABLE;
 use crate::config::facts::Facts;
 use crate::config::units;
 
@@ -40,6 +41,11 @@ impl Environment {
     /// A variable's value.
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
+    }
+
+    /// The value of one of our own variables, where an empty one is as good as none.
+    fn setting(&self, name: &str) -> Option<String> {
+        self.variable(name).filter(|value| !value.trim().is_empty())
     }
 
     /// Every variable, for what outlives the start.
@@ -135,7 +141,7 @@ struct File {
 impl File {
     /// The file that is meant, whether or not it exists.
     fn path(self, environment: &Environment) -> PathBuf {
-        let named = self.config.or_else(|| environment.variable("OUTRIGGER_CONFIG").map(PathBuf::from));
+        let named = self.config.or_else(|| environment.setting("OUTRIGGER_CONFIG").map(PathBuf::from));
         named.unwrap_or_else(|| {
             let (here, system) = ("outrigger.yaml", "/etc/outrigger/outrigger.yaml");
             let found = if !Path::new(here).exists() && Path::new(system).exists() { system } else { here };
@@ -166,7 +172,7 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),
         Command::Wait { timeout, admin, app } => {
-            let admin = admin.or_else(|| environment.variable("OUTRIGGER_ADMIN"));
+            let admin = admin.or_else(|| environment.setting(ADMIN_VARIABLE));
             wait::run(admin.as_deref(), timeout, app, &mut err)
         }
         Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),

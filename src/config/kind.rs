@@ -141,14 +141,14 @@ pub enum Origin {
     Default,
     /// The file.
     File(Mark),
-    /// The file, by way of these variables of the environment.
-    Env(Mark, Arc<str>),
+    /// These variables of the environment, by way of the file where it has a place.
+    Env(Option<Mark>, Arc<str>),
 }
 
 impl Origin {
     fn of(node: &Node<'_>) -> Self {
         match (node.at, &node.what) {
-            (Some(at), What::Expanded(_, names)) => Self::Env(at, Arc::clone(names)),
+            (at, What::Expanded(_, names)) => Self::Env(at, Arc::clone(names)),
             (Some(at), _) => Self::File(at),
             (None, _) => Self::Default,
         }
@@ -158,7 +158,8 @@ impl Origin {
     pub fn at(&self) -> Option<Mark> {
         match self {
             Self::Default => None,
-            Self::File(at) | Self::Env(at, _) => Some(*at),
+            Self::File(at) => Some(*at),
+            Self::Env(at, _) => *at,
         }
     }
 }

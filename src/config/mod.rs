@@ -32,9 +32,12 @@ use places::Places;
 use problem::Problems;
 use section::section;
 use telemetry::{Admin, Telemetry};
-use tree::{Trail, parse};
+use tree::{Entry, Node, Trail, What, parse};
 use units::{Count, Span};
 use values::{Name, TcpListen};
+
+/// Where the admin server listens, unless the file says it, and where the client commands ask.
+pub const ADMIN_VARIABLE: &str = "OUTRIGGER_ADMIN";
 
 section! {
     /// The configuration of one sidecar.
@@ -76,10 +79,29 @@ pub struct Document {
 pub fn read(text: &str, facts: &Facts, variables: Variables<'_>, problems: &mut Problems) -> Option<Document> {
     let mut root = parse(text, problems)?;
     expand(&mut root, &Trail::Root, variables, problems);
+    admin_from_environment(&mut root, variables);
     let places = Places::of(&root, problems.file());
     let mut config = Config::read(&root, &Trail::Root, &mut Reader { facts, problems })?;
     settle::settle(&mut config);
     Some(Document { config, places })
+}
+
+/// Puts the address that OUTRIGGER_ADMIN names where the file says none; the client commands go by the same variable.
+fn admin_from_environment(root: &mut Node<'_>, variables: Variables<'_>) {
+    let What::Map(entries) = &mut root.what else { return };
+    let Some(addr) = variables(ADMIN_VARIABLE).filter(|addr| !addr.trim().is_empty()) else { return };
+    let node = |what| Node { at: None, what };
+    let listen = Entry { key: "listen".into(), at: None, value: node(What::Expanded(addr, ADMIN_VARIABLE.into())) };
+    match entries.iter_mut().find(|entry| entry.key == "admin") {
+        None => {
+            let value = node(What::Map(vec![listen]));
+            entries.push(Entry { key: "admin".into(), at: None, value });
+        }
+        Some(admin) => match &mut admin.value.what {
+            What::Map(keys) if keys.iter().all(|entry| entry.key != "listen") => keys.push(listen),
+            _ => {}
+        },
+    }
 }
 
 /// Reads a control file, in which variables are not expanded.

@@ -1,6 +1,6 @@
 //! Where each key stands in the file, so that what goes wrong later (an address in use) can still name its line.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::problem::{Problem, Severity};
@@ -11,19 +11,22 @@ use super::tree::{Mark, Node, Trail, What};
 pub struct Places {
     file: Arc<str>,
     of: HashMap<String, Mark>,
+    /// Keys whose value is one word: the short form of a section, perhaps, whose own key then stands nowhere.
+    words: HashSet<String>,
 }
 
 impl Places {
     /// The places of a tree.
     pub fn of(root: &Node<'_>, file: &Arc<str>) -> Self {
-        let mut places = Self { file: Arc::clone(file), of: HashMap::new() };
+        let mut places = Self { file: Arc::clone(file), of: HashMap::new(), words: HashSet::new() };
         places.add(root, &Trail::Root);
         places
     }
 
     /// A problem with what a key says, found after reading.
     pub fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
-        let at = self.of.get(key).copied();
+        let short = || key.rsplit_once('.').map(|(section, _)| section).filter(|section| self.words.contains(*section));
+        let at = self.of.get(key).or_else(|| self.of.get(short()?)).copied();
         Problem {
             severity: Severity::Error,
             file: Arc::clone(&self.file),
@@ -40,6 +43,9 @@ impl Places {
         }
         match &node.what {
             What::List(items) => items.iter().enumerate().for_each(|(n, item)| self.add(item, &trail.item(n))),
+            What::Text(_) | What::Expanded(..) => {
+                self.words.insert(trail.to_string());
+            }
             What::Map(entries) => entries.iter().for_each(|entry| self.add(&entry.value, &trail.key(&entry.key))),
             _ => {}
         }

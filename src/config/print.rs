@@ -59,7 +59,8 @@ impl Printer<'_> {
             None => writeln!(self.out, "{text}"),
             Some(Origin::Default) => writeln!(self.out, "{text:COLUMN$} # default"),
             Some(Origin::File(at)) => writeln!(self.out, "{text:COLUMN$} # {}:{}", self.file, at.line),
-            Some(Origin::Env(at, names)) => {
+            Some(Origin::Env(None, names)) => writeln!(self.out, "{text:COLUMN$} # env {names}"),
+            Some(Origin::Env(Some(at), names)) => {
                 writeln!(self.out, "{text:COLUMN$} # {}:{}, env {names}", self.file, at.line)
             }
         };

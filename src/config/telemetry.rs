@@ -30,13 +30,13 @@ words! {
 section! {
     /// What the sidecar says about its work.
     Telemetry {
-        /// One line for each exchange, to stdout.
+        /// One line for each exchange, to stderr.
         access_log "access-log": Set<AccessLogging> = Is("{}");
     }
 }
 
 section! {
-    /// One line for each exchange, to stdout.
+    /// One line for each exchange, to stderr.
     AccessLogging {
         /// Which exchanges are written: off, failures or all.
         log "log": Set<AccessLog> = Is("failures");

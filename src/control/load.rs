@@ -1,10 +1,9 @@
 //! From a path to a plan, the one way in for `run`, reload and `check`; opens the files that the plan names.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,10 +15,17 @@ use crate::config::facts::Facts;
 use crate::config::places::Places;
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::config::{self, Config};
+use crate::control::admin::guard::read_token;
+use crate::control::reload::Hash;
+use crate::control::watch::MOST_BYTES;
 use crate::ids::PeerName;
 use crate::plan::Plan;
 use crate::plan::build::{Built, Content, FileUse, build};
 use crate::plan::control_file::{self, ControlFile};
+use crate::plan::door::Egress;
+use crate::plan::egress::is_own;
+use crate::tls;
+use crate::tls::client::{ClientTls, SystemRoots};
 
 /// A configuration in which nothing is wrong.
 #[derive(Debug, Clone)]
@@ -34,8 +40,8 @@ pub struct Loaded {
     pub door_keys: Vec<Arc<str>>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<Problem>,
-    /// A hash of the file's text: equal where nothing was changed.
-    pub fingerprint: u64,
+    /// The hash of the text that was read.
+    pub hash: Hash,
 }
 
 impl Loaded {
@@ -86,19 +92,16 @@ pub fn load_text(text: &str, path: &Path, facts: &Facts, variables: Variables<'_
     let document = config::read(text, facts, variables, &mut problems);
     let Some(config::Document { config, places }) = document else { return Err(problems) };
     let Built { plan, door_keys, files } = build(&config, &folder(path), &mut problems);
-    look_at(&files, &mut problems);
+    look_at(&files, &plan.egress, &mut problems);
+    if !problems.has_errors() {
+        try_tls(&plan, &places, &mut problems);
+    }
     let problems = problems.sorted();
     if problems.has_errors() {
         return Err(problems);
     }
     let warnings = problems.list().iter().filter(|problem| problem.severity == Severity::Warning).cloned().collect();
-    Ok(Loaded { plan, config, places, door_keys, warnings, fingerprint: fingerprint(text) })
-}
-
-fn fingerprint(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    Ok(Loaded { plan, config, places, door_keys, warnings, hash: Hash::of(text.as_bytes()) })
 }
 
 fn folder(path: &Path) -> PathBuf {
@@ -106,9 +109,27 @@ fn folder(path: &Path) -> PathBuf {
     absolute.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned)
 }
 
+/// The bytes of a regular file of bounded size: a device or a pipe would be waited for, or never end.
+///
+/// # Errors
+/// Why they cannot be read, without the path.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let facts = fs::metadata(path).map_err(|error| why(&error))?;
+    if !facts.is_file() && !facts.is_dir() {
+        return Err("it is not a regular file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| why(&error))?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| why(&error))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(format!("it is larger than {} MiB", MOST_BYTES / 1024 / 1024));
+    }
+    Ok(bytes)
+}
+
 /// The text of a file; what is not UTF-8 has a place too.
 fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = fs::read(path).map_err(|error| why(&error))?;
+    let bytes = read_bytes(path)?;
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count() + 1;
@@ -127,23 +148,44 @@ fn why(error: &io::Error) -> String {
 }
 
 /// Opens every file that the plan names and says which cannot be used.
-fn look_at(files: &[FileUse], problems: &mut Problems) {
+fn look_at(files: &[FileUse], egress: &Egress, problems: &mut Problems) {
     let mut known = HashMap::new();
     for file in files {
         let verdict = match &file.content {
-            Content::Endpoints(peer) => endpoints(file, peer, &mut known, problems),
+            Content::Endpoints(peer) => endpoints(file, peer, egress, &mut known, problems),
             Content::Certificates => pem(&file.path, "certificate", |text| {
                 let mut all = CertificateDer::pem_slice_iter(text).peekable();
                 all.peek().is_some() && all.all(|certificate| certificate.is_ok())
             }),
             Content::Key => pem(&file.path, "private key", |text| PrivateKeyDer::from_pem_slice(text).is_ok()),
-            Content::Token => match read_text(&file.path) {
-                Ok(text) if text.trim().is_empty() => Err(format!("{} is empty", file.path.display())),
-                other => other.map(drop).map_err(|why| unreadable(&file.path, &why)),
-            },
+            Content::Token => read_token(&file.path).map(drop).map_err(|why| format!("{}: {why}", file.path.display())),
         };
         if let Err(text) = verdict {
             problems.error(&file.key, file.at, text, None);
+        }
+    }
+}
+
+/// Makes each TLS configuration as it will be used, once all its files can be read.
+fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
+    let mut said = HashSet::new();
+    let mut say = |key: String, text: String| {
+        if said.insert((key.clone(), text.clone())) {
+            let problem = places.problem(&key, text);
+            problems.error(&problem.key, problem.at, problem.text, None);
+        }
+    };
+    for door in &plan.doors {
+        if let Some(Err(why)) = door.tls.as_ref().map(tls::server::config) {
+            say(format!("{}.tls.certificate", door.side.word()), why);
+        }
+    }
+    let system = SystemRoots::default();
+    for peer in &plan.peers {
+        let Some(wanted) = &peer.source.tls else { continue };
+        if let Err(why) = ClientTls::new(wanted, peer.source.protocol, &system) {
+            let key = if why.starts_with("`tls.sni") { "sni" } else { "roots" };
+            say(format!("peers.{}.tls.{key}", peer.name), why);
         }
     }
 }
@@ -167,6 +209,7 @@ type Known<'f> = HashMap<&'f Path, Option<ControlFile>>;
 fn endpoints<'f>(
     file: &'f FileUse,
     peer: &PeerName,
+    egress: &Egress,
     known: &mut Known<'f>,
     problems: &mut Problems,
 ) -> Result<(), String> {
@@ -178,14 +221,19 @@ fn endpoints<'f>(
             free.insert(control_file::parse(&text, &name).map_err(|wrong| problems.append(wrong)).ok())
         }
     };
-    match said {
-        Some(said) if !said.peers.contains_key(peer.as_str()) => Err(format!("{name} says nothing of `{peer}`")),
-        _ => Ok(()),
+    let Some(said) = said else { return Ok(()) };
+    let Some(specs) = said.peers.get(peer.as_str()) else { return Err(format!("{name} says nothing of `{peer}`")) };
+    for spec in specs.iter().filter(|spec| is_own(&spec.addr, egress)) {
+        let addr = &spec.addr;
+        let text = format!("{name} lists {addr} for `{peer}`, which is this sidecar itself: it is left out");
+        problems.warning(&file.key, file.at, text);
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -281,6 +329,41 @@ mod tests {
     }
 
     #[test]
+    fn what_run_would_refuse_check_refuses() {
+        let pair = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let (one, other) = (pair("x"), pair("y"));
+        let tls = "inbound: { app: 127.0.0.1:1, tls: { certificate: cert.pem, key: key.pem } }\n";
+        let roots = "peers: { a: { dns: \"a.test:443\", tls: { roots: bad.pem } } }\n";
+        let token = "admin: { listen: 127.0.0.1:15000, token: token }\n";
+        let own = "peers: { search: { file: peers.yaml } }\n";
+        let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (yaml, expect) in [
+            (tls, "outrigger.yaml:2:50: inbound.tls.certificate: cert.pem does not fit the key key.pem"),
+            (roots, "outrigger.yaml:2:48: peers.a.tls.roots: bad.pem: "),
+            (token, "outrigger.yaml:2:42: admin.token: token: a token needs at least 22 characters"),
+            (own, ""),
+        ] {
+            let folder = Folder::of(&[
+                ("outrigger.yaml", format!("service: x\n{yaml}").as_bytes()),
+                ("cert.pem", one.cert.pem().as_bytes()),
+                ("key.pem", other.signing_key.serialize_pem().as_bytes()),
+                ("bad.pem", bad.as_bytes()),
+                ("token", b"short"),
+                ("peers.yaml", b"peers: { search: [127.0.0.1:15001] }\n"),
+            ]);
+            fs::set_permissions(folder.0.join("token"), fs::Permissions::from_mode(0o600)).unwrap();
+            match folder.load() {
+                Err(said) => assert!(said.starts_with(expect) && !expect.is_empty(), "{yaml}: {said}"),
+                Ok(loaded) => {
+                    assert_eq!(expect, "", "{yaml}");
+                    let warning = loaded.warnings[0].to_string();
+                    assert!(warning.contains("peers.search.file") && warning.contains("127.0.0.1:15001"), "{warning}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_file_that_is_no_text_or_not_there_is_one_problem() {
         assert_eq!(Folder::of(&[]).load().unwrap_err(), "outrigger.yaml: cannot be read: there is no such file");
         let folder = Folder::of(&[("outrigger.yaml", b"service: x\n\xff\xfe\n")]);
@@ -303,9 +386,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_of_the_text() {
-        let read = |text: &str| load_text(text, Path::new("f"), &Facts::PLAIN, &|_| None).unwrap().fingerprint;
-        assert_eq!(read("service: x"), read("service: x"));
+    fn the_hash_is_of_the_text() {
+        let read = |text: &str| load_text(text, Path::new("f"), &Facts::PLAIN, &|_| None).unwrap().hash;
+        assert_eq!(read("service: x"), Hash::of(b"service: x"));
         assert_ne!(read("service: x"), read("service: x "));
     }
 }

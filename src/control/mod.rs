@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod child;
 pub mod files;
+pub mod here;
 pub mod load;
 pub mod lookups;
 pub mod ready;

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::files::{self, Parse};
+use super::here::is_itself;
 use super::lookups::{self, Question};
 use super::watch::Pace;
 use crate::dns::keeper::Standing;
@@ -20,7 +21,6 @@ use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
 use crate::plan::DnsPlan;
 use crate::plan::door::{Egress, Otherwise};
-use crate::plan::egress::is_own;
 use crate::plan::peer::{Addresses, EndpointSpec};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::adhoc::Rules;
@@ -31,6 +31,8 @@ use crate::upstream::world::World;
 pub trait Target: Send + Sync + 'static {
     /// Whose endpoints these are.
     fn name(&self) -> &PeerName;
+    /// The endpoints it has: those that it began with, before anything was said to it.
+    fn endpoints(&self) -> Vec<EndpointSpec>;
     /// Replaces the endpoints; how many were added and removed.
     fn replace(&self, endpoints: Vec<EndpointSpec>) -> (usize, usize);
     /// Notes how discovery stands.
@@ -42,6 +44,10 @@ pub trait Target: Send + Sync + 'static {
 impl Target for Peer {
     fn name(&self) -> &PeerName {
         Self::name(self)
+    }
+
+    fn endpoints(&self) -> Vec<EndpointSpec> {
+        self.specs()
     }
 
     fn replace(&self, endpoints: Vec<EndpointSpec>) -> (usize, usize) {
@@ -138,11 +144,8 @@ impl Shared {
     /// Endpoints without those that are this proxy's own listeners: no answer may make it call itself.
     fn without_own(&self, endpoints: Vec<EndpointSpec>, standing: &Standing) -> (Vec<EndpointSpec>, Standing) {
         let egress = self.egress.load();
-        let own = |spec: &EndpointSpec| spec.addr.tcp().is_some_and(|addr| is_own(addr, &egress));
-        let Some(first) = endpoints.iter().find(|spec| own(spec)).map(|spec| spec.addr.clone()) else {
-            return (endpoints, standing.clone());
-        };
-        let left: Vec<_> = endpoints.into_iter().filter(|spec| !own(spec)).collect();
+        let (own, left): (Vec<_>, Vec<_>) = endpoints.into_iter().partition(|spec| is_itself(&spec.addr, &egress));
+        let Some(first) = own.first().map(|spec| spec.addr.clone()) else { return (left, standing.clone()) };
         let why = format!("{first} is a listener of this proxy itself and is not called");
         let standing = if left.is_empty() { Standing::Empty { why } } else { standing.clone() };
         (left, standing)
@@ -169,8 +172,14 @@ impl Refresher {
         self.set_dns(&world.plan.dns);
         self.set_egress(world.plan.egress.clone());
         world.adhoc.set_rules(Rules::from(&*world.plan));
-        let wanted = |peer: &Arc<Peer>| Wanted { target: peer.clone(), addresses: peer.source().addresses.clone() };
         self.set(&world.peers.iter().map(wanted).collect::<Vec<_>>());
+    }
+
+    /// Looks for the peers of the next World too, before it is taken over.
+    pub fn also(&self, world: &World, next: &World) {
+        let known = |peer: &&Arc<Peer>| !world.peers.iter().any(|before| Arc::ptr_eq(before, peer));
+        let new = next.peers.iter().filter(known);
+        self.set(&world.peers.iter().chain(new).map(wanted).collect::<Vec<_>>());
     }
 
     /// Resolves by this plan from now on; every name is asked for again if it is another one.
@@ -268,6 +277,10 @@ impl Refresher {
     }
 }
 
+fn wanted(peer: &Arc<Peer>) -> Wanted {
+    Wanted { target: peer.clone(), addresses: peer.source().addresses.clone() }
+}
+
 /// What tells one target from another, whatever their names.
 pub(super) fn identity(target: &Arc<dyn Target>) -> usize {
     Arc::as_ptr(target).cast::<()>() as usize
@@ -282,12 +295,17 @@ pub(super) struct Report {
     target: Arc<dyn Target>,
     first: Option<First>,
     endpoints: Vec<EndpointSpec>,
+    /// Until when endpoints that the target began with outlive failures; none after the first answer.
+    inherited: Option<Instant>,
     standing: Option<&'static str>,
 }
 
 impl Report {
     pub(super) fn new(shared: &Arc<Shared>, target: Arc<dyn Target>, first: Option<First>) -> Self {
-        Self { shared: shared.clone(), target, first, endpoints: Vec::new(), standing: None }
+        let endpoints = target.endpoints();
+        let stale_for = shared.resolver.load().plan().stale_for;
+        let inherited = if endpoints.is_empty() { None } else { Instant::now().checked_add(stale_for) };
+        Self { shared: shared.clone(), target, first, endpoints, inherited, standing: None }
     }
 
     pub(super) fn target(&self) -> &Arc<dyn Target> {
@@ -303,6 +321,13 @@ impl Report {
         if failed {
             self.target.count_failure();
         }
+        if let (Standing::Failed { why }, Some(until)) = (standing, self.inherited)
+            && Instant::now() < until
+        {
+            // Whoever asks for it is new and knows no last good answer; the target does.
+            return self.tell_standing(&Standing::Stale { why: why.clone(), since: Instant::now() });
+        }
+        self.inherited = None;
         let (endpoints, standing) = self.shared.without_own(endpoints, standing);
         if endpoints != self.endpoints {
             let (added, removed) = self.target.replace(endpoints.clone());

@@ -23,12 +23,20 @@ pub(crate) struct Told {
 
 pub(crate) struct Fake {
     name: PeerName,
+    began: Vec<EndpointSpec>,
     told: watch::Sender<Told>,
 }
 
 impl Fake {
     fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: PeerName::new(name), told: watch::Sender::new(Told::default()) })
+        Self::knowing(name, &[])
+    }
+
+    /// One that begins with endpoints.
+    fn knowing(name: &str, addresses: &[&str]) -> Arc<Self> {
+        let began = addresses.iter().map(|addr| EndpointSpec::bare(addr.parse().unwrap())).collect();
+        let told = Told { endpoints: addresses.iter().map(ToString::to_string).collect(), ..Told::default() };
+        Arc::new(Self { name: PeerName::new(name), began, told: watch::Sender::new(told) })
     }
 
     fn wanted(self: &Arc<Self>, addresses: Addresses) -> Wanted {
@@ -50,6 +58,10 @@ impl Fake {
 impl Target for Fake {
     fn name(&self) -> &PeerName {
         &self.name
+    }
+
+    fn endpoints(&self) -> Vec<EndpointSpec> {
+        self.began.clone()
     }
 
     fn replace(&self, endpoints: Vec<EndpointSpec>) -> (usize, usize) {
@@ -165,6 +177,21 @@ async fn the_last_good_answer_is_dropped_in_the_end() {
     server.say("_db._tcp.test", RecordType::SRV, Say::Code(ResponseCode::ServFail));
     db.until(&["10.0.0.1:99"], "stale").await;
     db.until(&[], "failed").await;
+}
+
+#[tokio::test]
+async fn what_a_peer_began_with_outlives_failures_and_not_an_answer() {
+    let (server, dir) = (TestServer::start().await, Dir::new("began"));
+    server.say("db.test", RecordType::A, Say::Code(ResponseCode::ServFail));
+    server.say("db.test", RecordType::AAAA, Say::NoData(None));
+    let (refresher, ..) = refresher(dir.resolver(&server, FOR_EVER), files::parse);
+    let db = Fake::knowing("db", &["10.0.0.1:80"]);
+    refresher.set(&[db.wanted(host("db.test"))]);
+    db.until(&["10.0.0.1:80"], "stale").await;
+    assert!(refresher.first_answers(FOR_EVER).await);
+    server.say("db.test", RecordType::A, Say::NoData(None));
+    refresher.ask_again();
+    db.until(&[], "empty").await;
 }
 
 #[tokio::test]

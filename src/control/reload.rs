@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::life::drain::{Phase, Watch};
@@ -25,6 +26,9 @@ use crate::telemetry::stamp::Stamp;
 
 /// Requests for a reload that may wait for the running one.
 const WAITING: usize = 64;
+
+/// A refused file is tried again this often: what it was refused for may stand outside it.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The steps of a reload that touch the world outside.
 pub trait Works: Send + 'static {
@@ -93,6 +97,8 @@ pub enum Trigger {
     File,
     /// `POST /reload`.
     Admin,
+    /// The file was refused some seconds ago.
+    Retry,
 }
 
 /// How a reload ended.
@@ -188,6 +194,7 @@ impl<W: Works> Reloader<W> {
                     None => return,
                 },
                 () = changed(&mut file) => Ask { trigger: Trigger::File, answer: None },
+                () = sleep(AGAIN), if self.refused() => Ask { trigger: Trigger::Retry, answer: None },
             };
             let trigger = first.trigger;
             let mut answers: Vec<_> = first.answer.into_iter().collect();
@@ -207,7 +214,11 @@ impl<W: Works> Reloader<W> {
         }
     }
 
-    /// One reload; `None` when a file event found the content that was read last.
+    fn refused(&self) -> bool {
+        self.report.borrow().last.as_ref().is_some_and(|last| !last.applied)
+    }
+
+    /// One reload; `None` when a file event found the content that was read last, or another try the same problems.
     async fn once(&mut self, trigger: Trigger, awaited: bool) -> Option<Outcome> {
         let Reading { hash, plan } = self.works.read();
         if trigger == Trigger::File && !awaited && hash.is_some() && hash == self.seen {
@@ -222,6 +233,10 @@ impl<W: Works> Reloader<W> {
             Ok(changes) => (true, changes, Vec::new()),
             Err(problems) => (false, Vec::new(), problems),
         };
+        let same = |last: &Outcome| last.hash == hash && last.problems == problems;
+        if trigger == Trigger::Retry && !awaited && !applied && self.report.borrow().last.as_ref().is_some_and(same) {
+            return None;
+        }
         let outcome = Outcome { at: Stamp(SystemTime::now()), trigger, applied, hash, problems, changes };
         self.tell(&outcome);
         Some(outcome)
@@ -315,8 +330,6 @@ fn difference<T: PartialEq>(what: &str, old: &BTreeMap<String, T>, new: &BTreeMa
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use parking_lot::Mutex;
     use tokio::sync::Notify;
 
@@ -502,6 +515,24 @@ mod tests {
             assert_eq!(done() - before, u64::from(reload), "{content:?}");
         }
         assert!(stage.handle.reload(Trigger::Admin).await.unwrap().applied, "who asks gets one in any case");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_file_is_tried_again_and_its_problems_are_told_once() {
+        let stage = stage();
+        stage.script.says(b"second", Ok(plan()));
+        stage.script.0.lock().bind_fails = true;
+        assert!(!stage.handle.reload(Trigger::Signal).await.unwrap().applied);
+        tokio::time::sleep(AGAIN * 3 + AGAIN / 2).await;
+        assert_eq!(stage.script.diary(), ["read", "bind", "read", "bind", "read", "bind", "read", "bind"]);
+        assert_eq!(stage.metrics.reload_rejected.get(), 1);
+        stage.script.0.lock().bind_fails = false;
+        tokio::time::sleep(AGAIN).await;
+        let last = stage.handle.report().last.unwrap();
+        assert_eq!((last.applied, last.trigger), (true, Trigger::Retry));
+        stage.script.diary();
+        tokio::time::sleep(AGAIN * 3).await;
+        assert!(stage.script.diary().is_empty(), "what is in force is not tried again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,11 +6,12 @@ use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::here::is_itself;
 use super::lookups::Question;
 use super::refresh::{Refresher, Shared, Target};
 use crate::dns::keeper::{Keeper, Standing, Step};
 use crate::plan::door::Egress;
-use crate::plan::egress::{is_own, judge};
+use crate::plan::egress::judge;
 use crate::plan::peer::EndpointSpec;
 use crate::reason::Reason;
 use crate::upstream::adhoc::{Adhoc, AdhocError, Ask, IDLE, State};
@@ -76,10 +77,12 @@ fn permitted(endpoints: Vec<EndpointSpec>, egress: &Egress, host: &str) -> (Vec<
     let mut refused = None;
     let may = |spec: &EndpointSpec| {
         let Some(addr) = spec.addr.tcp() else { return true };
-        match judge(addr, egress, host) {
+        let own = is_itself(&spec.addr, egress);
+        let judged = if own { Err("an own listener") } else { judge(addr, egress, host) };
+        match judged {
             Ok(()) => true,
             Err(why) => {
-                refused.get_or_insert_with(|| refusal(host, addr, why, is_own(addr, egress)));
+                refused.get_or_insert_with(|| refusal(host, addr, why, own));
                 false
             }
         }

@@ -1,16 +1,20 @@
 //! The order in which the program ends: inbound first, then the app, outbound last, and one `grace` over all of it.
 //!
 //! ```text
-//! stop asked ── notice ── inbound drains ──┬─ the app is asked to end ── it ends ──┬─ outbound drains ── done
-//!                 (half of the grace at most)│                (no app of ours) ──────┘
+//! stop asked ── inbound drains ──┬─ the app is asked to end ── it ends ──┬─ outbound drains ── done
+//!   (half of the grace at most)  │            (no app of ours) ──────────┘
 //! second signal, or the grace nearly over, at any point: the app is killed, both doors are forced, done
 //! ```
+//! Inbound drains at once, without a pause in which callers could notice that we are no longer ready: only who deploys
+//! knows how long they need, and there the pause has its place already (`preStop` in Kubernetes, the deregistration
+//! delay of a load balancer); anywhere else it would make every end slower for nothing.
+//!
 //! Outbound stays open while inbound drains because the app needs it to finish its last requests.
 
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::drain::{Drain, Phase, Watch};
@@ -51,8 +55,6 @@ pub struct Steps<A> {
     pub app: Option<A>,
     /// The program's own drain: `Forced` on it (a second signal) cuts everything short.
     pub stop: Watch,
-    /// How long callers are given to notice that we are no longer ready before inbound drains; part of the grace.
-    pub notice: Duration,
     /// The whole shutdown takes no longer.
     pub grace: Duration,
 }
@@ -100,7 +102,6 @@ pub async fn shutdown<A: App>(mut steps: Steps<A>) -> End {
 
 async fn orderly<A: App>(steps: &mut Steps<A>, begun: Instant) {
     let half = begun + steps.grace / 2;
-    sleep(steps.notice.min(steps.grace / 2)).await;
     info!(open = steps.inbound.open.running(), "inbound drains");
     steps.inbound.drain.advance(Phase::Draining);
     match &mut steps.app {
@@ -164,6 +165,8 @@ mod tests {
 
     use parking_lot::Mutex;
     use proptest::prelude::*;
+
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -255,7 +258,6 @@ mod tests {
             outbound: Direction::default(),
             app: app.map(|(takes, gone)| Fake { diary: diary.clone(), takes, ends: ends(gone), asked: false }),
             stop: stop.watch(),
-            notice: Duration::ZERO,
             grace: GRACE,
         };
         connection(&steps.inbound, &diary, ["inbound drains", "inbound forced"], inbound);
@@ -345,13 +347,11 @@ mod tests {
             outbound in proptest::option::of(0..30_u64),
             app in proptest::option::of(proptest::option::of(0..30_u64)),
             second in proptest::option::of(0..25_u64),
-            notice in 0..25_u64,
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let with_app = app.map(|takes| (takes.map(secs), false));
-                let mut house = house(inbound.map(secs), outbound.map(secs), with_app);
-                house.steps.notice = secs(notice);
+                let house = house(inbound.map(secs), outbound.map(secs), with_app);
                 let stop = house.stop.clone();
                 let signal = async {
                     match second {

@@ -61,7 +61,9 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     if stale {
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(_) => std::fs::remove_file(path)?,
+            // Only then is nobody there: another error (no permission, a full queue) may come from a living listener.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Err(error) => return Err(error),
         }
     }
     let listener = std::os::unix::net::UnixListener::bind(path)?;

@@ -166,10 +166,24 @@ impl<T> Clocked<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Clocked<T> {
+    /// Nothing came while busy. An exchange's end does not wake the reader, which may not look again of its own accord:
+    /// a timer does, at the earliest moment at which the connection could have been idle for too long.
+    fn watch(&mut self, cx: &mut Context<'_>) {
+        let armed = |timer: &Armed| !timer.sleep.is_elapsed() && timer.waker.will_wake(cx.waker());
+        if !self.timer.as_ref().is_some_and(armed) {
+            let due = Instant::now() + self.limits.idle;
+            // Never ready: it lies ahead.
+            let _ = self.poll_due(cx, due);
+        }
+    }
+
     /// Nothing came: decides whether that has lasted too long. `Ready` is the end of the stream.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.clock.phase() {
-            Phase::Busy => Poll::Pending,
+            Phase::Busy => {
+                self.watch(cx);
+                Poll::Pending
+            }
             Phase::Idle => {
                 ready!(self.poll_due(cx, self.clock.idle_since() + self.limits.idle));
                 self.clock.expire(Expired::Idle);
@@ -277,6 +291,25 @@ mod tests {
         assert_eq!((start.elapsed().as_secs(), clock.expired()), (575, Expired::Idle));
         drop(server);
         assert_eq!(client.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_nobody_wakes_finds_out_that_the_connection_became_idle() {
+        let (_client, mut server, clock) = pair(64);
+        let start = Instant::now();
+        clock.busy();
+        let ends = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            clock.idle(Instant::now());
+            std::future::pending::<()>().await;
+        };
+        // One task, and so one waker, but only the reader's own timer may be what wakes it after the exchange's end.
+        let mut buffer = [0; 9];
+        tokio::select! {
+            read = server.read(&mut buffer) => assert_eq!(read.unwrap(), 0),
+            () = ends => unreachable!(),
+        }
+        assert_eq!((start.elapsed().as_secs(), clock.expired()), (175, Expired::Idle));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod clocked;
 pub mod dial;
 pub mod io;
+pub mod lenient;
 pub mod origdst;
 #[cfg(test)]
 pub mod pipes;

@@ -1,6 +1,5 @@
 //! What each listener does with the connections it accepts.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +93,7 @@ pub struct Egress {
     /// Names, addresses or networks that may be dialled although they are loopback, link-local, ….
     pub allow: Arc<[Allow]>,
     /// Every address this sidecar listens on; never dialled from any door.
-    pub own: Arc<[SocketAddr]>,
+    pub own: Arc<[Addr]>,
 }
 
 /// What happens to a name that no peer has.

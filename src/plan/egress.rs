@@ -1,11 +1,12 @@
 //! Which addresses an unlisted name may lead to: not this machine, its neighbours on the link, its metadata service, or
 //! this proxy itself.
 //!
-//! Judged when the name is resolved and again when the address is dialled, because an answer can change in between.
+//! Judged at every answer: only addresses that passed become endpoints, and nothing else is dialled.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::door::{Allow, Egress};
+use crate::ids::Addr;
 
 /// The IPv6 address of the metadata service of one large cloud; unique-local, so no class of addresses covers it.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
@@ -15,7 +16,7 @@ const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
 /// # Errors
 /// The word for why it may not be dialled. `outbound.allow` lifts every refusal but that of an own listener.
 pub fn judge(addr: SocketAddr, egress: &Egress, host: &str) -> Result<(), &'static str> {
-    if is_own(addr, egress) {
+    if is_own(&addr.into(), egress) {
         return Err("an own listener");
     }
     match refusal(addr.ip()) {
@@ -24,20 +25,33 @@ pub fn judge(addr: SocketAddr, egress: &Egress, host: &str) -> Result<(), &'stat
     }
 }
 
-/// Whether `addr` is one of the proxy's own listeners: the same address, or, for a listener on all addresses, any
-/// address of this machine that can be told from the address alone.
-pub fn is_own(addr: SocketAddr, egress: &Egress) -> bool {
-    let ip = plain(addr.ip());
-    egress.own.iter().any(|own| {
-        let listens = plain(own.ip());
-        let same_family = listens.is_ipv4() == ip.is_ipv4() || own.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        let here = ip.is_loopback() || ip.is_unspecified();
-        // Dialling 0.0.0.0 or :: means this machine's loopback.
-        let reaches = listens == ip
-            || (listens.is_unspecified() && here && same_family)
-            || (ip.is_unspecified() && listens.is_loopback());
-        own.port() == addr.port() && reaches
+/// Whether `addr` is one of the proxy's own listeners: the same address or socket, or, for a listener on all addresses,
+/// any address of this machine that can be told from the address alone.
+pub fn is_own(addr: &Addr, egress: &Egress) -> bool {
+    egress.own.iter().any(|own| match (addr, own) {
+        (Addr::Unix(addr), Addr::Unix(own)) => addr == own,
+        (Addr::Tcp(addr), Addr::Tcp(own)) => {
+            let (ip, listens) = (plain(addr.ip()), plain(own.ip()));
+            let here = ip.is_loopback() || ip.is_unspecified();
+            // Dialling 0.0.0.0 or :: means this machine's loopback.
+            let reaches =
+                listens == ip || (here && everywhere(*own, ip)) || (ip.is_unspecified() && listens.is_loopback());
+            own.port() == addr.port() && reaches
+        }
+        _ => false,
     })
+}
+
+/// Whether `addr` would be an own listener if it were an address of this machine: one on all addresses has its port.
+pub fn own_if_here(addr: SocketAddr, egress: &Egress) -> bool {
+    let ip = plain(addr.ip());
+    egress.own.iter().filter_map(Addr::tcp).any(|own| own.port() == addr.port() && everywhere(own, ip))
+}
+
+/// Whether a listener takes what comes to any address of the family of `ip`.
+fn everywhere(own: SocketAddr, ip: IpAddr) -> bool {
+    let listens = plain(own.ip());
+    listens.is_unspecified() && (listens.is_ipv6() || ip.is_ipv4())
 }
 
 fn allowed(ip: IpAddr, egress: &Egress, host: &str) -> bool {
@@ -97,11 +111,13 @@ fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::plan::door::Otherwise;
 
     fn egress(allow: Vec<Allow>, own: &[&str]) -> Egress {
-        let own = own.iter().map(|own| own.parse().unwrap()).collect();
+        let own: Arc<[Addr]> = own.iter().map(|own| own.parse().unwrap()).collect();
         Egress { otherwise: Otherwise::Pass, allow: allow.into(), own }
     }
 
@@ -190,5 +206,21 @@ mod tests {
             let rules = egress(everything, &[own]);
             assert_eq!(judge(addr.parse().unwrap(), &rules, "h").is_err(), want, "{own} {addr}");
         }
+    }
+
+    #[test]
+    fn other_addresses_of_this_machine_and_sockets_are_own_too() {
+        for (own, addr, want) in [
+            ("0.0.0.0:15006", "10.0.0.9:15006", true),
+            ("0.0.0.0:15006", "[2001:db8::1]:15006", false),
+            ("[::]:15006", "10.0.0.9:15006", true),
+            ("[::]:15006", "10.0.0.9:80", false),
+            ("10.0.0.5:15006", "10.0.0.9:15006", false),
+        ] {
+            assert_eq!(own_if_here(addr.parse().unwrap(), &egress(vec![], &[own])), want, "{own} {addr}");
+        }
+        let rules = egress(vec![], &["unix:/run/a"]);
+        assert!(is_own(&"unix:/run/a".parse().unwrap(), &rules));
+        assert!(!is_own(&"unix:/run/b".parse().unwrap(), &rules));
     }
 }

@@ -14,6 +14,7 @@ use crate::life::drain::{Drain, Phase, Watch};
 use crate::life::tasks::Tasks;
 use crate::net::accept::{Backoff, Bound, bind};
 use crate::plan::Plan;
+use crate::plan::build::check::collide;
 use crate::plan::door::DoorPlan;
 use crate::reason::Reason;
 
@@ -27,6 +28,30 @@ pub struct DoorError {
     pub addr: Addr,
     /// What the system said.
     pub source: std::io::Error,
+}
+
+impl DoorError {
+    fn of(door: &DoorPlan, source: std::io::Error) -> Self {
+        Self { side: door.side, addr: door.listen.clone(), source }
+    }
+}
+
+/// An open socket cannot be handed from one side to the other: its connections are drained with the side.
+fn other_side(wanted: Door) -> std::io::Error {
+    let is = match wanted {
+        Door::Inbound => Door::Outbound,
+        Door::Outbound => Door::Inbound,
+    };
+    std::io::Error::other(format!("it is open as an {} listener; changing sides needs a restart", is.word()))
+}
+
+/// The open door of our own that stands in the way of a new one, in words.
+fn overlap(door: &DoorPlan, listening: &[(Door, Addr)]) -> Option<std::io::Error> {
+    let (side, listen) = listening.iter().find(|(_, listen)| collide(listen, &door.listen))?;
+    Some(std::io::Error::other(format!(
+        "it overlaps this sidecar's own open {} listener {listen}; restart, or reload once without either",
+        side.word()
+    )))
 }
 
 /// Every open listener.
@@ -50,6 +75,18 @@ pub struct Prepared {
     bound: Vec<(Arc<DoorPlan>, Bound)>,
 }
 
+impl Drop for Prepared {
+    /// The socket files of doors that were not opened go with them.
+    fn drop(&mut self) {
+        for (door, _) in &self.bound {
+            if let Addr::Unix(path) = &door.listen {
+                // A file that is gone already is as good.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
 impl Doors {
     /// No listeners yet; connections will be served on `data`.
     pub fn new(core: Arc<Core>, data: Handle) -> Self {
@@ -61,16 +98,24 @@ impl Doors {
     /// # Errors
     /// Every door that could not be bound.
     pub fn prepare(&self, plan: &Arc<Plan>) -> Result<Prepared, Vec<DoorError>> {
-        let listening: Vec<Addr> = self.open.lock().iter().map(|door| door.listen.clone()).collect();
-        let (mut bound, mut errors) = (Vec::new(), Vec::new());
-        for door in plan.doors.iter().filter(|door| !listening.contains(&door.listen)) {
+        let listening = self.listening();
+        let (mut prepared, mut errors) = (Prepared { plan: plan.clone(), bound: Vec::new() }, Vec::new());
+        for door in &plan.doors {
+            match listening.iter().find(|(_, listen)| *listen == door.listen) {
+                Some((side, _)) if *side == door.side => continue,
+                Some(_) => {
+                    errors.push(DoorError::of(door, other_side(door.side)));
+                    continue;
+                }
+                None => {}
+            }
             match bind(&door.listen) {
-                Ok(socket) => bound.push((door.clone(), socket)),
+                Ok(socket) => prepared.bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
-                Err(error) => errors.push(DoorError { side: door.side, addr: door.listen.clone(), source: error }),
+                Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),
             }
         }
-        if errors.is_empty() { Ok(Prepared { plan: plan.clone(), bound }) } else { Err(errors) }
+        if errors.is_empty() { Ok(prepared) } else { Err(errors) }
     }
 
     /// Serves the prepared doors of one side; used at start, where the sides open one after the other.

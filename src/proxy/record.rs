@@ -39,6 +39,7 @@ pub struct Exchange {
     answered: Option<Instant>,
     status: Option<StatusCode>,
     failure: Option<Failure>,
+    sent: u64,
     received: u64,
     complete: bool,
     tunnel: bool,
@@ -63,6 +64,7 @@ impl Exchange {
             answered: None,
             status: None,
             failure: None,
+            sent: 0,
             received: 0,
             complete: false,
             tunnel: false,
@@ -143,12 +145,14 @@ impl Exchange {
 
     /// The tunnel ended after these many bytes.
     pub fn tunnelled(&mut self, sent: u64, received: u64, failure: Option<Failure>) {
-        self.received = received;
+        (self.sent, self.received) = (sent, received);
         self.complete = failure.is_none();
         self.failure = failure;
-        if let Some(peer) = &self.peer {
-            peer.metrics().sent_bytes.add(sent);
-        }
+    }
+
+    /// Bytes from the caller: of its body, or through its tunnel.
+    fn bytes_in(&self) -> u64 {
+        self.progress.as_ref().map_or(self.sent, |progress| progress.bytes())
     }
 
     /// Why an exchange was dropped before its end: by the end of a shutdown's grace, else by its caller.
@@ -174,9 +178,7 @@ impl Exchange {
         }
         metrics.latency.observe(self.answered.unwrap_or(now).saturating_duration_since(self.started));
         metrics.received_bytes.add(self.received);
-        if let Some(progress) = &self.progress {
-            metrics.sent_bytes.add(progress.bytes());
-        }
+        metrics.sent_bytes.add(self.bytes_in());
     }
 
     fn write_line(&self, reason: Option<Reason>, now: Instant) {
@@ -195,7 +197,7 @@ impl Exchange {
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
             reused: self.trail.reused,
-            bytes_in: self.progress.as_ref().map_or(0, |progress| progress.bytes()),
+            bytes_in: self.bytes_in(),
             bytes_out: self.received,
             duration: now.saturating_duration_since(self.started),
             first_byte: self.answered.map(|at| at.saturating_duration_since(self.started)),

@@ -18,10 +18,11 @@ use super::exchange::exchange;
 use super::upgrade::Takeover;
 use crate::http::body::{Body, Http2Body, content_length};
 use crate::http::pour::pour;
-use crate::http::window::{self, Windows};
+use crate::http::window::{self, Window, Windows};
 use crate::life::drain::Phase;
 use crate::net::clocked::{Clock, Clocked, Limits};
 use crate::net::io::Duplex;
+use crate::plan::door::DoorLimits;
 use crate::upstream::lease::OnInformational;
 
 /// Streams one caller may have open.
@@ -43,17 +44,7 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
     clock.busy();
     let io = Clocked::new(io, clock, clocks, &[]);
     let window = Windows::PROCESS.take();
-    let mut builder = h2::server::Builder::new();
-    // Twice the heads' limit: h2 refuses what is over it with a bare 431 that nobody records; the corridor says why.
-    builder
-        .initial_window_size(window::STREAM)
-        .initial_connection_window_size(window.size())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(limits.head.saturating_mul(2)).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(window::SMALL_FRAMES)
-        .enable_connect_protocol();
-    let handshake = tokio::time::timeout(limits.head_timeout, builder.handshake(io));
+    let handshake = tokio::time::timeout(limits.head_timeout, settings(limits, &window).handshake(io));
     let Ok(Ok(mut serving)) = handshake.await else { return };
     let mut drain = conn.drain.clone();
     let mut draining = false;
@@ -94,6 +85,21 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
             }
         }
     }
+}
+
+/// What callers may do on one connection.
+fn settings(limits: &DoorLimits, window: &Window) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    // Twice the heads' limit: h2 refuses what is over it with a bare 431 that nobody records; the corridor says why.
+    builder
+        .initial_window_size(window::STREAM)
+        .initial_connection_window_size(window.size())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(limits.head.saturating_mul(2)).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(window::SMALL_FRAMES)
+        .enable_connect_protocol();
+    builder
 }
 
 /// Flushes what a shutdown still has to say, for a bounded time.

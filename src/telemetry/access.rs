@@ -39,12 +39,13 @@ pub enum Which {
     All,
 }
 
-/// This process's stdout without a buffer of its own, for [`AccessLog::start`].
+/// This process's stderr, for [`AccessLog::start`]: stdout is the app's, which a consumer may read. Each write is one
+/// piece of whole lines, so that it does not mix with those of our own log, which the same file takes line by line.
 ///
 /// # Errors
-/// When stdout is closed.
-pub fn stdout() -> io::Result<File> {
-    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+/// When stderr is closed.
+pub fn stderr() -> io::Result<File> {
+    Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?))
 }
 
 /// The log's handle; shared by all data threads.

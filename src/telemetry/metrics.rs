@@ -195,6 +195,11 @@ impl Metrics {
         self.peers.lock().entry(name.clone()).or_default().clone()
     }
 
+    /// Forgets the cells that nobody counts in any more: those of peers that were removed and have drained.
+    pub fn forget_gone(&self) {
+        self.peers.lock().retain(|_, cells| Arc::strong_count(cells) > 1);
+    }
+
     /// Every peer's cells, by name.
     pub fn peers(&self) -> Vec<(PeerName, Arc<PeerMetrics>)> {
         self.peers.lock().iter().map(|(name, cells)| (name.clone(), cells.clone())).collect()
@@ -214,5 +219,17 @@ mod tests {
         let counts = histogram.counts();
         assert_eq!((counts[0], counts[1], counts[14], counts[15]), (2, 1, 1, 1));
         assert_eq!(histogram.sum(), Duration::from_micros(120_001_002));
+    }
+
+    #[test]
+    fn what_nobody_counts_in_is_forgotten() {
+        let metrics = Metrics::default();
+        let kept = metrics.peer(&PeerName::new("kept"));
+        metrics.peer(&PeerName::new("gone")).attempts.inc();
+        kept.attempts.inc();
+        metrics.forget_gone();
+        let left: Vec<_> =
+            metrics.peers().into_iter().map(|(name, cells)| (name.to_string(), cells.attempts.get())).collect();
+        assert_eq!(left, [("kept".to_owned(), 1)]);
     }
 }

@@ -61,6 +61,7 @@ pub enum Alpn {
 pub struct ClientTls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    roots: Arc<RootCertStore>,
 }
 
 impl ClientTls {
@@ -84,7 +85,7 @@ impl ClientTls {
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("TLS: {error}"))?
-            .with_root_certificates(roots)
+            .with_root_certificates(roots.clone())
             .with_no_client_auth();
         config.alpn_protocols = match protocol {
             Protocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -92,7 +93,12 @@ impl ClientTls {
             Protocol::Http2 => vec![b"h2".to_vec()],
             Protocol::Tcp => Vec::new(),
         };
-        Ok(Self { config: Arc::new(config), name })
+        Ok(Self { config: Arc::new(config), name, roots })
+    }
+
+    /// Whether both trust the same roots, whatever files these were read from.
+    pub fn trusts_as(&self, other: &Self) -> bool {
+        self.roots.roots == other.roots.roots
     }
 
     /// The configuration for one endpoint: the same, with sessions of its own, because endpoints behind one name do

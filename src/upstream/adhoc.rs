@@ -6,7 +6,7 @@
 //! failure's time to live is over and no one has asked again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use crate::plan::Plan;
 use crate::plan::door::{Egress, Protocol};
 use crate::plan::peer::{Addresses, Balance, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 use crate::reason::Reason;
+use crate::telemetry::metrics::PeerMetrics;
 
 /// Names that are kept.
 pub const MOST: usize = 1024;
@@ -31,8 +32,8 @@ const MOST_ASKED: usize = 128;
 pub const IDLE: Duration = Duration::from_secs(300);
 /// How much longer than the lookup itself its answer is awaited.
 const SLACK: Duration = Duration::from_secs(1);
-/// The name under which all of them are counted.
-const COUNTED_AS: &str = "adhoc";
+/// The name under which all of them are counted; no peer of the file can have it.
+const COUNTED_AS: &str = "(unlisted)";
 
 /// Why there is no peer for a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +91,8 @@ impl From<&Plan> for Rules {
 pub struct Adhoc {
     shared: Arc<Upstreams>,
     policy: Arc<PeerPolicy>,
+    /// Held here from the first name on, so that the counters outlive the names.
+    metrics: OnceLock<Arc<PeerMetrics>>,
     rules: ArcSwap<Rules>,
     entries: Mutex<HashMap<Key, Entry>>,
     asks: mpsc::Sender<Ask>,
@@ -112,7 +115,7 @@ impl Adhoc {
     pub fn new(shared: Arc<Upstreams>, policy: Arc<PeerPolicy>, rules: Rules) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, questions) = mpsc::channel(MOST_ASKED);
         let rules = ArcSwap::from_pointee(rules);
-        (Arc::new(Self { shared, policy, rules, entries: Mutex::default(), asks }), questions)
+        (Arc::new(Self { shared, policy, metrics: OnceLock::new(), rules, entries: Mutex::default(), asks }), questions)
     }
 
     /// Takes over another plan's rules. Where they differ every name is forgotten, so that none outlives its permit.
@@ -202,8 +205,8 @@ impl Adhoc {
             },
             policy: self.policy.clone(),
         };
-        let metrics = self.shared.metrics.peer(&PeerName::new(COUNTED_AS));
-        Peer::new(&plan, metrics, &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
+        let metrics = self.metrics.get_or_init(|| self.shared.metrics.peer(&PeerName::new(COUNTED_AS)));
+        Peer::new(&plan, metrics.clone(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
     }
 }
 

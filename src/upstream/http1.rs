@@ -16,6 +16,7 @@ use super::lease::{Answer, AnswerBody, Hold, OnInformational, OneHold, SendError
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
+use crate::net::lenient::Lenient;
 use crate::reason::Reason;
 
 /// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
@@ -27,7 +28,7 @@ const BUFFER: usize = 64 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The connection task's part of a connection.
-pub(super) type Driver = Connection<TokioIo<Io>, Outgoing>;
+pub(super) type Driver = Connection<TokioIo<Lenient<Io>>, Outgoing>;
 
 /// The sending end of a connection.
 pub struct One {
@@ -70,7 +71,7 @@ pub(super) async fn handshake(io: Io) -> Result<(SendRequest<Outgoing>, Driver),
         .preserve_header_case(true)
         .max_buf_size(BUFFER)
         .max_header_size(HEAD)
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(Lenient::new(io)))
         .await
 }
 

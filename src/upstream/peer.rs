@@ -68,13 +68,7 @@ impl Peer {
     /// # Errors
     /// One line: the TLS roots cannot be read.
     pub fn new(plan: &PeerPlan, metrics: Arc<PeerMetrics>, shared: &Upstreams) -> Result<Arc<Self>, String> {
-        let tls = match &plan.source.tls {
-            Some(tls) => Some(
-                ClientTls::new(tls, plan.source.protocol, shared.roots())
-                    .map_err(|error| format!("peer `{}`: {error}", plan.name))?,
-            ),
-            None => None,
-        };
+        let tls = client_tls(plan, shared)?;
         let peer = Arc::new(Self {
             name: plan.name.clone(),
             kind: plan.kind,
@@ -176,6 +170,17 @@ impl Peer {
         (added, removed)
     }
 
+    /// Begins with what an earlier peer knows that has its addresses from the same place.
+    pub fn inherit(&self, before: &Self) {
+        self.update(before.specs());
+        self.set_discovery(before.discovery());
+    }
+
+    /// What is known of the endpoints in force.
+    pub fn specs(&self) -> Vec<EndpointSpec> {
+        self.endpoints.load().all.iter().map(|endpoint| (*endpoint.spec()).clone()).collect()
+    }
+
     /// Where discovery stands, for /ready, /state and for the reason when there is no endpoint.
     pub fn discovery(&self) -> Discovery {
         self.discovery.lock().clone()
@@ -214,6 +219,13 @@ impl Peer {
             Protocol::Auto | Protocol::Tcp => Some(version),
         }
     }
+}
+
+/// The TLS that a peer is to speak, where it speaks any.
+pub(super) fn client_tls(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<ClientTls>, String> {
+    let Some(tls) = &plan.source.tls else { return Ok(None) };
+    let made = ClientTls::new(tls, plan.source.protocol, shared.roots());
+    made.map(Some).map_err(|error| format!("peer `{}`: {error}", plan.name))
 }
 
 impl Drop for Peer {

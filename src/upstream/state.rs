@@ -1,5 +1,7 @@
 //! What `/state` shows of the peers, as values to be serialized.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -58,6 +60,12 @@ pub struct EndpointState {
     /// Where it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// The identity it must prove.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Arc<str>>,
+    /// Free facts about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Arc<BTreeMap<String, String>>>,
     /// Exchanges under way.
     pub in_flight: u32,
     /// The moving average of the time to an answer; absent without a sample.
@@ -123,6 +131,8 @@ impl EndpointState {
             weight: spec.weight,
             priority: spec.priority,
             zone: spec.zone.as_deref().map(str::to_owned),
+            identity: spec.identity.clone(),
+            metadata: spec.metadata.clone(),
             in_flight: load.in_flight(),
             latency_ms: load.latency(now).map(milliseconds),
             pool,

@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::adhoc::Adhoc;
-use super::peer::Peer;
+use super::peer::{Peer, client_tls};
 use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
@@ -43,7 +43,8 @@ impl World {
     }
 
     /// The World after `old`: a peer of the same name, kind and source keeps its living self and gets the new policy;
-    /// changed and new ones are made; the others are simply not carried over.
+    /// changed and new ones are made, the changed ones with the addresses known so far where these come from the same
+    /// place; the others are simply not carried over.
     ///
     /// # Errors
     /// As [`World::first`]; nothing has changed then, no policy either.
@@ -78,8 +79,27 @@ impl World {
 
 fn living(planned: &PeerPlan, shared: &Upstreams, known: &HashMap<&PeerName, &Arc<Peer>>) -> Result<Arc<Peer>, String> {
     match known.get(&planned.name) {
-        Some(peer) if peer.kind() == planned.kind && *peer.source() == planned.source => Ok(Arc::clone(peer)),
-        _ => Peer::new(planned, shared.metrics.peer(&planned.name), shared),
+        Some(peer) if is_same(peer, planned, shared)? => Ok(Arc::clone(peer)),
+        before => {
+            let peer = Peer::new(planned, shared.metrics.peer(&planned.name), shared)?;
+            if let Some(before) = before
+                && before.source().addresses == planned.source.addresses
+            {
+                peer.inherit(before);
+            }
+            Ok(peer)
+        }
+    }
+}
+
+/// Whether a peer can go on as planned. Files of roots are read again: a new content makes another peer.
+fn is_same(peer: &Peer, planned: &PeerPlan, shared: &Upstreams) -> Result<bool, String> {
+    if peer.kind() != planned.kind || *peer.source() != planned.source {
+        return Ok(false);
+    }
+    match (peer.tls(), client_tls(planned, shared)?) {
+        (Some(before), Some(now)) => Ok(before.trusts_as(&now)),
+        _ => Ok(true),
     }
 }
 
@@ -146,9 +166,10 @@ mod tests {
     use super::*;
     use crate::ids::Door;
     use crate::plan::door::{DoorLimits, DoorPlan, Egress, Leads, Otherwise, Protocol, ServerTlsPlan};
-    use crate::plan::peer::{ClientTlsPlan, EndpointSpec, Roots};
+    use crate::plan::peer::{Addresses, ClientTlsPlan, EndpointSpec, Roots};
     use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat};
     use crate::upstream::adhoc::Rules;
+    use crate::upstream::peer::Discovery;
     use crate::upstream::rig;
 
     fn peer(name: &str, port: u16) -> PeerPlan {
@@ -224,6 +245,44 @@ mod tests {
         assert_eq!(next.peers[2].name().as_str(), "c");
         drop(first);
         assert_eq!(alive(&shared.peers).len(), 3);
+    }
+
+    #[test]
+    fn a_peer_that_is_spoken_to_otherwise_begins_with_the_addresses_known() {
+        let shared = upstreams();
+        let named = |host: &str, protocol| {
+            let mut peer = peer("a", 1);
+            peer.source.addresses = Addresses::Dns { host: host.into(), port: 1 };
+            peer.source.protocol = protocol;
+            plan(vec![peer], None)
+        };
+        let first = first(named("a.test", Protocol::Auto), &shared);
+        let found = EndpointSpec::bare(std::net::SocketAddr::from(([10, 0, 0, 1], 1)).into());
+        first.peers[0].update(vec![found.clone()]);
+        first.peers[0].set_discovery(Discovery::Ready);
+        let next = World::next(&first, named("a.test", Protocol::Http2), &shared).unwrap();
+        assert!(!Arc::ptr_eq(&next.peers[0], &first.peers[0]));
+        assert_eq!((next.peers[0].specs(), next.peers[0].discovery()), (vec![found], Discovery::Ready));
+        let moved = World::next(&first, named("b.test", Protocol::Auto), &shared).unwrap();
+        assert_eq!((moved.peers[0].specs(), moved.peers[0].discovery()), (vec![], Discovery::Pending));
+    }
+
+    #[test]
+    fn new_roots_in_the_same_file_make_another_peer() {
+        let shared = upstreams();
+        let file = std::env::temp_dir().join(format!("outrigger-world-roots-{}.pem", std::process::id()));
+        let roots = || rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem();
+        let mut secure = peer("a", 1);
+        secure.source.tls = Some(ClientTlsPlan { roots: Roots::File(file.clone()), sni: "a.example".into() });
+        let planned = plan(vec![secure], None);
+        std::fs::write(&file, roots()).unwrap();
+        let first = first(planned.clone(), &shared);
+        let kept = World::next(&first, planned.clone(), &shared).unwrap();
+        std::fs::write(&file, roots()).unwrap();
+        let next = World::next(&first, planned, &shared).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(Arc::ptr_eq(&kept.peers[0], &first.peers[0]));
+        assert!(!Arc::ptr_eq(&next.peers[0], &first.peers[0]));
     }
 
     #[test]

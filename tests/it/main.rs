@@ -7,8 +7,6 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
     reason = "tests may fail loudly"
 )]
 
@@ -23,5 +21,6 @@ mod http1;
 mod http2;
 mod memory;
 mod reload;
+mod start;
 mod tcp;
 mod traps;

@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const INTERRUPTED: u8 = 130;
 
 /// Runs the demo for `duration` with `exe` (this program) as sidecars and services. Exits 0 when at least
-/// [`view::EXPECTED`] percent of the requests succeeded, 1 when not or when the mesh could not run, 130 when interrupted.
+/// `view::EXPECTED` percent of the requests succeeded, 1 when not or when the mesh could not run, 130 when interrupted.
 pub fn run(exe: &Path, duration: Duration, out: &mut dyn Write) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done =

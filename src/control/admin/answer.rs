@@ -139,6 +139,7 @@ fn metrics_page(house: &House) -> Answer {
         started: house.started,
         process: exposition::Process::now(),
     };
+    house.metrics.forget_gone();
     let text = exposition::render(&house.metrics, facts);
     made(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
 }

@@ -125,8 +125,11 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// Read at each use, so that a new token counts at once.
-fn read_token(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+///
+/// # Errors
+/// Why the file holds no token that counts, without its path.
+pub fn read_token(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
     let facts = file.metadata().map_err(|error| error.to_string())?;
     let mode = facts.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {

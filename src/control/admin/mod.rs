@@ -15,8 +15,9 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
 use tower::util::BoxCloneService;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tracing::{debug, warn};
@@ -28,12 +29,18 @@ use answer::{Answer, Surface, answer, text};
 use guard::Caller;
 use listen::Listener;
 
-/// Connections open at once; more wait in the kernel's queue.
+/// Connections open at once; for one more, the one that has been idle for longest is closed.
 const CONNECTIONS: usize = 32;
 /// Requests answered at once; more are told to come back.
 const REQUESTS: usize = 16;
 /// From the end of one answer to the end of the next head.
 const HEAD_CLOCK: Duration = Duration::from_secs(10);
+/// The same where the network can reach us: a scraper that comes every few seconds can connect anew.
+const STATUS_HEAD_CLOCK: Duration = Duration::from_secs(2);
+/// How long one that is asked to leave may still send the end of its last answer.
+const LEAVE_CLOCK: Duration = Duration::from_millis(500);
+/// How long to wait for a place before looking again for one that has become idle.
+const PLACE_REST: Duration = Duration::from_millis(100);
 /// From a request's head to its answer's.
 const ANSWER_CLOCK: Duration = Duration::from_secs(15);
 /// A connection serves no new request after this, and a reader who stands still is cut off soon after.
@@ -46,6 +53,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Serves until dropped. One task per connection goes to `tasks`.
 pub async fn serve(listener: Listener, house: Arc<House>, surface: Surface, tasks: Tasks) {
+    let head_clock = if matches!(surface, Surface::Status) { STATUS_HEAD_CLOCK } else { HEAD_CLOCK };
     let pages = service_fn(move |(caller, request): (Caller, Request<Incoming>)| {
         let (house, surface) = (house.clone(), surface.clone());
         let (head, _body) = request.into_parts();
@@ -54,14 +62,17 @@ pub async fn serve(listener: Listener, house: Arc<House>, surface: Surface, task
     let limits = ServiceBuilder::new().load_shed().concurrency_limit(REQUESTS).timeout(ANSWER_CLOCK);
     let pages: Pages = BoxCloneService::new(limits.service(pages));
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Arc::new(Seats::default());
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let permit = place(&permits, &seats).await;
         match listener.accept().await {
             Ok((io, caller)) => {
-                let connection = connection(io, caller, pages.clone());
+                let (seat, seats) = (seats.take(), seats.clone());
+                let connection = connection(io, caller, pages.clone(), head_clock, seat.clone());
                 tasks.spawn(async move {
                     let _permit = permit;
                     connection.await;
+                    seats.leave(&seat);
                 });
             }
             Err(error) => {
@@ -75,19 +86,72 @@ pub async fn serve(listener: Listener, house: Arc<House>, surface: Surface, task
 /// The pages behind their limits; boxed because the limits' own type cannot be written.
 type Pages = BoxCloneService<(Caller, Request<Incoming>), Answer, BoxError>;
 
-async fn connection(io: Io, caller: Caller, pages: Pages) {
+/// A place for the next connection, made by closing an idle one where there is none.
+async fn place(permits: &Arc<Semaphore>, seats: &Seats) -> OwnedSemaphorePermit {
+    loop {
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return permit;
+        }
+        seats.free_one();
+        // Late or not, the next try tells.
+        if let Ok(Ok(permit)) = timeout(PLACE_REST, permits.clone().acquire_owned()).await {
+            return permit;
+        }
+    }
+}
+
+/// One open connection, as the others see it.
+struct Seat {
+    /// Since when no request of it is being answered.
+    idle: Mutex<Option<Instant>>,
+    leave: Notify,
+}
+
+/// The open connections.
+#[derive(Default)]
+struct Seats(Mutex<Vec<Arc<Seat>>>);
+
+impl Seats {
+    fn take(&self) -> Arc<Seat> {
+        let seat = Arc::new(Seat { idle: Mutex::new(Some(Instant::now())), leave: Notify::new() });
+        self.0.lock().push(seat.clone());
+        seat
+    }
+
+    fn leave(&self, seat: &Arc<Seat>) {
+        self.0.lock().retain(|other| !Arc::ptr_eq(other, seat));
+    }
+
+    /// Asks the one that has been idle for longest to leave.
+    fn free_one(&self) {
+        let seats = self.0.lock();
+        let idle = seats.iter().filter_map(|seat| Some((*seat.idle.lock().as_ref()?, seat)));
+        if let Some((_, seat)) = idle.min_by_key(|(since, _)| *since) {
+            seat.leave.notify_one();
+        }
+    }
+}
+
+async fn connection(io: Io, caller: Caller, pages: Pages, head_clock: Duration, seat: Arc<Seat>) {
+    let asked = seat.clone();
     let service = hyper::service::service_fn(move |request| {
-        let pages = pages.clone();
+        let (pages, seat) = (pages.clone(), asked.clone());
         async move {
+            *seat.idle.lock() = None;
             let answered = pages.oneshot((caller, request)).await;
+            *seat.idle.lock() = Some(Instant::now());
             Ok::<Answer, Infallible>(answered.unwrap_or_else(|error| refused(&error)))
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_CLOCK).max_headers(HEAD_FIELDS).max_buf_size(HEAD_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(head_clock).max_headers(HEAD_FIELDS).max_buf_size(HEAD_BYTES);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = seat.leave.notified() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LEAVE_CLOCK, connection).await.unwrap_or(Ok(()))
+        }
         () = sleep(CONNECTION_LIFE) => {
             connection.as_mut().graceful_shutdown();
             timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
@@ -219,5 +283,21 @@ mod tests {
         let long = "x".repeat(2 * HEAD_BYTES);
         let (status, _) = desk.ask("GET /live", &[("host", "localhost"), ("x-long", &long)]).await;
         assert_eq!(status, 431);
+    }
+
+    #[tokio::test]
+    async fn idle_connections_make_room() {
+        let desk = Desk::tcp(plan(), None).await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(desk.silent().await);
+        }
+        assert_eq!(desk.ask("GET /live", &[("host", "localhost")]).await.0, 200);
+        // Not all at once, as when their clock is over.
+        let open = silent.into_iter().filter(|io| {
+            let io = socket2::SockRef::from(io);
+            matches!(io.peek(&mut [std::mem::MaybeUninit::uninit()]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        });
+        assert!(open.count() >= CONNECTIONS - 3);
     }
 }

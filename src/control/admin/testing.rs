@@ -72,6 +72,11 @@ impl Desk {
         bad
     }
 
+    /// Connects over TCP and says nothing.
+    pub(super) async fn silent(&self) -> TcpStream {
+        TcpStream::connect(self.addr.tcp().unwrap()).await.unwrap()
+    }
+
     /// Sends a head and returns the status and the body.
     pub(super) async fn ask(&self, request: &str, fields: &[(&str, &str)]) -> (u16, String) {
         let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

@@ -41,7 +41,7 @@ fn line(own: &Own) -> String {
 }
 
 /// Whether two listeners cannot both be bound; `[::]` takes IPv4 with it.
-fn collide(a: &Addr, b: &Addr) -> bool {
+pub fn collide(a: &Addr, b: &Addr) -> bool {
     match (a, b) {
         (Addr::Unix(a), Addr::Unix(b)) => a == b,
         (Addr::Tcp(a), Addr::Tcp(b)) => {

@@ -173,7 +173,7 @@ fn egress(outbound: &Outbound, own: &[Own]) -> Egress {
             Some(listener::Otherwise::Deny) | None => Otherwise::Deny,
         },
         allow: outbound.allow.0.iter().map(allow).collect(),
-        own: own.iter().filter_map(|own| own.addr.tcp()).collect(),
+        own: own.iter().map(|own| own.addr.clone()).collect(),
     }
 }
 

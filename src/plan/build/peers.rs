@@ -50,7 +50,9 @@ impl Hosts {
             match self.0.get(&(name.clone(), *port)) {
                 Some((other, place)) if *other != peer.path => {
                     let line = place.map_or_else(String::new, |at| format!(" (line {})", at.line));
-                    let text = format!("the host `{name}` belongs to {other} already{line}; a host means one peer");
+                    let todo = if host.is_default() { ": give `hosts` to one of them" } else { "" };
+                    let text =
+                        format!("the host `{name}` belongs to {other} already{line}; a host means one peer{todo}");
                     parts.problems.error(&host.path, at, text, None);
                 }
                 _ => {

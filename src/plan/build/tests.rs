@@ -119,7 +119,7 @@ fn every_key_reaches_the_plan() {
     let found = hosts.map(|(host, port)| plan.routes.find(host, port));
     assert_eq!(found, [Some(2), Some(2), Some(2), Some(3), Some(4), None, None]);
     assert_eq!((plan.workers, plan.grace.as_secs()), (3, 60));
-    assert_eq!(plan.egress.own.len(), 5);
+    assert_eq!(plan.egress.own.len(), 8);
     the_numbers(&plan);
 }
 
@@ -183,6 +183,39 @@ fn a_value_knows_where_it_comes_from() {
     assert_eq!(origin("workers:"), "default");
     assert_eq!(origin("dns: b:9999"), "outrigger.yaml:4, env PORT");
     assert_eq!(document.places.problem("peers.a.dns", "x").to_string(), "f:4:13: peers.a.dns: x");
+    let (document, _) =
+        built_with("service: x\nadmin: 127.0.0.1:1\npeers: { a: { dns: \"b:1\" } }\n", &Facts::PLAIN).unwrap();
+    assert_eq!(document.places.problem("admin.listen", "x").to_string(), "f:2:8: admin.listen: x");
+    assert_eq!(document.places.problem("outbound.listen", "x").to_string(), "f: outbound.listen: x");
+}
+
+#[test]
+fn the_environment_says_where_the_admin_server_is_unless_the_file_does() {
+    let read = |text: &str, value: &str| {
+        let mut problems = Problems::new("f");
+        let set = |name: &str| (name == "OUTRIGGER_ADMIN").then(|| value.to_owned());
+        let document = crate::config::read(text, &Facts::PLAIN, &set, &mut problems).unwrap();
+        let listen = values(&document.config, "f").lines().find(|line| line.contains("listen:")).unwrap().to_owned();
+        if problems.has_errors() {
+            problems.to_string()
+        } else {
+            listen.split_whitespace().collect::<Vec<_>>().join(" ")
+        }
+    };
+    for (text, value, expect) in [
+        ("service: x", "127.0.0.1:7", "listen: 127.0.0.1:7 # env OUTRIGGER_ADMIN"),
+        ("service: x\nadmin: { token: t }", "unix:/run/a", "listen: unix:/run/a # env OUTRIGGER_ADMIN"),
+        ("service: x\nadmin: 127.0.0.1:8", "127.0.0.1:7", "listen: 127.0.0.1:8 # f:2"),
+        ("service: x\nadmin: { listen: off }", "127.0.0.1:7", "listen: off # f:2"),
+        ("service: x", "", "listen: 127.0.0.1:15000 # default"),
+        (
+            "service: x",
+            "0.0.0.0:7",
+            "f: admin.listen: expected a loopback address such as `127.0.0.1:15000`, or `unix:/PATH`, found `0.0.0.0:7`: whoever reaches it could change this sidecar",
+        ),
+    ] {
+        assert_eq!(read(text, value), expect, "{text} {value}");
+    }
 }
 
 #[test]
