@@ -260,8 +260,11 @@ async fn a_request_takes_no_longer_than_its_deadline_at_any_stage() {
     {
         let mut house = House::new(", timeout: { request: 7s }");
         let start = Instant::now();
-        let request =
-            if body.is_empty() { GET.to_owned() } else { format!("POST /path HTTP/1.1\r\nHost: a\r\n{body}") };
+        let request = if body.is_empty() {
+            GET.replace("Host", "Connection: close\r\nHost")
+        } else {
+            format!("POST /path HTTP/1.1\r\nHost: a\r\n{body}")
+        };
         let mut caller = house.caller(&request).await;
         let mut app = house.asked().await;
         say(&mut app, answer).await;
