@@ -166,10 +166,24 @@ impl<T> Clocked<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Clocked<T> {
+    /// Nothing came while busy. An exchange's end does not wake the reader, which may not look again of its own accord:
+    /// a timer does, at the earliest moment at which the connection could have been idle for too long.
+    fn watch(&mut self, cx: &mut Context<'_>) {
+        let armed = |timer: &Armed| !timer.sleep.is_elapsed() && timer.waker.will_wake(cx.waker());
+        if !self.timer.as_ref().is_some_and(armed) {
+            let due = Instant::now() + self.limits.idle;
+            // Never ready: it lies ahead.
+            let _ = self.poll_due(cx, due);
+        }
+    }
+
     /// Nothing came: decides whether that has lasted too long. `Ready` is the end of the stream.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.clock.phase() {
-            Phase::Busy => Poll::Pending,
+            Phase::Busy => {
+                self.watch(cx);
+                Poll::Pending
+            }
             Phase::Idle => {
                 ready!(self.poll_due(cx, self.clock.idle_since() + self.limits.idle));
                 self.clock.expire(Expired::Idle);

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub struct DialError {
 pub async fn dial(addr: &Addr, deadline: Deadline) -> Result<Io, DialError> {
     match addr {
         Addr::Tcp(to) => within(deadline, addr, tcp(*to)).await,
-        Addr::Unix(path) => within(deadline, addr, async { UnixStream::connect(path).await.map(Io::Unix) }).await,
+        Addr::Unix(path) => within(deadline, addr, unix(path)).await,
     }
 }
 
@@ -77,6 +78,14 @@ pub async fn dial_any(addrs: &[SocketAddr], stagger: Duration, deadline: Deadlin
             () = &mut timeout => return Err(late(&first)),
         }
     }
+}
+
+async fn unix(path: &Path) -> io::Result<Io> {
+    #[cfg(test)]
+    if let Some(io) = super::pipes::connect(path).await {
+        return io;
+    }
+    UnixStream::connect(path).await.map(Io::Unix)
 }
 
 async fn tcp(to: SocketAddr) -> io::Result<Io> {

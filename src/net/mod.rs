@@ -6,6 +6,8 @@ pub mod dial;
 pub mod io;
 pub mod lenient;
 pub mod origdst;
+#[cfg(test)]
+pub mod pipes;
 pub mod prefixed;
 pub mod pump;
 pub mod sniff;

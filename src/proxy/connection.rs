@@ -101,8 +101,9 @@ async fn detect(conn: Conn, mut io: Io) {
     let found = find(&conn, &mut io, &mut seen).await;
     match found {
         Found::Nothing => {}
-        Found::Peer(record, peer, first) => {
+        Found::Peer(mut record, peer, first) => {
             if io.write_all(&first).await.is_ok() {
+                record.greeted(first.len());
                 record.carry(prefixed(seen, io), peer).await;
             }
         }

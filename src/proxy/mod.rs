@@ -2,6 +2,8 @@
 
 pub mod answer;
 pub mod connection;
+#[cfg(test)]
+mod corridor_tests;
 pub mod doors;
 pub mod exchange;
 pub mod failure;

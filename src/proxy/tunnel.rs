@@ -138,13 +138,19 @@ impl Opaque {
         host.clone_into(&mut self.host);
     }
 
+    /// The peer spoke first, these many bytes, which the caller has got.
+    pub fn greeted(&mut self, bytes: usize) {
+        self.carried.back += bytes as u64;
+    }
+
     /// Runs the tunnel to its end.
     pub async fn carry(mut self, mut caller: Io, mut peer: Io) {
         self.peer.metrics().tunnels.inc();
         let idle = self.peer.policy().tunnel_idle;
         let mut drain = self.conn.drain.clone();
         let (carried, failure) = carry(&mut caller, &mut peer, idle, &mut drain).await;
-        self.carried = carried;
+        self.carried.forth += carried.forth;
+        self.carried.back += carried.back;
         self.failure = failure;
         self.ended = true;
     }
