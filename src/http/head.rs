@@ -239,8 +239,7 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 fn reserved(name: &str, rules: &Rules<'_>) -> bool {
     if !name.contains('_') {
         let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str();
-        let forwarded =
-            name == FORWARDED_FOR.as_str() || name == FORWARDED_PROTO.as_str() || name == FORWARDED_HOST.as_str();
+        let forwarded = name.starts_with("x-forwarded-");
         return own || name == CLIENT_CERT.as_str() || (forwarded && !rules.trusted);
     }
     let dashed = name.replace('_', "-");

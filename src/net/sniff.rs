@@ -1,9 +1,13 @@
 //! Which protocol a connection speaks, by its first bytes: TLS, HTTP/2, HTTP/1 or opaque. Looks, never answers.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Instant, timeout_at};
+
+use crate::deadline::Deadline;
 
 /// What the first bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,18 +137,25 @@ fn judge_tls(bytes: &[u8]) -> Verdict {
     if bytes.len() >= MOST { Verdict::Is(Wire::Opaque) } else { Verdict::More }
 }
 
-/// Reads until the protocol is known; gives back what was read. The end of the stream decides too: nothing at all is
+/// Reads until the protocol is known, for `rest` at most from the first byte on; gives back what was read. The end of the stream decides too: nothing at all is
 /// opaque and empty. The caller brings the clock. Cancel-safe only in that `seen` keeps what was read.
 ///
 /// # Errors
 /// What reading gives.
-pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> io::Result<Wire> {
+pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest: Duration) -> io::Result<Wire> {
+    let mut late = Deadline::NONE;
     loop {
         if let Verdict::Is(wire) = judge(seen) {
             return Ok(wire);
         }
         seen.reserve(if seen.is_empty() { 1024 } else { 4096 });
-        if io.read_buf(seen).await? == 0 {
+        let read = io.read_buf(seen);
+        let read = match late.instant() {
+            None => read.await?,
+            Some(at) => timeout_at(at, read).await.map_err(|_| io::ErrorKind::TimedOut)??,
+        };
+        late = Deadline::after(Instant::now(), Some(rest)).min(late);
+        if read == 0 {
             // A line cut short is left to the HTTP parser to refuse; anything else is for the tunnel.
             return Ok(Wire::Opaque);
         }

@@ -70,6 +70,7 @@ pub fn accepted(
             }
         }),
         drain,
+        place: None,
     }
 }
 
@@ -124,7 +125,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     let limits = &conn.door.limits;
     let early = early_peer(conn);
     // A caller that speaks at once needs no early dial.
-    let sniffing = sniff(io, seen);
+    let sniffing = sniff(io, seen, limits.head_timeout);
     tokio::pin!(sniffing);
     let at_once = futures_util::poll!(sniffing.as_mut());
     if let std::task::Poll::Ready(wire) = at_once {
@@ -245,6 +246,9 @@ async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)
         Wire::Tls { sni } if conn.door.tls.is_some() && !conn.tls => {
             unused(dialled);
             terminate(conn, io, sni).await;
+        }
+        Wire::Tls { sni } if conn.side() == Door::Outbound && matches!(conn.door.leads, Leads::Peer(_)) => {
+            tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
         }
         Wire::Tls { sni } if declared != Protocol::Tcp => {
             unused(dialled);
@@ -370,7 +374,7 @@ async fn inside(conn: Arc<Conn>, stream: impl Duplex) {
     let mut io = Io::boxed(stream);
     let mut seen = BytesMut::new();
     let limits = &conn.door.limits;
-    let wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen)).await;
+    let wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen, limits.head_timeout)).await;
     if let Ok(Ok(wire)) = wire {
         Box::pin(speak(conn, wire, prefixed(seen, io), None)).await;
     }

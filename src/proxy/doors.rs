@@ -195,7 +195,7 @@ async fn follow(mut side: Watch, door: Drain, core: Arc<Core>) {
 }
 
 /// Counts a connection while it is open.
-struct Place {
+pub struct Place {
     core: Arc<Core>,
     side: Door,
     open: Arc<AtomicUsize>,
@@ -252,11 +252,9 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         metrics.open.add(1);
         open.fetch_add(1, Ordering::AcqRel);
         let place = Place { core: core.clone(), side: first.side, open: open.clone() };
-        let conn = connection::accepted(&core, &world.plan, door, &learned, client, drain.watch());
-        core.direction(first.side).open.spawn(async move {
-            let _place = place;
-            connection::serve(conn, io).await;
-        });
+        let mut conn = connection::accepted(&core, &world.plan, door, &learned, client, drain.watch());
+        conn.place = Some(place);
+        core.direction(first.side).open.spawn(connection::serve(conn, io));
     }
     drop(listener);
     if let Addr::Unix(path) = &first.listen {

@@ -92,6 +92,8 @@ pub struct Conn {
     pub no_informational: OnInformational,
     /// The shutdown that this connection obeys.
     pub drain: Watch,
+    /// Its place at the door, held as long as any exchange or tunnel of it lives.
+    pub place: Option<doors::Place>,
 }
 
 impl Conn {

@@ -151,6 +151,13 @@ impl Endpoint {
                     if ready {
                         return Ok(Lease::one(hold));
                     }
+                    // It still holds bytes of its last request, which its server does not read: given back it would be
+                    // handed out again at once, for ever. In use it is ended by its drop.
+                    hold.begin();
+                    drop(hold);
+                    if limit.passed(Instant::now()) {
+                        return Err(self.overloaded("no connection became free in time to"));
+                    }
                 }
                 Given::Many(mut hold) => {
                     if hold.many.is_usable() {

@@ -121,7 +121,7 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
 /// Says how long the body is where hyper would not: it drops a GET's body of unknown length, and writes no length for
 /// an empty one, which some servers ask for.
 fn frame(parts: &mut http::request::Parts, body: &Body) {
-    if parts.headers.contains_key(CONTENT_LENGTH) || parts.version < HttpVersion::HTTP_2 {
+    if parts.headers.contains_key(CONTENT_LENGTH) {
         return;
     }
     if body.is_end_stream() {
