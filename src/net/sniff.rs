@@ -156,7 +156,7 @@ pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> io
 pub fn is_http2_server(first: &[u8]) -> Option<bool> {
     let fits = |at: usize, byte: u8| match at {
         // A length of 24 bits, six bytes for each setting.
-        2 => byte % 6 == 0,
+        2 => byte.is_multiple_of(6),
         3 => byte == 4,
         _ => byte == 0,
     };

@@ -144,18 +144,18 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     };
     let mut record = Opaque::begin(conn, &peer, "tcp", "");
     let race = async {
-        let mut dialled = match tokio::select! {
-            // The caller first: if it has spoken, whether the dial succeeded does not matter.
-            biased;
-            wire = sniffing.as_mut() => Err(wire),
-            dialled = record.dial() => Ok(dialled),
-        } {
-            Ok(Ok(dialled)) => dialled,
-            Ok(Err(_)) => return last_word(sniffing.as_mut(), record, LAST_WORD).await,
+        let (dialled, spoken) = match dial_meanwhile(&mut record, sniffing.as_mut()).await {
+            Ok(dialled) => dialled,
             Err(wire) => {
                 record.unused();
                 return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
             }
+        };
+        let mut dialled = match (dialled, spoken) {
+            (Ok(dialled), Some(wire)) => return Found::Caller(wire, Some((record, dialled))),
+            (Ok(dialled), None) => dialled,
+            (Err(_), Some(_)) => return Found::Nothing,
+            (Err(_), None) => return last_word(sniffing.as_mut(), record, LAST_WORD).await,
         };
         let mut first = BytesMut::with_capacity(1024);
         tokio::select! {
@@ -178,6 +178,24 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     tokio::select! {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
         _ = drain.reached(Phase::Draining) => Found::Nothing,
+    }
+}
+
+/// Dials while the caller is listened to. One that speaks opaque bytes meanwhile is given this very connection, and the
+/// wire stands beside it; for one that speaks anything else, or leaves, the dial is dropped.
+async fn dial_meanwhile(
+    record: &mut Opaque,
+    sniffing: impl Future<Output = io::Result<Wire>>,
+) -> Result<(Result<Io, Failure>, Option<Wire>), io::Result<Wire>> {
+    let mut dial = std::pin::pin!(record.dial());
+    tokio::select! {
+        // The caller first: if it has spoken, whether the dial succeeded may not matter.
+        biased;
+        wire = sniffing => match wire {
+            Ok(Wire::Opaque) => Ok((dial.await, Some(Wire::Opaque))),
+            other => Err(other),
+        },
+        dialled = dial.as_mut() => Ok((dialled, None)),
     }
 }
 
