@@ -476,7 +476,7 @@ fn an_upgrade_that_nobody_answers_ends_with_the_requests_time() {
         let _ = reader.read_to_end(&mut Vec::new());
         report.send("closed".into()).unwrap();
     });
-    let sidecar = inbound(app.addr, ", timeout: { request: 200ms }");
+    let sidecar = inbound(app.addr, ", timeout: { request: 1s }");
     let answer = Caller::connect(sidecar.inbound).send(ASK).answer();
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("reason=deadline_passed"), "{answer}");
     app.next();
