@@ -138,7 +138,7 @@ async fn a_deadline_passes_as_deadline_exceeded_and_reaches_the_app() {
     let mut app = App2::start().await;
     let sidecar = inbound(app.addr, "");
     let mut caller = Caller2::connect(sidecar.inbound).await;
-    let (answer, _up) = caller.open(call("Slow").header("grpc-timeout", "200m").body(()).unwrap(), false).await;
+    let (answer, _up) = caller.open(call("Slow").header("grpc-timeout", "1S").body(()).unwrap(), false).await;
     let Arrived { mut request, .. } = app.next().await;
     assert!(request.headers().contains_key("grpc-timeout"));
     let got = read(answer).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_deadline_passes_as_deadline_exceeded_and_reaches_the_app() {
     sidecar.says(&["path=/shop.Cart/Slow", "reason=deadline_passed"]);
 
     // Its time ends while messages still come: the stream is cancelled on both legs.
-    let (answer, _up) = caller.open(call("Drip").header("grpc-timeout", "300m").body(()).unwrap(), false).await;
+    let (answer, _up) = caller.open(call("Drip").header("grpc-timeout", "1S").body(()).unwrap(), false).await;
     let Arrived { mut request, mut respond, .. } = app.next().await;
     let mut down = respond.send_response(head(), false).unwrap();
     down.send_data(message("one"), false).unwrap();

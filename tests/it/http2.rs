@@ -712,7 +712,7 @@ async fn a_drain_says_goaway_and_lets_the_stream_under_way_finish() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_idle_connection_is_ended_in_order() {
     let mut app = App2::start().await;
-    let sidecar = inbound(app.addr, ", timeout: { keep-alive: 200ms }");
+    let sidecar = inbound(app.addr, ", timeout: { keep-alive: 1s }");
     let mut caller = Caller2::connect(sidecar.inbound).await;
     let (answer, _) = caller.open(Request::get("http://a/").body(()).unwrap(), true).await;
     app.next().await.answer("x");

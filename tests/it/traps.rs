@@ -292,6 +292,30 @@ fn what_belongs_to_one_hop_or_to_us_does_not_pass() {
 }
 
 #[test]
+fn heads_up_to_the_limit_pass_both_ways() {
+    let app = App::start(|stream, report| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut writer = stream;
+        while let Some(head) = read_head(&mut reader) {
+            let size = field(&head, "x-big").unwrap().len();
+            report.send(size.to_string()).unwrap();
+            let big = "y".repeat(size);
+            writer
+                .write_all(format!("HTTP/1.1 200 OK\r\nX-Big: {big}\r\nContent-Length: 0\r\n\r\n").as_bytes())
+                .unwrap();
+        }
+    });
+    let sidecar = inbound(app.addr, "");
+    let mut caller = Caller::connect(sidecar.inbound);
+    for size in [17_000, 50_000, 64_000] {
+        caller.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Big: {}\r\n\r\n", "x".repeat(size)));
+        assert_eq!(app.next(), size.to_string());
+        let answer = caller.until(b"\r\n\r\n");
+        assert_eq!(field(&answer, "x-big").map(|value| value.len()), Some(size), "{}", &answer[..300]);
+    }
+}
+
+#[test]
 fn the_case_and_order_of_fields_are_kept() {
     let app = App::http(
         "HTTP/1.1 200 OK\r\nX-ONE: 1\r\nx-two: 2\r\nX-Three: 3\r\nSet-Cookie: a=1\r\nSET-COOKIE: b=2\r\nContent-LENGTH: 2\r\n\r\nhi",
@@ -452,7 +476,7 @@ fn an_upgrade_that_nobody_answers_ends_with_the_requests_time() {
         let _ = reader.read_to_end(&mut Vec::new());
         report.send("closed".into()).unwrap();
     });
-    let sidecar = inbound(app.addr, ", timeout: { request: 200ms }");
+    let sidecar = inbound(app.addr, ", timeout: { request: 1s }");
     let answer = Caller::connect(sidecar.inbound).send(ASK).answer();
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("reason=deadline_passed"), "{answer}");
     app.next();
