@@ -269,7 +269,7 @@ mod tests {
         async fn start(on_term: &str) -> Self {
             let (theirs, ours) = pipe::pipe().unwrap();
             let script = format!(
-                "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap '{on_term}' TERM; echo ready; \
+                "trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap '{on_term}' TERM; echo ready; \
                  while :; do sleep 0.02; done"
             );
             let mut command = Command::new("/bin/sh");
@@ -290,9 +290,9 @@ mod tests {
         let mut listener = Listener::start("echo term; exit 7").await;
         listener.child.hand(Signal::USR1);
         assert_eq!(listener.next().await, "usr1");
-        listener.child.end_with(Signal::HUP);
+        listener.child.end_with(Signal::USR2);
         listener.child.terminate();
-        assert_eq!(listener.next().await, "hup");
+        assert_eq!(listener.next().await, "usr2");
         listener.child.end_with(Signal::TERM);
         listener.child.terminate();
         assert_eq!(listener.next().await, "term");

@@ -374,7 +374,9 @@ async fn inside(conn: Arc<Conn>, stream: impl Duplex) {
     let mut io = Io::boxed(stream);
     let mut seen = BytesMut::new();
     let limits = &conn.door.limits;
-    let wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen, limits.head_timeout)).await;
+    let wire =
+        timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen, limits.head_timeout))
+            .await;
     if let Ok(Ok(wire)) = wire {
         Box::pin(speak(conn, wire, prefixed(seen, io), None)).await;
     }

@@ -102,7 +102,7 @@ pub(super) fn send(
 /// Turns the request into what hyper is to write: origin-form, HTTP/1.1, the body with its gate.
 fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (Request<Outgoing>, Option<Arc<Flow>>) {
     let (mut parts, body) = request.into_parts();
-    frame(&mut parts, &body);
+    frame(&mut parts, body.is_end_stream(), body.size_hint().exact());
     if !parts.headers.contains_key(HOST)
         && let Some(host) = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
     {
@@ -120,15 +120,17 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
 
 /// Says how long the body is where hyper would not: it drops a GET's body of unknown length, and writes no length for
 /// an empty one, which some servers ask for.
-fn frame(parts: &mut http::request::Parts, body: &Body) {
+fn frame(parts: &mut http::request::Parts, empty: bool, length: Option<u64>) {
     if parts.headers.contains_key(CONTENT_LENGTH) {
         return;
     }
-    if body.is_end_stream() {
-        if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+    if empty {
+        // An HTTP/1 caller that wrote no length knew its server.
+        let from_http2 = parts.version >= HttpVersion::HTTP_2;
+        if from_http2 && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-    } else if body.size_hint().exact().is_none() && matches!(parts.method, Method::GET | Method::HEAD) {
+    } else if length.is_none() && matches!(parts.method, Method::GET | Method::HEAD) {
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
@@ -540,6 +542,12 @@ mod tests {
             let got = request.headers().get(CONTENT_LENGTH).map(|v| format!("content-length: {}", v.to_str().unwrap()));
             assert_eq!(got.as_deref(), want, "{method} {version:?}");
             assert_eq!(request.headers().get(HOST).unwrap(), "a");
+        }
+        // Of unknown length: hyper would take a GET's for none, whichever leg it came from.
+        for version in [HttpVersion::HTTP_11, HttpVersion::HTTP_2] {
+            let mut parts = Request::get("/").version(version).body(()).unwrap().into_parts().0;
+            frame(&mut parts, false, None);
+            assert_eq!(parts.headers[TRANSFER_ENCODING], "chunked", "{version:?}");
         }
     }
 
