@@ -29,8 +29,6 @@ pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The scheme the first caller used.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The authority the first caller used.
-pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const OWN_PREFIX: &str = "x-outrigger-";

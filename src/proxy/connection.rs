@@ -129,15 +129,14 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     tokio::pin!(sniffing);
     let at_once = futures_util::poll!(sniffing.as_mut());
     if let std::task::Poll::Ready(wire) = at_once {
-        return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
+        return heard(conn, wire);
     }
     let mut drain = conn.drain.clone();
     let Some(peer) = early else {
-        // Bytes may trickle: one clock for the first byte and the rest, as long as a kept-alive connection may be idle.
+        // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
         return tokio::select! {
             wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => match wire {
-                Ok(Ok(wire)) => Found::Caller(wire, None),
-                Ok(Err(_)) => Found::Nothing,
+                Ok(wire) => heard(conn, wire),
                 Err(_) => Found::Nothing,
             },
             _ = drain.reached(Phase::Draining) => Found::Nothing,
@@ -149,7 +148,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
             Ok(dialled) => dialled,
             Err(wire) => {
                 record.unused();
-                return wire.map_or(Found::Nothing, |wire| Found::Caller(wire, None));
+                return heard(conn, wire);
             }
         };
         let mut dialled = match (dialled, spoken) {
@@ -162,7 +161,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         tokio::select! {
             wire = sniffing.as_mut() => match wire {
                 Ok(wire) => Found::Caller(wire, Some((record, dialled))),
-                Err(_) => { record.unused(); Found::Nothing }
+                Err(error) => { record.unused(); heard(conn, Err(error)) }
             },
             read = greeting(&mut dialled, &mut first) => match read {
                 Ok(true) => {
@@ -179,6 +178,18 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     tokio::select! {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
         _ = drain.reached(Phase::Draining) => Found::Nothing,
+    }
+}
+
+/// What sniffing came to; first bytes that stopped short of telling the protocol are told of, for nothing else tells.
+fn heard(conn: &Conn, wire: io::Result<Wire>) -> Found {
+    match wire {
+        Ok(wire) => Found::Caller(wire, None),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            record::refused(conn, Reason::HeadTimeout, "the first bytes stopped before they told the protocol");
+            Found::Nothing
+        }
+        Err(_) => Found::Nothing,
     }
 }
 

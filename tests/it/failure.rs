@@ -121,3 +121,12 @@ fn a_body_over_the_limit_gets_413() {
         caller.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n").answer();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
+
+#[test]
+fn first_bytes_that_tell_no_protocol_are_closed_on_and_told_of() {
+    let app = App::http(OK);
+    let sidecar = inbound(&app, ", timeout: { head: 200ms }");
+    let mut caller = Caller::connect(sidecar.inbound);
+    assert_eq!(caller.send("G").rest(), "");
+    sidecar.says(&["reason=head_timeout", "first bytes"]);
+}
