@@ -73,12 +73,17 @@ impl Dialling {
     async fn open(&self, peer: &Peer, io: impl Future<Output = Result<Io, DialError>>) -> Result<Opened, ConnectError> {
         let addr = self.endpoint.addr();
         let io = io.await.map_err(refused)?;
+        // A peer may pause in taking a request for as long as its body may stand still, which has its own clock.
+        let patience = peer.policy().body_idle;
+        if patience > dial::USER_TIMEOUT {
+            io.set_user_timeout(Some(patience));
+        }
         let (io, version) = match peer.tls() {
             None => (io, self.expected.unwrap_or(Version::Http1)),
             Some(tls) => {
                 let config = self.endpoint.tls(|| tls.for_endpoint());
                 let (stream, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
-                let io = Io::boxed(stream);
+                let io = Io::Tls(Box::new(stream.into()));
                 (io, agreed(peer.source().protocol, alpn).map_err(|error| tls_failed(addr, error))?)
             }
         };
@@ -145,7 +150,7 @@ impl Endpoint {
             let Some(tls) = peer.tls() else { return Ok(io) };
             tls.connect(tls.for_bytes(), io)
                 .await
-                .map(|(stream, _)| Io::boxed(stream))
+                .map(|(stream, _)| Io::Tls(Box::new(stream.into())))
                 .map_err(|error| tls_failed(self.addr(), error))
         };
         let result = match within(limit, connect).await {

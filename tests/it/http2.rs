@@ -630,6 +630,17 @@ async fn an_upgrade_becomes_an_extended_connect_where_it_is_offered() {
     drop(caller);
     end_of(arrived.request.body_mut()).await.unwrap();
 
+    // A refusal is the app's own answer, whole.
+    let mut caller = Caller::connect(sidecar.outbound);
+    caller.send(ASK);
+    let mut arrived = offering.next().await;
+    let no = Response::builder().status(403).header("x-why", "closed").header("content-length", 8).body(()).unwrap();
+    let mut down = arrived.respond.send_response(no, false).unwrap();
+    down.send_data("not here".into(), true).unwrap();
+    let answer = caller.answer();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("not here"), "{answer}");
+    assert_eq!(field(&answer, "x-why").as_deref(), Some("closed"));
+
     let mut silent = App2::start().await;
     let sidecar = outbound(silent.addr, "http2");
     let answer = Caller::connect(sidecar.outbound).send(ASK).answer();
