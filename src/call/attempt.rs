@@ -346,7 +346,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_family_that_hangs_is_passed_by() {
         const HANGS: u64 = 1_000_000;
-        let table: &[([Manners; 2], Result<&str, Reason>, u128, u32)] = &[
+        type Row = ([Manners; 2], Result<&'static str, Reason>, u128, u32);
+        let table: &[Row] = &[
             ([(V6, 0, true), (V4, 0, true)], Ok(V6), 0, 1),
             ([(V6, 249, true), (V4, 0, true)], Ok(V6), 249, 1),
             ([(V6, HANGS, true), (V4, 20, true)], Ok(V4), 270, 2),

@@ -99,10 +99,14 @@ impl House {
     }
 
     fn serve(&self, io: DuplexStream) {
+        self.serve_io(Io::boxed(io));
+    }
+
+    fn serve_io(&self, io: Io) {
         let drain = self.core.inbound.drain.watch();
         let door = self.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
         let conn = connection::accepted(&self.core, &self.plan, door, &self.learned, ClientAddr(None), drain);
-        self.core.inbound.open.spawn(connection::serve(conn, Io::boxed(io)));
+        self.core.inbound.open.spawn(connection::serve(conn, io));
     }
 
     /// The app's end of the next connection to it.
@@ -337,6 +341,19 @@ async fn in_a_tunnel_only_its_idle_time_counts() {
     drop(both);
     let line = house.line().await;
     assert!(line.contains("status=101") && line.contains(&format!("bytes_out={length}")), "{line}");
+}
+
+#[tokio::test]
+async fn the_kernel_waits_for_a_caller_as_long_as_an_answer_may_stand_still() {
+    let house = House::new(", timeout: { idle: 90s }");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _caller = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+    let same = accepted.try_clone().unwrap();
+    house.serve_io(Io::Tcp(tokio::net::TcpStream::from_std(accepted).unwrap()));
+    settle().await;
+    let limit = socket2::SockRef::from(&same).tcp_user_timeout().unwrap();
+    assert_eq!(limit, Some(Duration::from_secs(90)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -215,3 +215,27 @@ fn refused(error: DialError) -> ConnectError {
 fn tls_failed(addr: &crate::ids::Addr, error: String) -> ConnectError {
     ConnectError { reason: Reason::TlsFailed, detail: format!("{addr}: {error}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::upstream::endpoint::{Given, Turn};
+    use crate::upstream::rig::Rig;
+
+    #[tokio::test]
+    async fn a_peer_may_pause_for_as_long_as_a_body_may_stand_still() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap().into_std().unwrap();
+        let same = stream.try_clone().unwrap();
+        let rig = Rig::new(Protocol::Http1);
+        let Turn::Now(Given::Connect(dialling)) = rig.endpoint.turn(Instant::now(), Some(Version::Http1)) else {
+            panic!("expected to be told to connect");
+        };
+        let io = async { Ok(Io::Tcp(TcpStream::from_std(stream).unwrap())) };
+        let _lease = dialling.run(&rig.peer, Deadline::NONE, io).await.unwrap();
+        assert_eq!(SockRef::from(&same).tcp_user_timeout().unwrap(), Some(rig.peer.policy().body_idle));
+    }
+}
