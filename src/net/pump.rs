@@ -399,12 +399,29 @@ mod tests {
     async fn a_side_that_neither_takes_nor_ends_is_not_waited_for_long() {
         let (mut client, mut left) = duplex(64);
         let (right, _server) = duplex(64);
-        let mut right = Deaf(right);
+        let mut right = Deaf(right, io::ErrorKind::BrokenPipe);
         let start = Instant::now();
         client.write_all(b"for nobody").await.unwrap();
         let end = pump(&mut left, &mut right, HOUR, &mut Carried::default()).await;
         assert!(matches!(end, End::Right { cut: true, .. }), "{end:?}");
         assert_eq!(start.elapsed(), LAST_WORDS);
+    }
+
+    /// Who wrote to a reset socket was told; who reads from it afterwards is given its rest and then an end.
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_that_a_write_has_met_is_no_end_in_order() {
+        let (mut client, mut left) = duplex(64);
+        let (right, mut server) = duplex(64);
+        let mut right = Deaf(right, io::ErrorKind::ConnectionReset);
+        client.write_all(b"for nobody").await.unwrap();
+        server.write_all(b"the last words").await.unwrap();
+        drop(server);
+        let end = pump(&mut left, &mut right, HOUR, &mut Carried::default()).await;
+        assert!(matches!(end, End::Right { cut: true, .. }), "{end:?}");
+        let mut words = [0; 14];
+        client.read_exact(&mut words).await.unwrap();
+        assert_eq!(&words, b"the last words");
+        assert!(futures_util::poll!(std::pin::pin!(client.read(&mut words))).is_pending());
     }
 
     #[tokio::test(start_paused = true)]
@@ -424,7 +441,7 @@ mod tests {
     }
 
     /// A stream that takes nothing and gives what it has.
-    struct Deaf(tokio::io::DuplexStream);
+    struct Deaf(tokio::io::DuplexStream, io::ErrorKind);
 
     impl AsyncRead for Deaf {
         fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -434,7 +451,7 @@ mod tests {
 
     impl AsyncWrite for Deaf {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            Poll::Ready(Err(self.1.into()))
         }
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))

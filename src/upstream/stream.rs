@@ -655,6 +655,14 @@ mod tests {
         assert_eq!(pool(&rig).streams, 0);
     }
 
+    #[test]
+    fn a_tunnels_scheme_is_that_of_its_leg() {
+        for (secure, expected) in [(false, "http://payments/chat?a"), (true, "https://payments/chat?a")] {
+            let request = Request::connect("/chat?a").header("host", "payments").body(()).unwrap();
+            assert_eq!(head(&request.into_parts().0, secure).uri(), expected);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_tunnel_that_is_not_offered_or_not_granted_is_none() {
         let (_rig, lease, _requests) = connected().await;
