@@ -92,9 +92,11 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
         let lease = match endpoint.lease(call.peer, call.version, call.deadline).await {
             Ok(lease) => lease,
             Err(error) => {
-                answered(trail, false);
-                unreachable.push(endpoint);
                 now = Instant::now();
+                if let Some(in_flight) = trail.in_flight.take() {
+                    in_flight.unconnected(now, error.reason);
+                }
+                unreachable.push(endpoint);
                 if unreachable.len() < MOST_ENDPOINTS && call.peer.endpoints().len() > unreachable.len() {
                     continue;
                 }

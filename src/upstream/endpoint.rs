@@ -338,6 +338,15 @@ impl InFlight {
         }
     }
 
+    /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
+    /// the request's time short says nothing about whom to call next.
+    pub fn unconnected(mut self, now: Instant, reason: Reason) {
+        if matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
+        {
+            self.answered(now, false);
+        }
+    }
+
     /// Where it is.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
@@ -491,6 +500,18 @@ mod tests {
         assert_eq!(rig.endpoint.load().in_flight(), 0);
         let latency = rig.endpoint.load().latency(start).unwrap();
         assert!(latency.abs_diff(Duration::from_millis(20)) < Duration::from_millis(1), "{latency:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_the_endpoint_did_is_a_sample_of_it() {
+        for reason in Reason::ALL {
+            let rig = Rig::new(Protocol::Auto);
+            rig.endpoint.begin(Instant::now()).unconnected(Instant::now(), *reason);
+            let sampled = rig.endpoint.load().latency(Instant::now()).is_some();
+            let its_own = ["connect_refused", "connect_failed", "connect_timeout", "tls_failed"];
+            assert_eq!(sampled, its_own.contains(&reason.word()), "{reason:?}");
+            assert_eq!(rig.endpoint.load().in_flight(), 0);
+        }
     }
 
     #[tokio::test(start_paused = true)]
