@@ -61,7 +61,7 @@ impl Dialling {
             }
             Err(error) => {
                 peer.metrics().connect_failures.inc();
-                self.endpoint.note(&error);
+                self.endpoint.note(peer, &error);
                 // A caller's own short deadline says nothing about the endpoint: the next in line tries for itself.
                 let shared = (error.reason != Reason::DeadlinePassed).then_some(&error);
                 self.endpoint.failed(self.expected, shared);
@@ -160,7 +160,7 @@ impl Endpoint {
             Ok(_) => peer.metrics().connects.inc(),
             Err(error) => {
                 peer.metrics().connect_failures.inc();
-                self.note(error);
+                self.note(peer, error);
             }
         }
         result

@@ -303,7 +303,11 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn note(&self, error: &ConnectError) {
+    /// Keeps a failure to connect for `/state`, and lets discovery know that the address may be out of date.
+    pub(super) fn note(&self, peer: &Peer, error: &ConnectError) {
+        if is_its_doing(error.reason) {
+            peer.doubts().notify_one();
+        }
         *self.last_error.lock() = Some(LastError { what: error.detail.clone(), when: SystemTime::now() });
     }
 
@@ -341,8 +345,7 @@ impl InFlight {
     /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
     /// the request's time short says nothing about whom to call next.
     pub fn unconnected(mut self, now: Instant, reason: Reason) {
-        if matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
-        {
+        if is_its_doing(reason) {
             self.answered(now, false);
         }
     }
@@ -357,6 +360,11 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.load.end();
     }
+}
+
+/// Whether a failure to connect tells something about the endpoint, and not only about us or the caller.
+fn is_its_doing(reason: Reason) -> bool {
+    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
 }
 
 /// `DeadlinePassed`, for whoever ran out of time before there was a connection.
@@ -388,6 +396,7 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 mod tests {
     use std::mem::size_of_val;
 
+    use futures_util::FutureExt;
     use h2::server;
 
     use super::*;
@@ -468,6 +477,9 @@ mod tests {
         assert!(error.detail.contains(ADDR), "{error}");
         assert!(rig.endpoint.state(Instant::now()).last_error.unwrap().contains(ADDR));
         assert_eq!(rig.peer.metrics().connect_failures.get(), 1);
+        // Whoever follows the peer's name is told, once.
+        rig.peer.doubts().notified().await;
+        assert!(rig.peer.doubts().notified().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
