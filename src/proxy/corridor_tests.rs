@@ -28,6 +28,7 @@ use crate::plan::build::build;
 use crate::reason::Reason;
 use crate::telemetry::access::{AccessLog, Which};
 use crate::telemetry::line::Format;
+use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::{Metrics, PeerMetrics};
 use crate::upstream::adhoc::{Adhoc, Rules};
 use crate::upstream::world::{Upstreams, World};
@@ -57,6 +58,7 @@ struct House {
     /// The app's end of every connection to it.
     app: mpsc::Receiver<DuplexStream>,
     said: Text,
+    log: Arc<Lines>,
     /// What the app's side of a test runs on.
     tasks: Tasks,
 }
@@ -78,7 +80,8 @@ impl House {
         let (adhoc, _) = Adhoc::new(upstreams.clone(), plan.peers[0].policy.clone(), Rules::from(&*plan));
         let world = World::first(plan.clone(), &upstreams, adhoc).unwrap();
         let said = Text::default();
-        let access = AccessLog::start(Which::All, Format::Text, metrics.clone(), said.clone()).unwrap();
+        let lines = Lines::start(said.clone(), metrics.clone()).unwrap();
+        let access = AccessLog::new(Which::All, Format::Text, lines.clone());
         let core = Core {
             world: ArcSwap::from_pointee(world),
             metrics,
@@ -87,7 +90,7 @@ impl House {
             outbound: Default::default(),
         };
         let learned = Learned::new(Instant::now());
-        Self { core: Arc::new(core), plan, learned, app, said, tasks: Tasks::default() }
+        Self { core: Arc::new(core), plan, learned, app, said, log: lines, tasks: Tasks::default() }
     }
 
     /// A caller's connection on which `first` was written before anyone looks.
@@ -124,7 +127,7 @@ impl House {
     /// Waits for the end of every connection, then gives all lines; nothing may be left counted as open.
     async fn lines(&self) -> Vec<String> {
         self.core.inbound.open.idle().await;
-        assert!(self.core.access.close(Duration::from_secs(10)));
+        assert!(self.log.close(Duration::from_secs(10)));
         assert_eq!(self.metrics().in_flight.get(), 0);
         String::from_utf8(self.said.0.lock().clone()).unwrap().lines().map(str::to_owned).collect()
     }
