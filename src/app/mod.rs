@@ -35,7 +35,8 @@ use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::proxy::Core;
 use crate::proxy::doors::{Doors, Prepared};
-use crate::telemetry::access::{AccessLog, stderr};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::lines::{Lines, stderr};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
@@ -45,43 +46,51 @@ use works::{InForce, Wiring};
 /// How long inbound waits for first endpoints at start; two services that wait for each other's names must both start.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
 
-/// How long the access log may take to be written out at the end.
+/// How long the last lines of the log may take to be written out, and the app's code to come.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the proxy with the file at `path`, and `command` under it where there is one.
 pub fn run(path: &Path, command: &[OsString], environment: &Environment) -> ExitCode {
-    if let Err(error) = log::init(environment.variable("OUTRIGGER_LOG").as_deref()) {
-        eprintln!("outrigger: {error}");
-        return ExitCode::from(2);
-    }
-    let facts = Facts::gather();
-    let variables = environment.variables();
-    let loaded = match load(path, &facts, &|name| variables.get(name).cloned()) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            eprintln!("{problems}");
+    let metrics = Arc::new(Metrics::default());
+    let lines = match stderr().and_then(|stderr| Lines::start(stderr, metrics.clone())) {
+        Ok(lines) => lines,
+        Err(error) => {
+            eprintln!("outrigger: {error}");
             return ExitCode::FAILURE;
         }
     };
+    let code = begin(path, command, environment, &metrics, &lines).unwrap_or_else(|Stop { code, lines: why }| {
+        lines.put(|out| why.iter().for_each(|line| out.extend_from_slice(format!("{line}\n").as_bytes())));
+        ExitCode::from(code)
+    });
+    // Whoever reads them may have stopped: then the code alone has to tell.
+    lines.close(LAST_LINES);
+    code
+}
+
+fn begin(
+    path: &Path,
+    command: &[OsString],
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    lines: &Arc<Lines>,
+) -> Result<ExitCode, Stop> {
+    log::init(environment.variable("OUTRIGGER_LOG").as_deref(), lines.clone())
+        .map_err(|error| Stop { code: 2, ..Stop::because(error) })?;
+    let facts = Facts::gather();
+    let variables = environment.variables();
+    let loaded = load(path, &facts, &|name| variables.get(name).cloned())
+        .map_err(|problems| Stop { code: 1, lines: vec![problems.to_string()] })?;
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let started = control.map_err(Stop::from).and_then(|control| {
-        let data = Data::start(loaded.plan.workers)?;
-        let code = control.block_on(serve(path, &facts, &variables, loaded, command, &data));
-        data.end();
-        code
-    });
-    match started {
-        Ok(code) => code,
-        Err(Stop { code, lines }) => {
-            for line in lines {
-                eprintln!("outrigger: {line}");
-            }
-            ExitCode::from(code)
-        }
-    }
+    let (which, format) = loaded.plan.access_log.choice();
+    let access = AccessLog::new(which, format, lines.clone());
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let data = Data::start(loaded.plan.workers)?;
+    let code = control.block_on(serve(path, &facts, &variables, loaded, command, &data, (metrics.clone(), access)));
+    data.end();
+    code
 }
 
 /// Why the program ends before it has begun.
@@ -92,13 +101,13 @@ struct Stop {
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        Self::because(error.to_string())
+        Self::because(error)
     }
 }
 
 impl Stop {
-    fn because(line: impl Into<String>) -> Self {
-        Self { code: 1, lines: vec![line.into()] }
+    fn because(error: impl std::fmt::Display) -> Self {
+        Self { code: 1, lines: vec![format!("outrigger: {error}")] }
     }
 }
 
@@ -119,18 +128,16 @@ async fn serve(
     loaded: Loaded,
     command: &[OsString],
     data: &Data,
+    (metrics, access): (Arc<Metrics>, AccessLog),
 ) -> Result<ExitCode, Stop> {
     // Caught before anything is open, so that no early signal has the system's default effect.
     let mut signals = Signals::catch(!command.is_empty())?;
     let plan = Arc::new(loaded.plan.clone());
-    let metrics = Arc::new(Metrics::default());
     let tasks = Tasks::default();
     let upstreams = Arc::new(Upstreams::new(metrics.clone(), Tasks::default()));
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let (which, format) = plan.access_log.choice();
-    let access = AccessLog::start(which, format, metrics.clone(), stderr()?)?;
     let (inbound, outbound) = (Direction::default(), Direction::default());
     let core =
         Arc::new(Core { world: ArcSwap::from_pointee(world), metrics: metrics.clone(), access, inbound, outbound });
@@ -159,7 +166,7 @@ async fn serve(
         Err(error) => {
             running.stop.advance(Phase::Draining);
             end(signals, running, None).await;
-            return Err(Stop { code: error.exit_code(), lines: vec![error.to_string()] });
+            return Err(Stop { code: error.exit_code(), ..Stop::because(error) });
         }
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
@@ -198,7 +205,7 @@ async fn bind_all(plan: &Arc<Plan>, loaded: &Loaded, doors: &Doors) -> Result<(S
         Ok(_) => {}
         Err(errors) => lines.extend(works::door_problems(Some(loaded), &errors)),
     }
-    Err(Stop { code: 1, lines })
+    Err(Stop { code: 1, lines: lines.into_iter().map(|line| format!("outrigger: {line}")).collect() })
 }
 
 /// Servers that are bound, and what each shows.
@@ -304,7 +311,6 @@ async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> Ex
     if let End::Forced { why, connections } = ended {
         error!(?why, connections, "the shutdown was cut short");
     }
-    core.access.close(LAST_LINES);
     if had_child {
         // Killed at the latest by the forced end, so it is there at once.
         return tokio::time::timeout(LAST_LINES, code)

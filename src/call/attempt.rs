@@ -176,9 +176,9 @@ impl<'a> Tries<'a> {
                 Ok(connected) => return Ok(connected),
                 Err(error) => error,
             };
-            trail.failed();
-            self.unreachable.extend(trail.endpoint.clone());
             self.now = Instant::now();
+            trail.unconnected(self.now, error.reason);
+            self.unreachable.extend(trail.endpoint.clone());
             if self.unreachable.len() >= MOST_ENDPOINTS || self.pick().is_none() {
                 return Err(Failure::new(error.reason, error.detail));
             }
@@ -217,8 +217,8 @@ impl<'a> Tries<'a> {
                     trail.overtaken(beside);
                     return Ok(connected);
                 }
-                Err(_) => {
-                    beside.failed();
+                Err(error) => {
+                    beside.unconnected(Instant::now(), error.reason);
                     self.unreachable.extend(beside.endpoint);
                     return first.await;
                 }
@@ -229,8 +229,8 @@ impl<'a> Tries<'a> {
                 trail.overtaken(beside);
                 Ok(connected)
             }
-            Err(_) => {
-                beside.failed();
+            Err(late) => {
+                beside.unconnected(Instant::now(), late.reason);
                 self.unreachable.extend(beside.endpoint);
                 Err(error)
             }
@@ -268,6 +268,13 @@ impl Trail {
     fn failed(&mut self) {
         if let Some(mut in_flight) = self.in_flight.take() {
             in_flight.answered(Instant::now(), false);
+        }
+    }
+
+    /// There was no connection, for `reason`.
+    fn unconnected(&mut self, now: Instant, reason: Reason) {
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.unconnected(now, reason);
         }
     }
 

@@ -62,6 +62,9 @@ pub struct Arguments {
     command: Command,
 }
 
+/// What clap itself ends with.
+const WRONG_COMMAND_LINE: u8 = 2;
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 something is wrong and was said, 2 the command line is wrong; \
     `run -- APP` gives the app's own code, 128+n where signal n ended it, 126 or 127 where it could not be started.\n\
     Environment: OUTRIGGER_CONFIG, OUTRIGGER_ADMIN, OUTRIGGER_LOG (such as `info`, `outrigger=debug`).";
@@ -159,6 +162,15 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
     let variables = |name: &str| environment.variable(name);
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
     match arguments.command {
+        Command::Run { app, .. }
+            if app.is_empty() && std::env::args_os().next_back().is_some_and(|last| last == "--") =>
+        {
+            complain(
+                &mut err,
+                "run: no program after `--`: name the app to start, or leave `--` away to run without one",
+            );
+            ExitCode::from(WRONG_COMMAND_LINE)
+        }
         Command::Run { file, app } => {
             drop(out);
             app::run(&file.path(environment), &app, environment)

@@ -5,7 +5,7 @@ use super::kind::{Set, words};
 use super::listener::Protocol;
 use super::section::section;
 use super::units::{Count, Timer};
-use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, Target};
+use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, SrvName, Target};
 
 words! {
     /// How an endpoint is chosen.
@@ -27,7 +27,7 @@ section! {
         /// A name with A and AAAA records, and a port.
         dns "dns": Option<Set<HostPort>> = Sample("payments.shop.internal:8080");
         /// A name with SRV records.
-        srv "srv": Option<Set<DnsName>> = Unset("_http._tcp.payments.shop.internal");
+        srv "srv": Option<Set<SrvName>> = Unset("_http._tcp.payments.shop.internal");
         /// The control file: watched, validated, swapped whole.
         file "file": Option<Set<FilePath>> = Unset("peers.yaml");
         /// Addresses, with or without what a control file could say about them.

@@ -178,16 +178,18 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The one of `known` that `word` was probably meant to be.
+/// The one of `known` that `word` was probably meant to be. Slips seldom fall on the first letter: where that differs,
+/// one letter exchanged or two swapped is all that is forgiven, so that `mtls` is not taken for `tls`.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
     let meant = plain(word);
-    known
-        .into_iter()
-        .map(|candidate| (strsim::osa_distance(&meant, &plain(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let distance = |candidate: &'k str| {
+        let plain = plain(candidate);
+        let distance = strsim::osa_distance(&meant, &plain);
+        let alike = plain.chars().next() == meant.chars().next() || (distance == 1 && plain.len() == meant.len());
+        (alike && distance <= 1.max(candidate.len() / 3)).then_some((distance, candidate))
+    };
+    known.into_iter().filter_map(distance).min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
 /// A text from a file as it may stand in a message: short, without control characters.
@@ -227,13 +229,18 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_near() {
-        let known = ["keep-alive", "connect", "request", "idle"];
+        let known = ["keep-alive", "connect", "request", "idle", "tls"];
         for (word, expect) in [
             ("keepalive", Some("keep-alive")),
             ("keep_alive", Some("keep-alive")),
             ("conect", Some("connect")),
             ("Request", Some("request")),
             ("banana", None),
+            ("vonnect", Some("connect")),
+            ("ocnnect", Some("connect")),
+            ("disconnect", None),
+            ("mtls", None),
+            ("tsl", Some("tls")),
         ] {
             assert_eq!(nearest(word, known), expect, "{word}");
         }

@@ -87,6 +87,11 @@ scalars! {
         "a DNS name", HOST,
         |text| if is_host(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
 
+    /// The name of SRV records (RFC 2782).
+    SrvName(String) "srv-name",
+        "the name of SRV records, `_SERVICE._PROTOCOL.NAME`", r"^_[A-Za-z0-9_-]+\._[A-Za-z0-9_-]+\..+$",
+        srv_name, Clone::clone;
+
     /// A host of a peer, with or without a port.
     HostEntry((String, Option<u16>)) "host",
         "`HOST` or `HOST:PORT`", r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?$",
@@ -221,6 +226,19 @@ fn host_port(text: &str) -> Result<(String, u16), Wrong> {
     };
     match port_number(port) {
         Some(port) if is_host(host) && !looks_like_ip(host) => Ok((host.to_owned(), port)),
+        _ => Err(Wrong::default()),
+    }
+}
+
+fn srv_name(text: &str) -> Result<String, Wrong> {
+    let labels: Vec<&str> = text.trim_end_matches('.').split('.').collect();
+    match labels.as_slice() {
+        [service, protocol, _, ..] if service.starts_with('_') && protocol.starts_with('_') && is_host(text) => {
+            Ok(text.to_owned())
+        }
+        [first, ..] if !first.starts_with('_') && is_host(text) => {
+            Err(Wrong::because(format!("service and protocol are missing, as in `_grpc._tcp.{text}`")))
+        }
         _ => Err(Wrong::default()),
     }
 }
@@ -371,6 +389,15 @@ mod tests {
             ("::1", Ok("[::1]")),
             ("*.shop", Err("patterns are not supported: list each host")),
             ("300.1.2.3", Err("")),
+        ]);
+        check::<SrvName>(&[
+            ("_grpc._tcp.ledger.shop", Ok("_grpc._tcp.ledger.shop")),
+            ("_grpc._tcp.shop.", Ok("_grpc._tcp.shop.")),
+            ("ledger.shop", Err("service and protocol are missing, as in `_grpc._tcp.ledger.shop`")),
+            ("foo", Err("service and protocol are missing, as in `_grpc._tcp.foo`")),
+            ("_grpc.ledger.shop", Err("")),
+            ("_grpc._tcp", Err("")),
+            ("_grpc._tcp.a b", Err("")),
         ]);
         check::<ServerName>(&[("*.Shop", Ok("*.shop")), ("db.x", Ok("db.x")), ("*", Err("")), ("a.*", Err(""))]);
         check::<AllowEntry>(&[

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::refresh::{Report, Shared};
@@ -53,13 +54,33 @@ impl Question {
 pub(super) async fn follow(shared: Arc<Shared>, question: Question, mut report: Report) {
     let mut keeper = Keeper::default();
     let mut round = shared.round.subscribe();
+    let doubts = report.target().doubts();
     loop {
         round.mark_unchanged();
         let step = question.step(&mut keeper, &shared).await;
+        let early = shared.early(&doubts, &step);
         report.tell(step.endpoints, &step.standing, step.failed);
         tokio::select! {
             () = sleep_until(step.next) => {}
             _ = round.changed() => {}
+            () = early => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Ends when an address of the answer `step` could not be connected to: it may be out of date before its time. Not
+    /// before the floor is over, so that a peer that is down costs no more lookups than a short time to live; and
+    /// never while the servers fail or know no address: then their own times count.
+    pub(super) fn early(&self, doubts: &Arc<Notify>, step: &Step) -> impl Future<Output = ()> + Send + use<> {
+        let soonest = Instant::now() + Times::from(self.resolver.load().plan()).soonest();
+        let (doubts, never) = (doubts.clone(), step.failed || step.endpoints.is_empty());
+        async move {
+            if never {
+                std::future::pending::<()>().await;
+            }
+            sleep_until(soonest).await;
+            doubts.notified().await;
         }
     }
 }

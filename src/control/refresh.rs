@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
@@ -39,6 +39,8 @@ pub trait Target: Send + Sync + 'static {
     fn stand(&self, standing: &Standing);
     /// Counts an answer that failed.
     fn count_failure(&self);
+    /// Where it tells that an endpoint could not be connected to.
+    fn doubts(&self) -> Arc<Notify>;
 }
 
 impl Target for Peer {
@@ -69,6 +71,10 @@ impl Target for Peer {
 
     fn count_failure(&self) {
         self.metrics().discovery_failures.inc();
+    }
+
+    fn doubts(&self) -> Arc<Notify> {
+        Self::doubts(self).clone()
     }
 }
 

@@ -8,6 +8,7 @@ use hickory_resolver::proto::rr::RecordType;
 
 use super::*;
 use crate::control::files;
+use crate::dns::keeper::Step;
 use crate::dns::system::Files;
 use crate::dns::testserver::{Say, TestServer, ips, service};
 use crate::plan::DnsPlan;
@@ -23,6 +24,7 @@ pub(crate) struct Told {
 
 pub(crate) struct Fake {
     name: PeerName,
+    doubts: Arc<Notify>,
     began: Vec<EndpointSpec>,
     told: watch::Sender<Told>,
 }
@@ -36,7 +38,7 @@ impl Fake {
     fn knowing(name: &str, addresses: &[&str]) -> Arc<Self> {
         let began = addresses.iter().map(|addr| EndpointSpec::bare(addr.parse().unwrap())).collect();
         let told = Told { endpoints: addresses.iter().map(ToString::to_string).collect(), ..Told::default() };
-        Arc::new(Self { name: PeerName::new(name), began, told: watch::Sender::new(told) })
+        Arc::new(Self { name: PeerName::new(name), doubts: Arc::default(), began, told: watch::Sender::new(told) })
     }
 
     fn wanted(self: &Arc<Self>, addresses: Addresses) -> Wanted {
@@ -83,6 +85,10 @@ impl Target for Fake {
 
     fn count_failure(&self) {
         self.told.send_modify(|told| told.failures += 1);
+    }
+
+    fn doubts(&self) -> Arc<Notify> {
+        self.doubts.clone()
     }
 }
 
@@ -218,6 +224,60 @@ async fn a_kept_peer_goes_on_undisturbed_and_a_removed_one_ends() {
     assert_eq!(server.count("a.test", RecordType::A), 1);
     drop(refresher);
     tasks.idle().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_has_its_name_asked_for_early() {
+    let (server, dir) = (TestServer::start().await, Dir::new("doubt"));
+    server.say("db.test", RecordType::A, Say::Records(ips("db.test", 3600, &["10.0.0.1"])));
+    server.say("db.test", RecordType::AAAA, Say::NoData(None));
+    let mut plan = dir.resolver(&server, FOR_EVER).plan().clone();
+    plan.ceiling = FOR_EVER;
+    let files = Files { resolv_conf: dir.at("resolv.conf"), hosts: dir.at("hosts") };
+    let (refresher, ..) = refresher(Resolver::with_files(&plan, files), files::parse);
+    let db = Fake::new("db");
+    refresher.set(&[db.wanted(host("db.test"))]);
+    db.until(&["10.0.0.1:80"], "ready").await;
+    server.say("db.test", RecordType::A, Say::Records(ips("db.test", 3600, &["10.0.0.2"])));
+    for _ in 0..100 {
+        db.doubts.notify_one();
+    }
+    db.until(&["10.0.0.2:80"], "ready").await;
+    assert_eq!(server.count("db.test", RecordType::A), 2, "many at once are one question");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_question_waits_for_the_floor_and_for_servers_that_answer() {
+    let (floor, doubts) = (Duration::from_secs(7), Arc::new(Notify::new()));
+    let plan = DnsPlan {
+        servers: vec!["127.0.0.1:1".parse().unwrap()],
+        floor,
+        ceiling: FOR_EVER,
+        stale_for: FOR_EVER,
+        timeout: floor,
+        hosts_file: false,
+    };
+    let (refresher, ..) = refresher(Resolver::new(&plan), files::parse);
+    let start = Instant::now();
+    let step = |failed: bool, addresses: &[&str]| Step {
+        endpoints: addresses.iter().map(|addr| EndpointSpec::bare(addr.parse().unwrap())).collect(),
+        next: start + FOR_EVER,
+        standing: Standing::Ready,
+        failed,
+    };
+    let early = refresher.shared().early(&doubts, &step(false, &["10.0.0.1:80"]));
+    doubts.notify_one();
+    early.await;
+    assert_eq!(start.elapsed(), floor);
+    for unanswered in [step(true, &["10.0.0.1:80"]), step(false, &[])] {
+        doubts.notify_one();
+        assert!(timeout(FOR_EVER, refresher.shared().early(&doubts, &unanswered)).await.is_err());
+    }
+    assert!(
+        timeout(FOR_EVER, refresher.shared().early(&Arc::new(Notify::new()), &step(false, &["10.0.0.1:80"])))
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]

@@ -34,11 +34,13 @@ async fn follow(shared: Arc<Shared>, table: Weak<Adhoc>, ask: Ask) {
         round.mark_unchanged();
         let step = question.step(&mut keeper, &shared).await;
         let Some(rules) = table.upgrade().map(|table| table.rules()) else { return };
+        let early = shared.early(ask.peer.doubts(), &step);
         let (decided, next) = (Instant::now(), step.next);
         let failed = settle(&ask, step, &rules.egress);
         tokio::select! {
             () = sleep_until(next) => {}
             _ = round.changed() => {}
+            () = early => {}
             () = ask.forgotten() => return,
         }
         let idle = if failed { Instant::now().saturating_duration_since(decided) } else { IDLE };
@@ -56,6 +58,8 @@ fn settle(ask: &Ask, step: Step, egress: &Egress) -> bool {
     let (endpoints, refused) = permitted(step.endpoints, egress, &ask.host);
     let (reason, standing) = match (refused, step.standing) {
         (Some(why), _) if endpoints.is_empty() => (Reason::AddressRefused, Standing::Empty { why }),
+        // The servers answered: it is the name that has nothing, as for a listed peer.
+        (_, standing @ Standing::Empty { .. }) => (Reason::NoEndpoint, standing),
         (_, standing) => (Reason::DnsFailed, standing),
     };
     let state = match &standing {

@@ -57,7 +57,7 @@ async fn unlisted_names_become_peers_within_the_rules() {
         ("local.test", 80, Reason::AddressRefused, "local.test: 127.0.0.1:80 is a loopback address"),
         ("169.254.169.254", 80, Reason::AddressRefused, "is a link-local address"),
         ("self.test", 15006, Reason::AddressRefused, "is an own listener"),
-        ("gone.test", 80, Reason::DnsFailed, "gone.test: the name does not exist (NXDOMAIN)"),
+        ("gone.test", 80, Reason::NoEndpoint, "gone.test: the name does not exist (NXDOMAIN)"),
         ("not a name", 80, Reason::DnsFailed, "is not a host name"),
     ] {
         let error = table.peer(host, port, Deadline::NONE).await.err().unwrap();

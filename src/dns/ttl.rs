@@ -31,6 +31,11 @@ impl From<&DnsPlan> for Times {
 }
 
 impl Times {
+    /// How soon a name may be asked for again, whatever the reason.
+    pub fn soonest(&self) -> Duration {
+        self.floor.max(LEAST)
+    }
+
     /// How long an answer with this time to live (`None`: it has no end) is used before the name is asked for again.
     ///
     /// `roll`, from 0 to 1, places the moment between 0.8 and 1.0 of the time to live, so that many sidecars that

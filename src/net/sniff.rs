@@ -103,6 +103,12 @@ fn judge_line(bytes: &[u8]) -> Verdict {
     }
 }
 
+/// Whether first bytes that tell no protocol yet can only become a request of HTTP/1, and no HTTP/2 preface: at least
+/// the beginning of a method stands there, so an answer of HTTP/1 is what their sender would understand.
+pub fn may_become_http1(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|first| is_token(*first)) && !bytes.starts_with(b"PRI ") && judge(bytes) == Verdict::More
+}
+
 fn starts_absolute(target: &[u8]) -> bool {
     target.len() >= 4 && target.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
 }
@@ -137,11 +143,12 @@ fn judge_tls(bytes: &[u8]) -> Verdict {
     if bytes.len() >= MOST { Verdict::Is(Wire::Opaque) } else { Verdict::More }
 }
 
-/// Reads until the protocol is known, for `rest` at most from the first byte on; gives back what was read. The end of the stream decides too: nothing at all is
-/// opaque and empty. The caller brings the clock. Cancel-safe only in that `seen` keeps what was read.
+/// Reads until the protocol is known, for `rest` at most from the first byte on; gives back what was read. The end of
+/// the stream decides too: nothing at all is opaque and empty. The caller brings the clock of the first byte.
+/// Cancel-safe only in that `seen` keeps what was read.
 ///
 /// # Errors
-/// What reading gives.
+/// What reading gives; `TimedOut` when `rest` is over.
 pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest: Duration) -> io::Result<Wire> {
     let mut late = Deadline::NONE;
     loop {
@@ -216,6 +223,25 @@ mod tests {
         check(b"EHLO me\r\n", opaque());
         check(&[0x16, 9], opaque());
         check(&[b'A'; 32], opaque());
+    }
+
+    #[test]
+    fn the_beginning_of_a_request_is_told_from_other_beginnings() {
+        for (bytes, may) in [
+            (&b"G"[..], true),
+            (b"GE", true),
+            (b"GET ", true),
+            (b"FOO /x HTTP/1.", true),
+            (b"P", true),
+            (b"PRI ", false),
+            (b"PRI * HTTP/2.0\r\n", false),
+            (b"", false),
+            (&[0x16, 3, 1], false),
+            (b"GET /", false),
+            (b"*1\r\n", false),
+        ] {
+            assert_eq!(may_become_http1(bytes), may, "{:?}", String::from_utf8_lossy(bytes));
+        }
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::HeaderValue;
-use tokio::io::AsyncReadExt;
+use http::{HeaderValue, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use super::failure::LATE_HEAD;
 use super::record;
 use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
@@ -26,7 +27,7 @@ use crate::net::accept::USER_TIMEOUT;
 use crate::net::clocked::Clock;
 use crate::net::io::Io;
 use crate::net::origdst::OriginalDst;
-use crate::net::sniff::{Wire, is_http2_server, sniff};
+use crate::net::sniff::{Wire, is_http2_server, may_become_http1, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Protocol};
 use crate::reason::Reason;
@@ -65,7 +66,7 @@ pub fn accepted(
         tls: false,
         clock: Clock::new(Instant::now()),
         no_informational: Arc::new(move |answer| {
-            if answer.status() != http::StatusCode::CONTINUE {
+            if answer.status() != StatusCode::CONTINUE {
                 counted.metrics.door(side).informational_dropped.inc();
             }
         }),
@@ -96,6 +97,8 @@ enum Found {
     Caller(Wire, Option<(Opaque, Io)>),
     /// The peer spoke first, and this.
     Peer(Opaque, Io, BytesMut),
+    /// The caller's first bytes stopped short of telling the protocol.
+    Late,
     /// Neither, in time; or the peer could not be reached.
     Nothing,
 }
@@ -106,11 +109,26 @@ async fn detect(conn: Conn, mut io: Io) {
     let found = find(&conn, &mut io, &mut seen).await;
     match found {
         Found::Nothing => {}
+        // Connected and closed, as a health check does: at a door that leads to no one peer nobody was called.
+        Found::Caller(Wire::Opaque, None) if seen.is_empty() && matches!(conn.door.leads, Leads::ByAuthority) => {}
+        Found::Late => late(&conn, io, &seen).await,
         // The tunnel writes the greeting too, under its clock and its shutdown.
         Found::Peer(record, peer, first) => {
             record.carry(io.prefixed(seen.freeze()), peer.prefixed(first.freeze())).await;
         }
         Found::Caller(wire, dialled) => speak(conn, wire, io.prefixed(seen.freeze()), dialled).await,
+    }
+}
+
+/// Tells of first bytes that stopped short, for nothing else does; a caller that began a request is answered too.
+async fn late(conn: &Conn, mut io: Io, seen: &[u8]) {
+    let answered = matches!(conn.door.protocol, Protocol::Auto | Protocol::Http1) && may_become_http1(seen);
+    let status = answered.then_some(StatusCode::REQUEST_TIMEOUT);
+    let detail = "the first bytes stopped before they told the protocol";
+    record::refused_with(conn, Reason::HeadTimeout, status, detail);
+    if answered {
+        // Best effort: a caller that does not read gets the close alone.
+        let _ = timeout(LAST_WORD, io.write_all(LATE_HEAD)).await;
     }
 }
 
@@ -123,14 +141,14 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     tokio::pin!(sniffing);
     let at_once = futures_util::poll!(sniffing.as_mut());
     if let std::task::Poll::Ready(wire) = at_once {
-        return heard(conn, wire);
+        return heard(wire);
     }
     let mut drain = conn.drain.clone();
     let Some(peer) = early else {
         // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
         return tokio::select! {
             wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => match wire {
-                Ok(wire) => heard(conn, wire),
+                Ok(wire) => heard(wire),
                 Err(_) => Found::Nothing,
             },
             _ = drain.reached(Phase::Draining) => Found::Nothing,
@@ -142,7 +160,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
             Ok(dialled) => dialled,
             Err(wire) => {
                 record.unused();
-                return heard(conn, wire);
+                return heard(wire);
             }
         };
         let mut dialled = match (dialled, spoken) {
@@ -155,7 +173,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         tokio::select! {
             wire = sniffing.as_mut() => match wire {
                 Ok(wire) => Found::Caller(wire, Some((record, dialled))),
-                Err(error) => { record.unused(); heard(conn, Err(error)) }
+                Err(error) => { record.unused(); heard(Err(error)) }
             },
             read = greeting(&mut dialled, &mut first) => match read {
                 Ok(true) => {
@@ -175,14 +193,11 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     }
 }
 
-/// What sniffing came to; first bytes that stopped short of telling the protocol are told of, for nothing else tells.
-fn heard(conn: &Conn, wire: io::Result<Wire>) -> Found {
+/// What sniffing came to.
+fn heard(wire: io::Result<Wire>) -> Found {
     match wire {
         Ok(wire) => Found::Caller(wire, None),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            record::refused(conn, Reason::HeadTimeout, "the first bytes stopped before they told the protocol");
-            Found::Nothing
-        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Found::Late,
         Err(_) => Found::Nothing,
     }
 }
@@ -220,9 +235,11 @@ async fn greeting(peer: &mut Io, first: &mut BytesMut) -> io::Result<bool> {
 
 /// After an early dial that failed or met HTTP/2: a caller that speaks HTTP is owed an answer, which the corridor gives.
 async fn last_word(sniffing: impl Future<Output = io::Result<Wire>>, mut record: Opaque, patience: Duration) -> Found {
-    let Ok(Ok(wire)) = timeout(patience, sniffing).await else { return Found::Nothing };
-    record.unused();
-    Found::Caller(wire, None)
+    let found = timeout(patience, sniffing).await.map_or(Found::Nothing, heard);
+    if !matches!(found, Found::Nothing) {
+        record.unused();
+    }
+    found
 }
 
 fn first_bytes(keep_alive: Duration, head: Duration) -> Duration {
@@ -379,10 +396,12 @@ async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
 async fn inside(conn: Arc<Conn>, mut io: Io) {
     let mut seen = BytesMut::new();
     let limits = &conn.door.limits;
-    let wire =
-        timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen, limits.head_timeout))
-            .await;
-    if let Ok(Ok(wire)) = wire {
-        Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await;
+    let sniffing = sniff(&mut io, &mut seen, limits.head_timeout);
+    let heard =
+        timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing).await.map_or(Found::Nothing, heard);
+    match heard {
+        Found::Caller(wire, _) => Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await,
+        Found::Late => late(&conn, io, &seen).await,
+        Found::Peer(..) | Found::Nothing => {}
     }
 }

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::{Request, Response};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -28,9 +26,13 @@ use crate::plan::build::build;
 use crate::reason::Reason;
 use crate::telemetry::access::{AccessLog, Which};
 use crate::telemetry::line::Format;
+use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::{Metrics, PeerMetrics};
 use crate::upstream::adhoc::{Adhoc, Rules};
 use crate::upstream::world::{Upstreams, World};
+
+mod detection;
+mod http2;
 
 const GET: &str = "GET /path HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -57,6 +59,7 @@ struct House {
     /// The app's end of every connection to it.
     app: mpsc::Receiver<DuplexStream>,
     said: Text,
+    log: Arc<Lines>,
     /// What the app's side of a test runs on.
     tasks: Tasks,
 }
@@ -78,7 +81,8 @@ impl House {
         let (adhoc, _) = Adhoc::new(upstreams.clone(), plan.peers[0].policy.clone(), Rules::from(&*plan));
         let world = World::first(plan.clone(), &upstreams, adhoc).unwrap();
         let said = Text::default();
-        let access = AccessLog::start(Which::All, Format::Text, metrics.clone(), said.clone()).unwrap();
+        let lines = Lines::start(said.clone(), metrics.clone()).unwrap();
+        let access = AccessLog::new(Which::All, Format::Text, lines.clone());
         let core = Core {
             world: ArcSwap::from_pointee(world),
             metrics,
@@ -87,7 +91,7 @@ impl House {
             outbound: Default::default(),
         };
         let learned = Learned::new(Instant::now());
-        Self { core: Arc::new(core), plan, learned, app, said, tasks: Tasks::default() }
+        Self { core: Arc::new(core), plan, learned, app, said, log: lines, tasks: Tasks::default() }
     }
 
     /// A caller's connection on which `first` was written before anyone looks.
@@ -128,7 +132,7 @@ impl House {
     /// Waits for the end of every connection, then gives all lines; nothing may be left counted as open.
     async fn lines(&self) -> Vec<String> {
         self.core.inbound.open.idle().await;
-        assert!(self.core.access.close(Duration::from_secs(10)));
+        assert!(self.log.close(Duration::from_secs(10)));
         assert_eq!(self.metrics().in_flight.get(), 0);
         String::from_utf8(self.said.0.lock().clone()).unwrap().lines().map(str::to_owned).collect()
     }
@@ -170,6 +174,12 @@ async fn rest(io: &mut DuplexStream) -> String {
     // A pipe that is dropped in the middle is an end like any other here.
     let _ = io.read_to_end(&mut all).await;
     String::from_utf8(all).unwrap()
+}
+
+async fn rest_bytes(io: &mut DuplexStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let _ = io.read_to_end(&mut all).await;
+    all
 }
 
 async fn say(io: &mut DuplexStream, text: &str) {
@@ -315,9 +325,6 @@ async fn a_tunnel_that_stands_still_is_ended() {
     );
 }
 
-const UPGRADE: &str = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-
 #[tokio::test(start_paused = true)]
 async fn in_a_tunnel_only_its_idle_time_counts() {
     let mut house = House::new("");
@@ -394,63 +401,71 @@ async fn an_upgrade_on_a_connection_that_the_app_has_just_closed_is_sent_again()
     assert_eq!((house.metrics().attempts.get(), house.metrics().reconnects.get()), (3, 1));
 }
 
-/// What is said, by whom, until the caller leaves; and what the one line then has to say.
+/// What is said, and by whom.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Caller(&'static str),
     App(&'static str),
 }
 
+use Step::{App, Caller};
+
+const POST: &str = "POST /path HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
+const UPGRADE: &str = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// What was said when the caller leaves, and words of the one line that is then written; `None` where nothing was asked.
+const LEAVINGS: &[(&[Step], Option<&str>)] = &[
+    // Within a head: nothing was asked.
+    (&[Caller("GET /path HTTP/1.1\r\nHos")], None),
+    // Before an answer.
+    (&[Caller(GET)], Some("reason=client_gone side=client")),
+    // Within its own body, and after it.
+    (&[Caller(POST), Caller("part")], Some("reason=")),
+    (&[Caller(POST), Caller("ninebytes")], Some("reason=client_gone side=client")),
+    // Within the answer's head, and its body.
+    (&[Caller(GET), App("HTTP/1.1 200 OK\r\nConte")], Some("reason=client_gone side=client")),
+    (&[Caller(GET), App("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")], Some("status=200 reason=client_gone")),
+    (&[Caller(GET), App("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")], Some("status=200 reason=client_gone")),
+    (
+        &[Caller(GET), App("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")],
+        Some("status=200 reason=client_gone"),
+    ),
+    // After an informational answer, and a whole one.
+    (&[Caller(GET), App("HTTP/1.1 103 Early Hints\r\n\r\n")], Some("reason=client_gone side=client")),
+    (&[Caller(GET), App(OK)], Some("status=200 peer=")),
+    // Before, and in, a tunnel.
+    (&[Caller(UPGRADE)], Some("reason=client_gone side=client")),
+    (&[Caller(UPGRADE), App(SWITCHED)], Some("status=101")),
+    (&[Caller(UPGRADE), App(SWITCHED), App("some")], Some("status=101")),
+];
+
+/// Plays what is said, letting all that can go on do so after each; the ends that have come to be.
+async fn play(house: &mut House, steps: &[Step]) -> (Option<DuplexStream>, Option<DuplexStream>) {
+    let (mut caller, mut app) = (None, None);
+    for step in steps {
+        match step {
+            Caller(text) => match &mut caller {
+                None => caller = Some(house.caller(text).await),
+                Some(caller) => say(caller, text).await,
+            },
+            App(text) => {
+                if app.is_none() {
+                    app = Some(house.asked().await);
+                }
+                say(app.as_mut().unwrap(), text).await;
+            }
+        }
+        settle().await;
+    }
+    (caller, app)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_leaves_is_counted_and_told_of_once_wherever_it_stands() {
-    use Step::{App, Caller};
-    const POST: &str = "POST /path HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
-    let table: &[(&[Step], Option<&str>)] = &[
-        // Within a head: nothing was asked.
-        (&[Caller("GET /path HTTP/1.1\r\nHos")], None),
-        // Before an answer.
-        (&[Caller(GET)], Some("reason=client_gone side=client")),
-        // Within its own body, and after it.
-        (&[Caller(POST), Caller("part")], Some("reason=")),
-        (&[Caller(POST), Caller("ninebytes")], Some("reason=client_gone side=client")),
-        // Within the answer's head, and its body.
-        (&[Caller(GET), App("HTTP/1.1 200 OK\r\nConte")], Some("reason=client_gone side=client")),
-        (&[Caller(GET), App("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")], Some("status=200 reason=client_gone")),
-        (
-            &[Caller(GET), App("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")],
-            Some("status=200 reason=client_gone"),
-        ),
-        (
-            &[Caller(GET), App("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")],
-            Some("status=200 reason=client_gone"),
-        ),
-        // After an informational answer, and a whole one.
-        (&[Caller(GET), App("HTTP/1.1 103 Early Hints\r\n\r\n")], Some("reason=client_gone side=client")),
-        (&[Caller(GET), App(OK)], Some("status=200 peer=")),
-        // Before, and in, a tunnel.
-        (&[Caller(UPGRADE)], Some("reason=client_gone side=client")),
-        (&[Caller(UPGRADE), App(SWITCHED)], Some("status=101")),
-        (&[Caller(UPGRADE), App(SWITCHED), App("some")], Some("status=101")),
-    ];
-    for (steps, expected) in table {
+    for (steps, expected) in LEAVINGS {
         let mut house = House::new("");
-        let mut caller = None;
-        let mut app = None;
-        for step in *steps {
-            match step {
-                Caller(text) => match &mut caller {
-                    None => caller = Some(house.caller(text).await),
-                    Some(caller) => say(caller, text).await,
-                },
-                App(text) => {
-                    if app.is_none() {
-                        app = Some(house.asked().await);
-                    }
-                    say(app.as_mut().unwrap(), text).await;
-                }
-            }
-            settle().await;
-        }
+        let (caller, mut app) = play(&mut house, steps).await;
         if expected.is_some() && app.is_none() {
             app = Some(house.app().await);
         }
@@ -520,246 +535,4 @@ async fn a_forced_end_does_not_wait_and_tells_of_what_it_cut() {
     let line = house.line().await;
     assert!(line.contains("reason="), "{line}");
     assert_eq!(house.exchanges(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn whoever_speaks_first_decides() {
-    // The app: a protocol in which the server speaks first.
-    let mut house = House::new("");
-    let mut caller = house.caller("").await;
-    let mut app = house.app().await;
-    sleep(Duration::from_secs(100)).await;
-    say(&mut app, "220 hello\r\n").await;
-    read_until(&mut caller, "220 hello\r\n").await;
-    // What the caller says now is no HTTP, whatever it looks like.
-    say(&mut caller, GET).await;
-    read_until(&mut app, "\r\n\r\n").await;
-    drop((caller, app));
-    let line = house.line().await;
-    assert!(line.contains("protocol=tcp") && line.contains("bytes_out=11"), "{line}");
-
-    // The caller, late: the connection that was dialled early is not used for HTTP.
-    let mut house = House::new("");
-    let mut caller = house.caller("").await;
-    let mut unused = house.app().await;
-    sleep(Duration::from_secs(100)).await;
-    say(&mut caller, GET).await;
-    let mut app = house.asked().await;
-    assert_eq!(rest(&mut unused).await, "");
-    say(&mut app, OK).await;
-    read_until(&mut caller, "hi").await;
-    drop(caller);
-    let line = house.line().await;
-    assert!(line.contains("protocol=HTTP/1.1") && line.contains("status=200"), "{line}");
-
-    // Having answered HTTP, the app is not dialled early again.
-    let mut house = House::new("");
-    let mut caller = house.caller(GET).await;
-    let mut app = house.asked().await;
-    say(&mut app, OK).await;
-    read_until(&mut caller, "hi").await;
-    let silent = house.caller("").await;
-    settle().await;
-    assert!(house.app.try_recv().is_err());
-    drop((caller, silent));
-
-    // The caller, late, in bytes of its own: they go to the connection that is there.
-    let mut house = House::new("");
-    let mut caller = house.caller("").await;
-    let mut app = house.app().await;
-    say(&mut caller, "*1\r\n$4\r\nPING\r\n").await;
-    read_until(&mut app, "PING\r\n").await;
-    drop((caller, app));
-    assert!(house.line().await.contains("bytes_in=14"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_dead_app_is_told_to_callers_that_speak_and_shown_to_others() {
-    let mut house = House::new("");
-    house.app.close();
-    let mut caller = house.caller("").await;
-    settle().await;
-    say(&mut caller, GET).await;
-    let answer = read_until(&mut caller, "\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("reason=connect_refused; side=app"), "{answer}");
-    drop(caller);
-    house.line().await;
-
-    let mut house = House::new("");
-    house.app.close();
-    let mut caller = house.caller("").await;
-    assert_eq!(rest(&mut caller).await, "");
-    let line = house.line().await;
-    assert!(line.contains("reason=connect_refused side=app"), "{line}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_declared_protocol_binds() {
-    // tcp: nothing is looked at.
-    let mut house = House::new(", protocol: tcp");
-    let mut caller = house.caller(GET).await;
-    let mut app = house.app().await;
-    assert_eq!(read_until(&mut app, "\r\n\r\n").await, GET);
-    say(&mut app, "whatever").await;
-    read_until(&mut caller, "whatever").await;
-    drop((caller, app));
-    assert!(house.line().await.contains("protocol=tcp"));
-
-    // http1: the app is not dialled for a silent caller, and other bytes are refused.
-    let mut house = House::new(", protocol: http1");
-    let silent = house.caller("").await;
-    let mut wrong = house.caller("*1\r\n$4\r\nPING\r\n").await;
-    let answer = rest(&mut wrong).await;
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    assert!(house.app.try_recv().is_err());
-    drop(silent);
-    let line = house.line().await;
-    assert!(line.contains("reason=bad_head"), "{line}");
-
-    // http2: HTTP/1 is not served.
-    let mut house = House::new(", protocol: http2");
-    let mut wrong = house.caller(GET).await;
-    let answer = rest_bytes(&mut wrong).await;
-    assert!(!answer.windows(8).any(|bytes| bytes == b"HTTP/1.1"), "{answer:?}");
-    assert!(house.app.try_recv().is_err());
-}
-
-async fn rest_bytes(io: &mut DuplexStream) -> Vec<u8> {
-    let mut all = Vec::new();
-    let _ = io.read_to_end(&mut all).await;
-    all
-}
-
-type Arrived = (Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
-
-/// An HTTP/2 caller and app, each connection driven by a task.
-struct Two {
-    house: House,
-    send: h2::client::SendRequest<Bytes>,
-    pings: h2::PingPong,
-    ended: tokio::task::JoinHandle<Result<(), h2::Error>>,
-    arrived: Option<mpsc::Receiver<Arrived>>,
-}
-
-impl Two {
-    async fn new(more: &str) -> Self {
-        let house = House::new(&format!(", protocol: http2{more}"));
-        let (ours, theirs) = duplex(PIPE);
-        house.serve(theirs);
-        let (send, mut connection) = h2::client::handshake(ours).await.unwrap();
-        let pings = connection.ping_pong().unwrap();
-        let ended = house.tasks.run(connection);
-        Self { house, send, pings, ended, arrived: None }
-    }
-
-    async fn get(&mut self, path: &str) -> h2::client::ResponseFuture {
-        let mut ready = self.send.clone().ready().await.unwrap();
-        let request = Request::get(format!("http://a{path}")).body(()).unwrap();
-        ready.send_request(request, true).unwrap().0
-    }
-
-    async fn next(&mut self) -> Arrived {
-        if self.arrived.is_none() {
-            let io = self.house.app().await;
-            let (to, arrived) = mpsc::channel(16);
-            self.house.tasks.spawn(async move {
-                let mut serving = h2::server::handshake(io).await.unwrap();
-                while let Some(Ok(arrived)) = serving.accept().await {
-                    let _ = to.send(arrived).await;
-                }
-            });
-            self.arrived = Some(arrived);
-        }
-        self.arrived.as_mut().unwrap().recv().await.unwrap()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_http2_stream_outlives_the_end_of_others_and_the_silence_after_it() {
-    let mut two = Two::new("").await;
-    let long = two.get("/long").await;
-    let (_request, mut respond) = two.next().await;
-    let short = two.get("/short").await;
-    two.next().await.1.send_response(Response::new(()), true).unwrap();
-    assert_eq!(short.await.unwrap().status(), 200);
-    // Bytes that are no request's head begin no head's clock.
-    two.pings.ping(h2::Ping::opaque()).await.unwrap();
-    sleep(Duration::from_secs(300)).await;
-    respond.send_response(Response::new(()), true).unwrap();
-    assert_eq!(long.await.unwrap().status(), 200);
-    drop(two.send);
-    two.ended.await.unwrap().unwrap();
-    assert_eq!(two.house.lines().await.len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_idle_http2_connection_is_told_to_go_and_closed_if_it_does_not() {
-    let mut two = Two::new("").await;
-    let start = Instant::now();
-    let answer = two.get("/").await;
-    two.next().await.1.send_response(Response::new(()), true).unwrap();
-    answer.await.unwrap();
-    (&mut two.ended).await.unwrap().unwrap();
-    assert_eq!(seconds(start), 75);
-    let line = two.house.line().await;
-    assert!(!line.contains("reason="), "{line}");
-
-    // A caller that neither reads nor leaves.
-    let house = House::new(", protocol: http2");
-    let start = Instant::now();
-    let mut dead = house.caller("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
-    rest_bytes(&mut dead).await;
-    assert!((75..90).contains(&seconds(start)), "{}", seconds(start));
-    assert!(house.lines().await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_http2_head_or_preface_that_does_not_end_is_no_wait_without_a_clock() {
-    for start_of in [
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        // SETTINGS, then HEADERS without END_HEADERS.
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0\0\0\u{1}\u{1}\0\0\0\0\u{1}\0",
-    ] {
-        let house = House::new(", protocol: http2");
-        let start = Instant::now();
-        let mut caller = house.caller(start_of).await;
-        rest_bytes(&mut caller).await;
-        assert!(seconds(start) <= 90, "{}", seconds(start));
-        house.core.inbound.open.idle().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_http2_caller_that_does_not_read_is_reset_after_the_idle_time() {
-    let mut two = Two::new("").await;
-    let start = Instant::now();
-    let answer = two.get("/").await;
-    let (_request, mut respond) = two.next().await;
-    let mut down = respond.send_response(Response::new(()), false).unwrap();
-    down.send_data(vec![0; 1 << 20].into(), true).unwrap();
-    let mut body = answer.await.unwrap().into_body();
-    let mut got = 0;
-    let error = loop {
-        // Taken, but never given back as window.
-        match body.data().await.unwrap() {
-            Ok(piece) => got += piece.len(),
-            Err(error) => break error,
-        }
-    };
-    assert_eq!((got, error.reason(), seconds(start)), (65_535, Some(h2::Reason::CANCEL), 60));
-    drop((two.send, body));
-    let line = two.house.line().await;
-    assert!(line.contains("status=200 reason=client_gone"), "{line}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drained_http2_connection_that_does_not_go_is_not_waited_for() {
-    let house = House::new(", protocol: http2");
-    let mut dead = house.caller("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
-    settle().await;
-    let start = Instant::now();
-    house.core.inbound.drain.advance(Phase::Draining);
-    rest_bytes(&mut dead).await;
-    assert_eq!(seconds(start), 5);
-    house.core.inbound.open.idle().await;
 }

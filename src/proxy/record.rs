@@ -233,33 +233,19 @@ impl Drop for Exchange {
     }
 }
 
-/// Counts and tells of a connection that ended without an exchange: its first bytes or its head were refused.
+/// Counts and tells of a connection that ended without an exchange and without an answer.
 pub fn refused(conn: &Conn, reason: Reason, detail: &str) {
+    refused_with(conn, reason, None, detail);
+}
+
+/// Counts and tells of a connection that ended without an exchange: its first bytes or its head were refused, with
+/// `status` where there was an answer.
+pub fn refused_with(conn: &Conn, reason: Reason, status: Option<StatusCode>, detail: &str) {
     conn.core.metrics.door(conn.side()).reasons.inc(reason);
-    if !conn.core.access.wants(None, true) {
-        return;
-    }
     conn.core.access.write(&Line {
-        time: SystemTime::now(),
-        door: conn.side(),
-        client: conn.caller.client,
-        method: "",
-        scheme: "",
-        host: "",
-        path: "",
-        status: None,
+        status: status.map(|status| status.as_u16()),
         reason: Some((reason, failure::side(reason, None))),
-        peer: "",
-        endpoint: None,
-        attempts: 0,
-        reused: false,
-        bytes_in: 0,
-        bytes_out: 0,
-        duration: std::time::Duration::ZERO,
-        first_byte: None,
-        protocol: "",
-        peer_protocol: "",
-        request_id: "",
         detail,
+        ..Line::new(SystemTime::now(), conn.side(), conn.caller.client)
     });
 }

@@ -78,13 +78,19 @@ pub fn taken_back(upgraded: Upgraded) -> Io {
 /// Records why a connection ended, where no exchange does: the head itself was refused, or late.
 fn tell(conn: &Arc<Conn>, error: &hyper::Error) {
     let reason = match conn.clock.expired() {
-        Expired::Head => Some(Reason::HeadTimeout),
-        Expired::Idle | Expired::Write => None,
-        Expired::No if error.is_parse_too_large() => Some(Reason::HeadTooLarge),
-        Expired::No if error.is_parse() && conn.clock.phase() != ClockPhase::Busy => Some(Reason::BadHead),
-        Expired::No => None,
+        Expired::Head => Reason::HeadTimeout,
+        Expired::No if is_target_too_long(error) => Reason::UriTooLong,
+        Expired::No if error.is_parse_too_large() => Reason::HeadTooLarge,
+        Expired::No if error.is_parse() && conn.clock.phase() != ClockPhase::Busy => Reason::BadHead,
+        Expired::No | Expired::Idle | Expired::Write => return,
     };
-    if let Some(reason) = reason {
-        record::refused(conn, reason, &error.to_string());
-    }
+    // hyper and the clock answer what the table says, but for an HTTP/2 preface, to which no HTTP/1 answer fits.
+    let status = (!error.is_parse_version_h2()).then(|| failure::row(reason).http);
+    record::refused_with(conn, reason, status, &error.to_string());
+}
+
+/// hyper answers 414 only to a target that its own parser cannot hold, and tells it from a head that is too large by
+/// words alone.
+fn is_target_too_long(error: &hyper::Error) -> bool {
+    error.is_parse_too_large() && error.to_string() == "URI too long"
 }

@@ -181,8 +181,8 @@ impl Scrape {
         count(&mut family, &[("result", "rejected")], &metrics.reload_rejected)?;
         let help = "Control files that were refused";
         families.plain_counter("outrigger_control_file_rejected", help, &metrics.control_file_rejected)?;
-        let help = "Access lines dropped because the output could not keep up";
-        families.plain_counter("outrigger_access_lines_dropped", help, &metrics.access_lines_dropped)
+        let help = "Lines of the access log and of our own log dropped because the output could not keep up";
+        families.plain_counter("outrigger_log_lines_dropped", help, &metrics.lines_dropped)
     }
 
     /// The names that every client library of Prometheus uses.

@@ -1,9 +1,12 @@
-//! The proxy's own log: one line per event on stderr, as text.
+//! The proxy's own log: one line per event on stderr, as text, by the same way as the access log.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::lines::Lines;
 
 /// What is logged when nothing else is asked for.
 const DEFAULT: &str = "info";
@@ -19,54 +22,51 @@ pub enum LogError {
     Twice,
 }
 
-/// Sends the events of this process to stderr; `filter` is the value of OUTRIGGER_LOG, where there is one.
+/// Sends the events of this process to `lines`; `filter` is the value of OUTRIGGER_LOG, where there is one.
 ///
 /// # Errors
 /// When the filter cannot be read, or a log was set up before.
-pub fn init(filter: Option<&str>) -> Result<(), LogError> {
+pub fn init(filter: Option<&str>, lines: Arc<Lines>) -> Result<(), LogError> {
     let text = filter.filter(|text| !text.trim().is_empty()).unwrap_or(DEFAULT);
     let filter = EnvFilter::builder().parse(text).map_err(|error| LogError::Filter(text.into(), error))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(Stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(Output(lines));
     log.try_init().map_err(|_| LogError::Twice)
 }
 
-/// Writes each event to stderr in one piece and on one line.
-struct Stderr;
+struct Output(Arc<Lines>);
 
-impl<'a> MakeWriter<'a> for Stderr {
-    type Writer = OneLine<io::StderrLock<'static>>;
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Event<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        OneLine(io::stderr().lock())
+        Event(&self.0)
     }
 }
 
-/// Escapes control characters, but for the newline at the end: an error's text may hold what a caller sent.
-struct OneLine<W>(W);
+/// Takes one event, which is formatted whole before it is written.
+struct Event<'a>(&'a Lines);
 
-impl<W: Write> Write for OneLine<W> {
+impl Write for Event<'_> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let body = event.strip_suffix(b"\n").unwrap_or(event);
-        if !body.iter().any(u8::is_ascii_control) {
-            self.0.write_all(event)?;
-            return Ok(event.len());
-        }
-        let mut clean = Vec::with_capacity(event.len() + 16);
-        for byte in body {
-            if byte.is_ascii_control() {
-                clean.extend(byte.escape_ascii());
-            } else {
-                clean.push(*byte);
-            }
-        }
-        clean.push(b'\n');
-        self.0.write_all(&clean)?;
+        self.0.put(|out| one_line(event, out));
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
+}
+
+/// Escapes control characters, but for the newline at the end: an error's text may hold what a caller sent.
+fn one_line(event: &[u8], out: &mut Vec<u8>) {
+    for byte in event.strip_suffix(b"\n").unwrap_or(event) {
+        if byte.is_ascii_control() {
+            out.extend(byte.escape_ascii());
+        } else {
+            out.push(*byte);
+        }
+    }
+    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -81,15 +81,16 @@ mod tests {
             (b"\x1b[31mred\x07\n", b"\\x1b[31mred\\x07\n"),
             ("größe\n".as_bytes(), "größe\n".as_bytes()),
         ] {
-            let mut out = OneLine(Vec::new());
-            assert_eq!(out.write(event).unwrap(), event.len());
-            assert_eq!(out.0, written);
+            let mut out = Vec::new();
+            one_line(event, &mut out);
+            assert_eq!(out, written);
         }
     }
 
     #[test]
     fn a_bad_filter_is_said() {
-        let error = init(Some("outrigger=loudly")).unwrap_err();
+        let lines = Lines::start(io::sink(), Arc::default()).unwrap();
+        let error = init(Some("outrigger=loudly"), lines).unwrap_err();
         assert!(error.to_string().starts_with("OUTRIGGER_LOG=`outrigger=loudly`"), "{error}");
     }
 }

@@ -177,8 +177,8 @@ pub struct Metrics {
     pub reload_rejected: Counter,
     /// Control files that were refused.
     pub control_file_rejected: Counter,
-    /// Access lines dropped because the writer could not keep up.
-    pub access_lines_dropped: Counter,
+    /// Lines of the access log and of our own log dropped because the output could not keep up.
+    pub lines_dropped: Counter,
 }
 
 impl Metrics {

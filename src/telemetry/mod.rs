@@ -3,6 +3,7 @@
 pub mod access;
 pub mod exposition;
 pub mod line;
+pub mod lines;
 pub mod log;
 pub mod metrics;
 pub mod stamp;

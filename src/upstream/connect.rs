@@ -12,9 +12,11 @@ use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::outgoing::Outgoing;
 use super::peer::Peer;
 use crate::deadline::Deadline;
+use crate::ids::Addr;
 use crate::net::dial::{self, DialError};
 use crate::net::io::Io;
 use crate::plan::door::Protocol;
+use crate::plan::peer::PeerKind;
 use crate::reason::Reason;
 use crate::telemetry::metrics::PeerMetrics;
 use crate::tls::client::Alpn;
@@ -61,7 +63,7 @@ impl Dialling {
             }
             Err(error) => {
                 peer.metrics().connect_failures.inc();
-                self.endpoint.note(&error);
+                self.endpoint.note(peer, &error);
                 // A caller's own short deadline says nothing about the endpoint: the next in line tries for itself.
                 let shared = (error.reason != Reason::DeadlinePassed).then_some(&error);
                 self.endpoint.failed(self.expected, shared);
@@ -96,10 +98,8 @@ impl Dialling {
                 Ok(Opened::One(sender, Box::new(driver)))
             }
             Version::Http2 => {
-                let (many, driver) = http2::handshake(io, peer.tasks()).await.map_err(|error| ConnectError {
-                    reason: Reason::ConnectFailed,
-                    detail: format!("{addr} did not answer as HTTP/2: {error}"),
-                })?;
+                let (many, driver) =
+                    http2::handshake(io, peer.tasks()).await.map_err(|error| not_http2(peer, addr, &error))?;
                 Ok(Opened::Many(many, driver))
             }
         }
@@ -165,7 +165,7 @@ impl Endpoint {
             Ok(_) => peer.metrics().connects.inc(),
             Err(error) => {
                 peer.metrics().connect_failures.inc();
-                self.note(error);
+                self.note(peer, error);
             }
         }
         result
@@ -208,11 +208,31 @@ fn agreed(declared: Protocol, alpn: Alpn) -> Result<Version, String> {
     }
 }
 
+/// Who speaks only HTTP/1 takes the preface for a request and answers in text, whose first letters are far too long a
+/// frame, or hangs up: then what is to be set is worth more than HTTP/2's words.
+fn not_http2(peer: &Peer, addr: &Addr, error: &h2::Error) -> ConnectError {
+    let text = error.is_library() && error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR);
+    let ended = error.is_io() || error.reason() == Some(h2::Reason::NO_ERROR);
+    let remedy = match peer.kind() {
+        PeerKind::App => {
+            "if the app speaks only HTTP/1, its callers' sidecars need `protocol: http1` for this peer".into()
+        }
+        PeerKind::Named => format!("if it speaks only HTTP/1, set `peers.{}.protocol: http1`", peer.name()),
+        PeerKind::Adhoc => "if it speaks only HTTP/1, list it under `peers` with `protocol: http1`".into(),
+    };
+    let detail = match (text, ended) {
+        (true, _) => format!("{addr} answered HTTP/2 with something else; {remedy}"),
+        (false, true) => format!("{addr} ended the connection at the beginning of HTTP/2; {remedy}"),
+        (false, false) => format!("{addr} did not answer as HTTP/2: {error}"),
+    };
+    ConnectError { reason: Reason::ConnectFailed, detail }
+}
+
 fn refused(error: DialError) -> ConnectError {
     ConnectError { reason: error.reason, detail: error.detail }
 }
 
-fn tls_failed(addr: &crate::ids::Addr, error: String) -> ConnectError {
+fn tls_failed(addr: &Addr, error: String) -> ConnectError {
     ConnectError { reason: Reason::TlsFailed, detail: format!("{addr}: {error}") }
 }
 
@@ -223,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::upstream::endpoint::{Given, Turn};
-    use crate::upstream::rig::Rig;
+    use crate::upstream::rig::{ADDR, Rig, write};
 
     #[tokio::test]
     async fn a_peer_may_pause_for_as_long_as_a_body_may_stand_still() {
@@ -237,5 +257,29 @@ mod tests {
         let io = async { Ok(Io::Tcp(TcpStream::from_std(stream).unwrap())) };
         let _lease = dialling.run(&rig.peer, Deadline::NONE, io).await.unwrap();
         assert_eq!(SockRef::from(&same).tcp_user_timeout().unwrap(), Some(rig.peer.policy().body_idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_speaks_no_http2_is_told_with_what_to_set() {
+        for (says, words) in [
+            (&b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"[..], "answered HTTP/2 with something else; "),
+            (b"<!DOCTYPE HTML PUBLIC", "answered HTTP/2 with something else; "),
+            (b"", "ended the connection at the beginning of HTTP/2; "),
+        ] {
+            let rig = Rig::new(Protocol::Auto);
+            let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+            write(&mut theirs, std::str::from_utf8(says).unwrap()).await;
+            let open = (!says.is_empty()).then_some(theirs);
+            let error = rig.connect_over(Version::Http2, ours).await.err().unwrap();
+            let remedy = "if it speaks only HTTP/1, set `peers.payments.protocol: http1`";
+            assert_eq!((error.reason, error.detail), (Reason::ConnectFailed, format!("{ADDR} {words}{remedy}")));
+            drop(open);
+        }
+        // It does speak HTTP/2, badly: HEADERS on stream 0.
+        let rig = Rig::new(Protocol::Auto);
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        write(&mut theirs, "\0\0\u{6}\u{1}\0\0\0\0\0abcdef").await;
+        let error = rig.connect_over(Version::Http2, ours).await.err().unwrap();
+        assert!(error.detail.starts_with(&format!("{ADDR} did not answer as HTTP/2: ")), "{error}");
     }
 }

@@ -303,7 +303,11 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn note(&self, error: &ConnectError) {
+    /// Keeps a failure to connect for `/state`, and lets discovery know that the address may be out of date.
+    pub(super) fn note(&self, peer: &Peer, error: &ConnectError) {
+        if is_its_doing(error.reason) {
+            peer.doubts().notify_one();
+        }
         *self.last_error.lock() = Some(LastError { what: error.detail.clone(), when: SystemTime::now() });
     }
 
@@ -338,6 +342,14 @@ impl InFlight {
         }
     }
 
+    /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
+    /// the request's time short says nothing about whom to call next.
+    pub fn unconnected(mut self, now: Instant, reason: Reason) {
+        if is_its_doing(reason) {
+            self.answered(now, false);
+        }
+    }
+
     /// Where it is.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
@@ -348,6 +360,11 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.load.end();
     }
+}
+
+/// Whether a failure to connect tells something about the endpoint, and not only about us or the caller.
+fn is_its_doing(reason: Reason) -> bool {
+    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
 }
 
 /// `DeadlinePassed`, for whoever ran out of time before there was a connection.
@@ -379,6 +396,7 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 mod tests {
     use std::mem::size_of_val;
 
+    use futures_util::FutureExt;
     use h2::server;
 
     use super::*;
@@ -459,6 +477,9 @@ mod tests {
         assert!(error.detail.contains(ADDR), "{error}");
         assert!(rig.endpoint.state(Instant::now()).last_error.unwrap().contains(ADDR));
         assert_eq!(rig.peer.metrics().connect_failures.get(), 1);
+        // Whoever follows the peer's name is told, once.
+        let told = || rig.peer.doubts().notified().now_or_never().is_some();
+        assert!(told() && !told());
     }
 
     #[tokio::test(start_paused = true)]
@@ -491,6 +512,18 @@ mod tests {
         assert_eq!(rig.endpoint.load().in_flight(), 0);
         let latency = rig.endpoint.load().latency(start).unwrap();
         assert!(latency.abs_diff(Duration::from_millis(20)) < Duration::from_millis(1), "{latency:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_the_endpoint_did_is_a_sample_of_it() {
+        for reason in Reason::ALL {
+            let rig = Rig::new(Protocol::Auto);
+            rig.endpoint.begin(Instant::now()).unconnected(Instant::now(), *reason);
+            let sampled = rig.endpoint.load().latency(Instant::now()).is_some();
+            let its_own = ["connect_refused", "connect_failed", "connect_timeout", "tls_failed"];
+            assert_eq!(sampled, its_own.contains(&reason.word()), "{reason:?}");
+            assert_eq!(rig.endpoint.load().in_flight(), 0);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
@@ -31,6 +32,7 @@ pub struct Peer {
     /// Held while the set is being replaced; never on the request path.
     updating: Mutex<()>,
     discovery: Mutex<Discovery>,
+    doubts: Arc<Notify>,
     draw: Draw,
     tls: Option<ClientTls>,
     tasks: Tasks,
@@ -78,6 +80,7 @@ impl Peer {
             endpoints: ArcSwap::from_pointee(EndpointSet::default()),
             updating: Mutex::new(()),
             discovery: Mutex::new(Discovery::Pending),
+            doubts: Arc::default(),
             draw: Draw::new(fastrand::u64(..)),
             tls,
             tasks: shared.tasks.clone(),
@@ -189,6 +192,12 @@ impl Peer {
     /// Notes where discovery stands.
     pub fn set_discovery(&self, discovery: Discovery) {
         *self.discovery.lock() = discovery;
+    }
+
+    /// Told of each failure to connect. The data path does not look up: whoever follows the peer's name waits here, and
+    /// many failures are one word.
+    pub fn doubts(&self) -> &Arc<Notify> {
+        &self.doubts
     }
 
     /// What `/state` shows.

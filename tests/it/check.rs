@@ -34,6 +34,23 @@ fn the_shipped_examples_are_fine() {
 }
 
 #[test]
+fn an_app_that_is_announced_and_not_named_is_a_wrong_command_line() {
+    let (code, _, err) = outrigger(&["run", "-c", "/no/such/file.yaml", "--"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.starts_with("outrigger: run: no program after `--`") && err.lines().count() == 1, "{err}");
+}
+
+#[test]
+fn a_name_that_has_no_form_of_srv_is_told_with_an_example() {
+    let folder = Folder::new();
+    let file = folder.write("o.yaml", "service: s\npeers:\n  a: { srv: ledger.shop }\n");
+    let (code, out, err) = outrigger(&["check", "-c", file.to_str().unwrap()]);
+    let said = out + &err;
+    assert_eq!(code, 1);
+    assert!(said.contains("o.yaml:3:13: peers.a.srv: expected") && said.contains("`_grpc._tcp.ledger.shop`"), "{said}");
+}
+
+#[test]
 fn a_missing_file_is_told_in_one_line() {
     let (code, _, err) = outrigger(&["run", "-c", "/no/such/file.yaml"]);
     assert_eq!(code, 1);

@@ -4,7 +4,18 @@ use std::io::{BufReader, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
-use crate::harness::{App, Caller, Sidecar, read_head};
+use crate::harness::{App, Caller, Sidecar, inbound_file, read_head};
+
+/// A sidecar that was told to end while `app` has a request.
+fn draining(app: &App, more: &str) -> (Sidecar, Caller) {
+    let sidecar = Sidecar::start(&format!("{}{more}\n", inbound_file(app.addr, "")));
+    let mut caller = Caller::connect(sidecar.inbound);
+    caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    app.next();
+    sidecar.signal("TERM");
+    sidecar.says(&["inbound drains"]);
+    (sidecar, caller)
+}
 
 #[test]
 fn an_exchange_under_way_is_finished_before_the_end() {
@@ -17,15 +28,7 @@ fn an_exchange_under_way_is_finished_before_the_end() {
         gate.lock().unwrap().recv().unwrap();
         writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate").unwrap();
     });
-    let mut sidecar = Sidecar::start(&format!(
-        "service: s\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{}' }}\noutbound: {{ listen: '{{out}}' }}\n",
-        app.addr
-    ));
-    let mut caller = Caller::connect(sidecar.inbound);
-    caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    app.next();
-    sidecar.signal("TERM");
-    sidecar.says(&["inbound drains"]);
+    let (mut sidecar, mut caller) = draining(&app, "");
     go.send(()).unwrap();
     let answer = caller.answer();
     assert!(answer.ends_with("late"), "{answer}");
@@ -39,15 +42,7 @@ fn a_second_signal_does_not_wait() {
         report.send(read_head(&mut reader).unwrap()).unwrap();
         let _ = read_head(&mut reader);
     });
-    let mut sidecar = Sidecar::start(&format!(
-        "service: s\ngrace: 600s\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{}' }}\noutbound: {{ listen: '{{out}}' }}\n",
-        app.addr
-    ));
-    let mut caller = Caller::connect(sidecar.inbound);
-    caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    app.next();
-    sidecar.signal("TERM");
-    sidecar.says(&["inbound drains"]);
+    let (mut sidecar, _caller) = draining(&app, "grace: 600s");
     sidecar.signal("TERM");
     sidecar.exit();
 }

@@ -1,8 +1,9 @@
 //! Every failure has an answer that says why; what is in doubt is refused and never forwarded.
 
 use std::io::{BufReader, Read, Write};
+use std::net::Shutdown;
 
-use crate::harness::{App, Caller, Sidecar, field, free_port, read_head};
+use crate::harness::{App, Caller, Sidecar, field, free_port, read_head, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
@@ -46,6 +47,21 @@ fn bad_heads_are_refused_closed_and_not_forwarded() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?} got {answer:?}");
     }
     app.unseen();
+    for (status, reason) in [("400", "bad_head"), ("431", "head_too_large"), ("501", "unknown_coding")] {
+        sidecar.says(&[&format!("status={status} reason={reason} "), "side=client"]);
+    }
+    let told = sidecar.log().lines().filter(|line| line.contains("reason=") && !line.contains("status=")).count();
+    assert_eq!(told, 0, "each line has the status that was answered");
+}
+
+#[test]
+fn a_target_that_the_parser_cannot_hold_gets_414() {
+    let app = App::http(OK);
+    let sidecar = inbound(&app, ", limits: { head: 256KiB }");
+    let mut caller = Caller::connect(sidecar.inbound);
+    let answer = caller.send(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(70_000))).rest();
+    assert!(answer.starts_with("HTTP/1.1 414 "), "{answer}");
+    sidecar.says(&["status=414 reason=uri_too_long"]);
 }
 
 #[test]
@@ -123,10 +139,30 @@ fn a_body_over_the_limit_gets_413() {
 }
 
 #[test]
-fn first_bytes_that_tell_no_protocol_are_closed_on_and_told_of() {
+fn first_bytes_that_stop_short_are_told_of_and_answered_where_they_begin_a_request() {
     let app = App::http(OK);
     let sidecar = inbound(&app, ", timeout: { head: 200ms }");
-    let mut caller = Caller::connect(sidecar.inbound);
-    assert_eq!(caller.send("G").rest(), "");
-    sidecar.says(&["reason=head_timeout", "first bytes"]);
+    let answer = Caller::connect(sidecar.inbound).send("GE").rest();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && reason(&answer) == "head_timeout", "{answer}");
+    assert_eq!(field(&answer, "connection").as_deref(), Some("close"));
+    sidecar.says(&["status=408 reason=head_timeout", "first bytes"]);
+    // The beginning of a ClientHello: no answer of HTTP would be understood.
+    assert_eq!(Caller::connect(sidecar.inbound).send([0x16, 3, 1]).rest(), "");
+    until("both are told of", || (sidecar.log().matches("first bytes").count() == 2).then_some(()));
+    assert_eq!(sidecar.log().matches("status=408").count(), 1);
+}
+
+#[test]
+fn whoever_only_connects_to_the_shared_port_is_not_told_of() {
+    let sidecar = Sidecar::start("service: a\nadmin: '{admin}'\noutbound: { listen: '{out}' }\n");
+    for _ in 0..3 {
+        // As a health check does: nothing is said before the close.
+        let mut probe = Caller::connect(sidecar.outbound);
+        probe.0.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(probe.rest(), "");
+    }
+    assert_eq!(Caller::connect(sidecar.outbound).send("*1\r\n").rest(), "");
+    sidecar.says(&["reason=wrong_protocol"]);
+    assert_eq!(sidecar.log().matches("reason=").count(), 1, "{}", sidecar.log());
+    assert_eq!(sidecar.metric(&["outrigger_failures_total", "wrong_protocol"]), 1.0);
 }

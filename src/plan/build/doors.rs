@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::collect::List;
 use crate::config::kind::Set;
 use crate::config::listener::{self, Inbound, InboundTimeout, Limits, OutboundTimeout, Port};
+use crate::config::units::Timer;
 use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
 use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
@@ -173,37 +174,26 @@ fn trusted(said: &List<Network>) -> Arc<[ipnet::IpNet]> {
     said.0.iter().map(|network| network.0).collect()
 }
 
-fn limits(said: &Limits) -> DoorLimits {
+fn limits(said: &Limits, [head, keep_alive, idle, tunnel]: [Timer; 4]) -> DoorLimits {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let zero = Duration::ZERO;
     DoorLimits {
         connections: number(said.connections.0),
         head: number(said.head.0),
         fields: number(said.fields.0),
         body: said.body.0.map(|size| size.0),
-        head_timeout: zero,
-        keep_alive: zero,
-        body_idle: zero,
-        tunnel_idle: zero,
+        head_timeout: head.0,
+        keep_alive: keep_alive.0,
+        body_idle: idle.0,
+        tunnel_idle: tunnel.0,
     }
 }
 
 fn inbound_limits(said: &Limits, timeout: &InboundTimeout) -> DoorLimits {
-    DoorLimits {
-        head_timeout: timeout.head.0,
-        keep_alive: timeout.keep_alive.0,
-        body_idle: timeout.idle.0,
-        tunnel_idle: timeout.tunnel.0,
-        ..limits(said)
-    }
+    let InboundTimeout { head, keep_alive, idle, tunnel, .. } = timeout;
+    limits(said, [head.value, keep_alive.value, idle.value, tunnel.value])
 }
 
 fn outbound_limits(said: &Limits, timeout: &OutboundTimeout) -> DoorLimits {
-    DoorLimits {
-        head_timeout: timeout.head.0,
-        keep_alive: timeout.keep_alive.0,
-        body_idle: timeout.idle.0,
-        tunnel_idle: timeout.tunnel.0,
-        ..limits(said)
-    }
+    let OutboundTimeout { head, keep_alive, idle, tunnel, .. } = timeout;
+    limits(said, [head.value, keep_alive.value, idle.value, tunnel.value])
 }

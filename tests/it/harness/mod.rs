@@ -269,7 +269,8 @@ impl Caller {
     }
 }
 
-fn try_get(from: SocketAddr, path: &str) -> Option<String> {
+/// One request with the authority as Host, if it gets an answer.
+pub(crate) fn try_get(from: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(from).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {from}\r\nconnection: close\r\n\r\n").ok()?;

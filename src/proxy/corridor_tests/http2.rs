@@ -1,0 +1,140 @@
+//! HTTP/2 callers: streams, silence, heads that do not end, callers that do not read, drains.
+
+use bytes::Bytes;
+use http::{Request, Response};
+
+use super::*;
+
+type Arrived = (Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
+
+/// An HTTP/2 caller and app, each connection driven by a task.
+struct Two {
+    house: House,
+    send: h2::client::SendRequest<Bytes>,
+    pings: h2::PingPong,
+    ended: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    arrived: Option<mpsc::Receiver<Arrived>>,
+}
+
+impl Two {
+    async fn new(more: &str) -> Self {
+        let house = House::new(&format!(", protocol: http2{more}"));
+        let (ours, theirs) = duplex(PIPE);
+        house.serve(theirs);
+        let (send, mut connection) = h2::client::handshake(ours).await.unwrap();
+        let pings = connection.ping_pong().unwrap();
+        let ended = house.tasks.run(connection);
+        Self { house, send, pings, ended, arrived: None }
+    }
+
+    async fn get(&mut self, path: &str) -> h2::client::ResponseFuture {
+        let mut ready = self.send.clone().ready().await.unwrap();
+        let request = Request::get(format!("http://a{path}")).body(()).unwrap();
+        ready.send_request(request, true).unwrap().0
+    }
+
+    async fn next(&mut self) -> Arrived {
+        if self.arrived.is_none() {
+            let io = self.house.app().await;
+            let (to, arrived) = mpsc::channel(16);
+            self.house.tasks.spawn(async move {
+                let mut serving = h2::server::handshake(io).await.unwrap();
+                while let Some(Ok(arrived)) = serving.accept().await {
+                    let _ = to.send(arrived).await;
+                }
+            });
+            self.arrived = Some(arrived);
+        }
+        self.arrived.as_mut().unwrap().recv().await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_stream_outlives_the_end_of_others_and_the_silence_after_it() {
+    let mut two = Two::new("").await;
+    let long = two.get("/long").await;
+    let (_request, mut respond) = two.next().await;
+    let short = two.get("/short").await;
+    two.next().await.1.send_response(Response::new(()), true).unwrap();
+    assert_eq!(short.await.unwrap().status(), 200);
+    // Bytes that are no request's head begin no head's clock.
+    two.pings.ping(h2::Ping::opaque()).await.unwrap();
+    sleep(Duration::from_secs(300)).await;
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(long.await.unwrap().status(), 200);
+    drop(two.send);
+    two.ended.await.unwrap().unwrap();
+    assert_eq!(two.house.lines().await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_connection_is_told_to_go_and_closed_if_it_does_not() {
+    let mut two = Two::new("").await;
+    let start = Instant::now();
+    let answer = two.get("/").await;
+    two.next().await.1.send_response(Response::new(()), true).unwrap();
+    answer.await.unwrap();
+    (&mut two.ended).await.unwrap().unwrap();
+    assert_eq!(seconds(start), 75);
+    let line = two.house.line().await;
+    assert!(!line.contains("reason="), "{line}");
+
+    // A caller that neither reads nor leaves.
+    let house = House::new(", protocol: http2");
+    let start = Instant::now();
+    let mut dead = house.caller("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
+    rest_bytes(&mut dead).await;
+    assert!((75..90).contains(&seconds(start)), "{}", seconds(start));
+    assert!(house.lines().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_head_or_preface_that_does_not_end_is_no_wait_without_a_clock() {
+    for start_of in [
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        // SETTINGS, then HEADERS without END_HEADERS.
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0\0\0\u{1}\u{1}\0\0\0\0\u{1}\0",
+    ] {
+        let house = House::new(", protocol: http2");
+        let start = Instant::now();
+        let mut caller = house.caller(start_of).await;
+        rest_bytes(&mut caller).await;
+        assert!(seconds(start) <= 90, "{}", seconds(start));
+        house.core.inbound.open.idle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_caller_that_does_not_read_is_reset_after_the_idle_time() {
+    let mut two = Two::new("").await;
+    let start = Instant::now();
+    let answer = two.get("/").await;
+    let (_request, mut respond) = two.next().await;
+    let mut down = respond.send_response(Response::new(()), false).unwrap();
+    down.send_data(vec![0; 1 << 20].into(), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    let mut got = 0;
+    let error = loop {
+        // Taken, but never given back as window.
+        match body.data().await.unwrap() {
+            Ok(piece) => got += piece.len(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((got, error.reason(), seconds(start)), (65_535, Some(h2::Reason::CANCEL), 60));
+    drop((two.send, body));
+    let line = two.house.line().await;
+    assert!(line.contains("status=200 reason=client_gone"), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_http2_connection_that_does_not_go_is_not_waited_for() {
+    let house = House::new(", protocol: http2");
+    let mut dead = house.caller("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
+    settle().await;
+    let start = Instant::now();
+    house.core.inbound.drain.advance(Phase::Draining);
+    rest_bytes(&mut dead).await;
+    assert_eq!(seconds(start), 5);
+    house.core.inbound.open.idle().await;
+}
