@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 
-use crate::harness::http2::{App2, Caller2, app, caller, pour, read, soon};
+use crate::harness::http2::{
+    App2, Caller2, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, WINDOW_UPDATE, app, block, caller, frame, pour,
+    read, soon,
+};
 use crate::harness::{App, Caller, Sidecar, inbound, read_head};
 
 const MIB: i64 = 1 << 20;
@@ -84,6 +87,39 @@ async fn callers_that_do_not_read_hold_no_more_than_the_windows() {
     let grown = settled(&sidecar).await - before;
     let most = (connections as i64 + 1) * UNREAD + STALLED as i64 * STREAM;
     assert!(grown <= most, "{} KiB for {STALLED} stalled answers, {} KiB at most", grown >> 10, most >> 10);
+}
+
+/// What all answers on a caller's connection may have unsent (`src/http/unsent.rs`).
+const UNSENT: i64 = 256 << 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_caller_that_gives_all_window_and_does_not_read_holds_no_more_than_the_budget() {
+    let mut builder = app();
+    builder.max_concurrent_streams(ON_ONE as u32);
+    let mut app = App2::with(builder).await;
+    let sidecar = inbound(app.addr, "");
+    warm(&sidecar, &mut app).await;
+    let before = settled(&sidecar).await;
+    // The largest windows there are, for its streams and for the connection.
+    let mut frames = PREFACE.to_vec();
+    frames.extend(frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    frames.extend(frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0]));
+    let head = block(&[(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")]);
+    for n in 0..ON_ONE as u32 {
+        frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &head));
+    }
+    let mut deaf = std::net::TcpStream::connect(sidecar.inbound).unwrap();
+    deaf.write_all(&frames).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..ON_ONE {
+        let mut arrived = app.next().await;
+        let mut down = arrived.respond.send_response(Response::new(()), false).unwrap();
+        down.send_data(BIG, true).unwrap();
+        held.push((arrived, down));
+    }
+    let grown = settled(&sidecar).await - before;
+    let most = UNSENT + 2 * UNREAD + ON_ONE as i64 * STREAM;
+    assert!(grown <= most, "{} KiB for {ON_ONE} answers that nobody reads, {} KiB at most", grown >> 10, most >> 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
