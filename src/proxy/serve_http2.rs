@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use h2::server::{Connection, SendResponse};
@@ -177,7 +177,7 @@ type Respond = Arc<Mutex<SendResponse<Piece>>>;
 async fn stream(shared: Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Piece>) {
     let conn = &shared.conn;
     let respond: Respond = Arc::new(Mutex::new(respond));
-    let informational = relay(&respond);
+    let informational = relay(&respond, &shared);
     let request = request_body(request);
     let idle = conn.door.limits.body_idle;
     let answer = tokio::select! {
@@ -221,10 +221,17 @@ fn request_body(request: Request<RecvStream>) -> Request<Body> {
     Request::from_parts(parts, body)
 }
 
+/// Informational answers that are passed on for one request. They have no flow control, so a caller that does not read
+/// would let any number pile up; more than a few are no hints.
+const INFORMATIONAL: u32 = 100;
+
 /// Passes 100 and 103 on to the caller, until the answer itself is sent.
-fn relay(respond: &Respond) -> OnInformational {
-    let respond = respond.clone();
+fn relay(respond: &Respond, shared: &Arc<Shared>) -> OnInformational {
+    let (respond, shared, told) = (respond.clone(), shared.clone(), AtomicU32::new(0));
     Arc::new(move |answer: Response<()>| {
+        if told.fetch_add(1, Ordering::Relaxed) >= INFORMATIONAL {
+            return (shared.conn.no_informational)(answer);
+        }
         let (mut parts, ()) = answer.into_parts();
         crate::http::hop::response(parts.status, &mut parts.headers);
         // Too late, or the stream is gone: the final answer tells the rest.

@@ -26,7 +26,7 @@ use crate::net::io::Io;
 const HEADER_LIST: u32 = 64 * 1024;
 
 /// Bytes of one stream waiting to be written.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// What the streams of a connection and its task know of each other.
 pub(super) struct Life {

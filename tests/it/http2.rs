@@ -205,11 +205,17 @@ async fn no_informational_answer_is_lost_between_two_threads() {
     // While one thread looks after an exchange because a piece of its body came, the other may read the next 103.
     let sidecar = Sidecar::start(&format!("workers: 2\n{}", inbound_file(app.addr, "")));
     let mut caller = Caller2::connect(sidecar.inbound).await;
-    for _ in 0..200 {
+    for _ in 0..40 {
         let (mut answer, mut up) = caller.open(Request::post("http://a/").body(()).unwrap(), false).await;
         let mut arrived = app.next().await;
+        let feeding = tokio::spawn(async move {
+            for _ in 0..10 * HINTS {
+                up.send_data("x".into(), false).unwrap();
+                tokio::task::yield_now().await;
+            }
+            up
+        });
         for _ in 0..HINTS {
-            up.send_data("x".into(), false).unwrap();
             arrived.respond.send_informational(informational(103)).unwrap();
             tokio::task::yield_now().await;
         }
@@ -217,15 +223,33 @@ async fn no_informational_answer_is_lost_between_two_threads() {
             let hint = soon("103", std::future::poll_fn(|cx| answer.poll_informational(cx))).await;
             assert_eq!(hint.unwrap_or_else(|| panic!("only {n}")).unwrap().status(), 103);
         }
-        up.send_data("x".into(), true).unwrap();
-        assert_eq!(drain(arrived.request.into_body()).await.unwrap().0.len(), HINTS + 1);
+        drop(feeding.await.unwrap());
         arrived.respond.send_response(Response::new(()), true).unwrap();
         assert_eq!(read(answer).await.unwrap().status(), 200);
     }
 }
 
-/// Informational answers to one request.
-const HINTS: usize = 16;
+/// Informational answers to one request, as many as are passed on (`src/proxy/serve_http2.rs`).
+const HINTS: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn informational_answers_without_an_end_do_not_pile_up() {
+    let mut app = App2::start().await;
+    let sidecar = inbound(app.addr, "");
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    let (mut answer, _) = caller.open(Request::get("http://a/").body(()).unwrap(), true).await;
+    let mut arrived = app.next().await;
+    for _ in 0..HINTS + 7 {
+        arrived.respond.send_informational(informational(103)).unwrap();
+    }
+    arrived.answer("x");
+    let mut hints = 0;
+    while soon("103", std::future::poll_fn(|cx| answer.poll_informational(cx))).await.is_some() {
+        hints += 1;
+    }
+    assert_eq!((hints, &read(answer).await.unwrap().body[..]), (HINTS, &b"x"[..]));
+    assert_eq!(sidecar.metric(&["outrigger_informational_dropped_total", "inbound"]), 7.0);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn early_hints_reach_http2_callers_from_apps_of_both_versions() {
