@@ -508,6 +508,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stalls_after_a_pause_is_found_as_well() {
+        let (rig, (to, mut requests)) = (Rig::new(Declared::Http2), mpsc::channel(1));
+        let lease = rig
+            .connect_http2(server::Builder::new(), |mut server: Server| async move {
+                for _ in 0..2 {
+                    to.send(server.accept().await.unwrap().unwrap()).await.unwrap();
+                }
+                let _stalled = server;
+                std::future::pending().await
+            })
+            .await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_response(ok(), true).unwrap();
+        });
+        drop(answer.unwrap());
+        // No timer runs while nothing is asked.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let (lease, start) = (rig.lease(Spoken::Http2).await.unwrap(), Instant::now());
+        assert!(lease.reused());
+        let (error, _arrived) = tokio::join!(lease.send(get("/"), None), requests.recv());
+        assert!(error.err().unwrap().detail.contains("did not answer a PING"));
+        let took = start.elapsed();
+        assert!(took >= Duration::from_secs(13) && took < Duration::from_secs(16), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_only_slow_is_left_alone() {
         let (_rig, lease, mut requests) = connected().await;
         let (answer, _) = tokio::join!(lease.send(get("/"), None), async {

@@ -964,7 +964,8 @@ async fn a_flood_of_cancelled_requests_ends_its_connection_alone() {
     let sidecar = Sidecar::start(&inbound_file(app.addr, "").replace("log: all", "log: failures"));
     let mut neighbour = Caller2::connect(sidecar.inbound).await;
     let mut caller = Caller2::connect(sidecar.inbound).await;
-    let (mut cancelled, mut streams) = (0, Vec::new());
+    // What arrived is kept: dropped, it would be answered.
+    let (mut cancelled, mut streams, mut arrived) = (0, Vec::new(), Vec::new());
     let ended = 'flood: loop {
         for _ in 0..BATCH {
             let Ok(mut ready) = soon("room for a stream", caller.send.clone().ready()).await else {
@@ -975,7 +976,7 @@ async fn a_flood_of_cancelled_requests_ends_its_connection_alone() {
         // All of them have begun, so none is dropped before it is sent.
         for _ in 0..streams.len() {
             tokio::select! {
-                _ = app.next() => {}
+                request = app.next() => arrived.push(request),
                 ended = &mut caller.end => break 'flood ended,
             }
         }
@@ -983,7 +984,7 @@ async fn a_flood_of_cancelled_requests_ends_its_connection_alone() {
             up.send_reset(Reason::CANCEL);
             cancelled += 1;
         }
-        assert!(cancelled < 100_000, "a flood without an end");
+        assert!(cancelled < 20_000, "a flood without an end");
     };
     assert!(cancelled >= 2000, "ended after {cancelled}");
     let error = ended.unwrap().expect_err("not an orderly end");

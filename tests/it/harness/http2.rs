@@ -61,7 +61,8 @@ pub(crate) struct Caller2 {
 /// A builder without a guard.
 pub(crate) fn caller() -> client::Builder {
     let mut builder = client::Builder::new();
-    builder.data_frame_budget(NO_GUARD).max_header_list_size(1 << 20);
+    // Nor is its count of answers that cross with a cancellation.
+    builder.data_frame_budget(NO_GUARD).max_header_list_size(1 << 20).max_local_error_reset_streams(None);
     builder
 }
 
