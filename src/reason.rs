@@ -86,6 +86,8 @@ reasons! {
     MethodNotAllowed => "method_not_allowed", Client, "http_request_error";
     /// The protocol on the wire is not the one declared for this door.
     WrongProtocol => "wrong_protocol", Client, "http_protocol_error";
+    /// The caller's HTTP/2 connection asked for work that it did not want: too many cancelled requests or idle frames.
+    Flood => "flood", Client, "http_request_denied";
     /// The caller went away before the answer was complete.
     ClientGone => "client_gone", Client, "http_request_error";
     /// A TLS handshake with the caller failed.

@@ -110,6 +110,14 @@ impl Body {
     pub fn text(text: impl Into<Bytes>) -> Self {
         Self::Text(text.into())
     }
+
+    /// How long it may stand still, where it is under guard.
+    pub fn idle(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Guarded(body) => Some(body.idle()),
+            _ => None,
+        }
+    }
 }
 
 impl HttpBody for Body {

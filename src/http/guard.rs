@@ -137,6 +137,11 @@ impl<B> Guarded<B> {
     pub fn new(body: B, guard: Guard, progress: std::sync::Arc<Progress>) -> Self {
         Self { body, guard, progress }
     }
+
+    /// How long it may stand still.
+    pub fn idle(&self) -> Duration {
+        self.guard.idle
+    }
 }
 
 impl<B: HttpBody<Data = Bytes, Error = BodyError> + Unpin> HttpBody for Guarded<B> {

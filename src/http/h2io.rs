@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::unsent::Sending;
 
 /// The most that is taken from a writer at once; the rest waits for the next call.
 const PIECE: usize = 64 * 1024;
@@ -16,7 +18,7 @@ const PIECE: usize = 64 * 1024;
 /// Reading gives window back as bytes are taken; writing waits for window. Shutting down ends our half (END_STREAM)
 /// and leaves the other one open; dropping earlier resets the stream (CANCEL).
 pub struct StreamIo<K = ()> {
-    send: SendStream<Bytes>,
+    send: Sending,
     recv: RecvStream,
     unread: Bytes,
     read_end: bool,
@@ -26,13 +28,13 @@ pub struct StreamIo<K = ()> {
 
 impl<K> StreamIo<K> {
     /// Joins the halves.
-    pub fn new(send: SendStream<Bytes>, recv: RecvStream, keep: K) -> Self {
+    pub fn new(send: Sending, recv: RecvStream, keep: K) -> Self {
         Self { send, recv, unread: Bytes::new(), read_end: false, write_end: false, _keep: keep }
     }
 
     /// Why the peer no longer takes bytes.
     fn refused(&mut self, cx: &mut Context<'_>) -> io::Error {
-        match self.send.poll_reset(cx) {
+        match self.send.stream.poll_reset(cx) {
             Poll::Ready(Ok(reason)) => reset(reason),
             Poll::Ready(Err(error)) => broken(error),
             Poll::Pending => io::ErrorKind::BrokenPipe.into(),
@@ -71,16 +73,14 @@ impl<K: Unpin> AsyncWrite for StreamIo<K> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        this.send.reserve_capacity(buf.len().min(PIECE));
-        while this.send.capacity() == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(this.refused(cx))),
-            }
-        }
-        let taken = buf.get(..this.send.capacity().min(buf.len()).min(PIECE)).unwrap_or_default();
-        match this.send.send_data(Bytes::copy_from_slice(taken), false) {
+        this.send.stream.reserve_capacity(buf.len().min(PIECE));
+        let room = match ready!(this.send.poll_room(cx)) {
+            Some(Ok(room)) => room,
+            Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+            None => return Poll::Ready(Err(this.refused(cx))),
+        };
+        let taken = buf.get(..room.min(buf.len()).min(PIECE)).unwrap_or_default();
+        match this.send.send(Bytes::copy_from_slice(taken), false) {
             Ok(()) => Poll::Ready(Ok(taken.len())),
             Err(_) => Poll::Ready(Err(this.refused(cx))),
         }
@@ -96,9 +96,9 @@ impl<K: Unpin> AsyncWrite for StreamIo<K> {
         if std::mem::replace(&mut this.write_end, true) {
             return Poll::Ready(Ok(()));
         }
-        match this.send.send_data(Bytes::new(), true) {
+        match this.send.send(Bytes::new(), true) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(_) => match this.send.poll_reset(cx) {
+            Err(_) => match this.send.stream.poll_reset(cx) {
                 // Whoever reset with NO_ERROR or CANCEL wanted no more: our end is as good as said.
                 Poll::Ready(Ok(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED)) => Poll::Ready(Ok(())),
                 _ => Poll::Ready(Err(this.refused(cx))),

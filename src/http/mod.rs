@@ -7,4 +7,5 @@ pub mod h2io;
 pub mod head;
 pub mod hop;
 pub mod pour;
+pub mod unsent;
 pub mod window;

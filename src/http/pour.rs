@@ -6,10 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::Reason;
 use http_body::Body as HttpBody;
 
 use super::body::BodyError;
+use super::unsent::Sending;
 
 /// Why a body was not poured to its end.
 #[derive(Debug, thiserror::Error)]
@@ -25,45 +26,50 @@ pub enum PourError {
     Stalled,
 }
 
-/// Pours `body` and its trailers into `stream` and ends it. Dropping the future resets the stream with CANCEL.
+/// Pours `body` and its trailers into `sending` and ends it. Dropping the future resets the stream with CANCEL.
 ///
 /// # Errors
 /// Which side broke; the stream is reset then.
-pub async fn pour<B>(stream: SendStream<Bytes>, mut body: B, idle: Duration) -> Result<(), PourError>
+pub async fn pour<B>(sending: Sending, mut body: B, idle: Duration) -> Result<(), PourError>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin,
 {
-    let mut stream = Resetting { stream, done: false };
+    let mut to = Resetting { sending, done: false };
     loop {
-        room(&mut stream.stream, idle).await?;
-        let frame = poll_fn(|cx| poll_frame(cx, &mut stream.stream, &mut body)).await?;
+        room(&mut to.sending, 1, idle).await?;
+        let frame = poll_fn(|cx| match to.sending.is_full() {
+            // It became full while the body stood still: what came meanwhile is left where it is.
+            true => Poll::Ready(None),
+            false => poll_frame(cx, &mut to.sending, &mut body).map(Some),
+        });
+        let Some(frame) = frame.await.transpose()? else { continue };
         let Some(frame) = frame else { break };
         match frame {
             Ok(frame) => match frame.into_data() {
                 Ok(data) => {
                     let end = body.is_end_stream();
-                    send(&mut stream.stream, data, end, idle).await?;
+                    send(&mut to.sending, data, end, idle).await?;
                     if end {
-                        stream.done = true;
+                        to.done = true;
                         return Ok(());
                     }
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        stream.done = true;
-                        return stream.stream.send_trailers(trailers).map_err(PourError::Stream);
+                        to.done = true;
+                        return to.sending.stream.send_trailers(trailers).map_err(PourError::Stream);
                     }
                 }
             },
             Err(error) => {
-                stream.stream.send_reset(reset_reason(&error));
-                stream.done = true;
+                to.sending.stream.send_reset(reset_reason(&error));
+                to.done = true;
                 return Err(PourError::Body(error));
             }
         }
     }
-    stream.done = true;
-    stream.stream.send_data(Bytes::new(), true).map_err(PourError::Stream)
+    to.done = true;
+    to.sending.send(Bytes::new(), true).map_err(PourError::Stream)
 }
 
 /// What the receiver of a broken body is told: an HTTP/2 sender's own word, else CANCEL for what was given up.
@@ -77,14 +83,14 @@ fn reset_reason(error: &BodyError) -> Reason {
 
 /// A stream that is reset when it is dropped before its end.
 struct Resetting {
-    stream: SendStream<Bytes>,
+    sending: Sending,
     done: bool,
 }
 
 impl Drop for Resetting {
     fn drop(&mut self) {
         if !self.done {
-            self.stream.send_reset(Reason::CANCEL);
+            self.sending.stream.send_reset(Reason::CANCEL);
         }
     }
 }
@@ -93,61 +99,52 @@ impl Drop for Resetting {
 #[expect(clippy::type_complexity, reason = "a poll of an optional frame is what it is")]
 fn poll_frame<B>(
     cx: &mut Context<'_>,
-    stream: &mut SendStream<Bytes>,
+    sending: &mut Sending,
     body: &mut B,
 ) -> Poll<Result<Option<Result<http_body::Frame<Bytes>, BodyError>>, PourError>>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin,
 {
-    if let Poll::Ready(reset) = stream.poll_reset(cx) {
-        return Poll::Ready(Err(PourError::Stream(match reset {
-            Ok(reason) => reason.into(),
-            Err(error) => error,
-        })));
+    if let Poll::Ready(reset) = poll_reset(cx, sending) {
+        return Poll::Ready(Err(reset));
     }
     Pin::new(body).poll_frame(cx).map(Ok)
 }
 
-/// Waits until the receiver has room for at least one byte, for `idle` at most.
-async fn room(stream: &mut SendStream<Bytes>, idle: Duration) -> Result<usize, PourError> {
-    if stream.capacity() == 0 {
-        stream.reserve_capacity(1);
-        // No timer is made where there is room at once, which is the rule.
-        let now = poll_fn(|cx| Poll::Ready(poll_room(cx, stream))).await;
-        match now {
-            Poll::Ready(room) => room?,
-            Poll::Pending => tokio::time::timeout(idle, poll_fn(|cx| poll_room(cx, stream)))
-                .await
-                .map_err(|_| PourError::Stalled)??,
-        };
-    }
-    Ok(stream.capacity())
+fn poll_reset(cx: &mut Context<'_>, sending: &mut Sending) -> Poll<PourError> {
+    sending.stream.poll_reset(cx).map(|reset| PourError::Stream(reset.map_or_else(|error| error, Into::into)))
 }
 
-fn poll_room(cx: &mut Context<'_>, stream: &mut SendStream<Bytes>) -> Poll<Result<usize, PourError>> {
-    loop {
-        match ready!(stream.poll_capacity(cx)) {
-            Some(Ok(0)) => {}
-            Some(room) => return Poll::Ready(room.map_err(PourError::Stream)),
-            None => {
-                let reset = ready!(stream.poll_reset(cx)).map_or_else(|error| error, Into::into);
-                return Poll::Ready(Err(PourError::Stream(reset)));
-            }
+/// Waits until the receiver has room for at least one of `most` bytes, for `idle` at most; gives how many.
+async fn room(sending: &mut Sending, most: usize, idle: Duration) -> Result<usize, PourError> {
+    sending.stream.reserve_capacity(most);
+    // No timer is made where there is room at once, which is the rule.
+    match poll_fn(|cx| Poll::Ready(poll_room(cx, sending))).await {
+        Poll::Ready(room) => room,
+        Poll::Pending => {
+            let room = poll_fn(|cx| poll_room(cx, sending));
+            tokio::time::timeout(idle, room).await.unwrap_or(Err(PourError::Stalled))
         }
+    }
+}
+
+fn poll_room(cx: &mut Context<'_>, sending: &mut Sending) -> Poll<Result<usize, PourError>> {
+    match ready!(sending.poll_room(cx)) {
+        Some(room) => Poll::Ready(room.map_err(PourError::Stream)),
+        None => poll_reset(cx, sending).map(Err),
     }
 }
 
 /// Sends one frame's data in the portions that the receiver has room for.
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, end: bool, idle: Duration) -> Result<(), PourError> {
+async fn send(sending: &mut Sending, mut data: Bytes, end: bool, idle: Duration) -> Result<(), PourError> {
     while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let room = room(stream, idle).await?.min(data.len());
+        let room = room(sending, data.len(), idle).await?.min(data.len());
         let part = data.split_to(room);
         let last = end && data.is_empty();
-        stream.send_data(part, last).map_err(PourError::Stream)?;
+        sending.send(part, last).map_err(PourError::Stream)?;
         if last {
             return Ok(());
         }
     }
-    if end { stream.send_data(Bytes::new(), true).map_err(PourError::Stream) } else { Ok(()) }
+    if end { sending.send(data, true).map_err(PourError::Stream) } else { Ok(()) }
 }

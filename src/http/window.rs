@@ -1,5 +1,5 @@
-//! How many unread bytes HTTP/2 callers and peers may send: a window per connection, drawn from one purse, so that
-//! many stalled connections cannot hold more memory than documented.
+//! How many unread bytes HTTP/2 callers and peers may send: a window per connection, drawn from a purse for each of
+//! the two, so that many stalled connections cannot hold more memory than documented.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,8 +30,11 @@ pub struct Window {
 }
 
 impl Windows {
-    /// The process's purse: 64 connections with a large window, 64 MiB unread bytes at most beyond the least windows.
-    pub const PROCESS: &'static Self = &PURSE;
+    /// The callers' purse: 64 connections with a large window, 64 MiB of unread bytes at most beyond the least windows.
+    pub const CALLERS: &'static Self = &CALLERS;
+
+    /// The peers' purse, of its own, so that callers cannot make peers slow by taking it: 128 connections.
+    pub const PEERS: &'static Self = &PEERS;
 
     /// Takes a window: a large one while there are any.
     pub fn take(&'static self) -> Window {
@@ -43,12 +46,19 @@ impl Windows {
     }
 }
 
-static PURSE: Windows = Windows { taken: AtomicUsize::new(0), most: 64 };
+static CALLERS: Windows = Windows { taken: AtomicUsize::new(0), most: 64 };
+static PEERS: Windows = Windows { taken: AtomicUsize::new(0), most: 128 };
 
 impl Window {
     /// Its bytes.
     pub fn size(&self) -> u32 {
         self.size
+    }
+
+    /// What one of its streams may send unread where streams of strangers share the connection: a quarter, so that one
+    /// that nobody reads does not stop all others.
+    pub fn shared(&self) -> u32 {
+        STREAM.min(self.size / 4)
     }
 }
 
@@ -69,6 +79,7 @@ mod tests {
         static TWO: Windows = Windows { taken: AtomicUsize::new(0), most: 2 };
         let (a, b, c) = (TWO.take(), TWO.take(), TWO.take());
         assert_eq!((a.size(), b.size(), c.size()), (CONNECTION, CONNECTION, LEAST));
+        assert_eq!((a.shared(), c.shared()), (STREAM, LEAST / 4));
         drop((a, c));
         assert_eq!((TWO.take().size(), b.size()), (CONNECTION, CONNECTION));
     }

@@ -34,6 +34,7 @@ pub fn row(reason: Reason) -> Row {
         R::UriTooLong => (414, 13, true),
         R::HeadTimeout | R::BodyTimeout => (408, 4, true),
         R::BodyTooLarge => (413, 8, true),
+        R::Flood => (429, 8, true),
         R::UnknownCoding => (501, 12, true),
         R::UnknownExpectation => (417, 13, true),
         R::MethodNotAllowed => (405, 12, true),

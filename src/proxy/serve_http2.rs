@@ -3,26 +3,30 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream};
+use h2::{Reason as Code, RecvStream};
 use http::{Request, Response};
 use http_body::Body as _;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::Conn;
 use super::exchange::exchange;
 use super::upgrade::Takeover;
+use super::{Conn, record};
 use crate::http::body::{Body, Http2Body, content_length};
-use crate::http::pour::pour;
+use crate::http::pour::{PourError, pour};
+use crate::http::unsent::{Piece, Sending, Unsent};
 use crate::http::window::{self, Window, Windows};
 use crate::life::drain::Phase;
-use crate::net::clocked::{Clock, Clocked, Limits};
+use crate::net::clocked::{Clock, Clocked, Expired, Limits, Phase as ClockPhase};
 use crate::net::io::Duplex;
 use crate::plan::door::DoorLimits;
+use crate::reason::Reason;
+use crate::resilience::calm::{A_SECOND, AT_ONCE, Calm};
 use crate::upstream::lease::OnInformational;
 
 /// Streams one caller may have open.
@@ -34,18 +38,53 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 /// Bytes of answers that wait in a stream's send buffer.
 const SEND_BUFFER: usize = 128 * 1024;
 
+/// What the streams of a connection and the connection know of each other.
+struct Shared {
+    conn: Arc<Conn>,
+    unsent: Arc<Unsent>,
+    calm: Mutex<Calm>,
+    /// More was cancelled than is borne.
+    flooded: AtomicBool,
+}
+
+impl Shared {
+    fn new(conn: Arc<Conn>) -> Arc<Self> {
+        let calm = Mutex::new(Calm::new(Instant::now()));
+        Arc::new(Self { conn, unsent: Unsent::new(), calm, flooded: AtomicBool::new(false) })
+    }
+
+    /// The caller cancelled a stream before its end. The connection learns it with the next stream: without one there
+    /// is no flood.
+    fn cancelled(&self) {
+        if !self.calm.lock().cancelled(Instant::now()) {
+            self.flooded.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Serves HTTP/2 on `io` until it ends, is idle for too long, or the drain is over.
 pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
     let limits = &conn.door.limits;
     let clocks = Limits { idle: limits.keep_alive, head: limits.head_timeout, write: limits.body_idle };
-    // A clock of its own that is always busy: exchanges of other streams end and make the connection's idle, and this
-    // loop has its own idle time.
     let clock = Clock::new(Instant::now());
+    let io = Clocked::new(io, clock.clone(), clocks, &[]);
+    let window = Windows::CALLERS.take();
+    let handshake = tokio::time::timeout(limits.head_timeout, settings(limits, &window).handshake::<_, Piece>(io));
+    let serving = match handshake.await {
+        Ok(Ok(serving)) => serving,
+        Ok(Err(error)) if clock.expired() != Expired::Head => return tell(&conn, &error, Reason::WrongProtocol),
+        // One that has said nothing has asked for nothing.
+        _ if clock.phase() == ClockPhase::Idle => return,
+        _ => return record::refused(&conn, Reason::HeadTimeout, "the HTTP/2 preface was not complete in time"),
+    };
+    // Busy from here on: exchanges of other streams end and make the connection's own clock idle, and the loop below
+    // has its own idle time.
     clock.busy();
-    let io = Clocked::new(io, clock, clocks, &[]);
-    let window = Windows::PROCESS.take();
-    let handshake = tokio::time::timeout(limits.head_timeout, settings(limits, &window).handshake(io));
-    let Ok(Ok(mut serving)) = handshake.await else { return };
+    serve(&Shared::new(conn.clone()), serving).await;
+}
+
+async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serving: Connection<T, Piece>) {
+    let (conn, limits) = (&shared.conn, &shared.conn.door.limits);
     let mut drain = conn.drain.clone();
     let mut draining = false;
     let idle = tokio::time::sleep(limits.keep_alive);
@@ -53,17 +92,23 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
     loop {
         tokio::select! {
             accepted = serving.accept() => match accepted {
+                Some(Ok(_)) if shared.flooded.load(Ordering::Relaxed) => {
+                    let detail = format!(
+                        "the caller cancelled more than {AT_ONCE} requests at once or {A_SECOND} a second on one connection"
+                    );
+                    record::refused(conn, Reason::Flood, &detail);
+                    return leave(&mut serving, Code::ENHANCE_YOUR_CALM, limits.head_timeout).await;
+                }
                 Some(Ok((request, respond))) => {
                     idle.as_mut().reset(Instant::now() + limits.keep_alive);
-                    conn.tasks().spawn(stream(conn.clone(), request, respond));
+                    conn.tasks().spawn(stream(shared.clone(), request, respond));
                 }
-                Some(Err(_)) | None => return,
+                Some(Err(error)) => return tell(conn, &error, Reason::BadHead),
+                None => return,
             },
             phase = drain.reached(if draining { Phase::Forced } else { Phase::Draining }) => {
                 if phase == Phase::Forced {
-                    serving.abrupt_shutdown(Reason::NO_ERROR);
-                    let _ = finish(&mut serving, limits.head_timeout).await;
-                    return;
+                    return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await;
                 }
                 draining = true;
                 serving.graceful_shutdown();
@@ -87,6 +132,18 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
     }
 }
 
+/// Records why a connection ended, where no exchange does: it broke HTTP/2's rules, or the caller says that we did.
+/// Who only left is told by the exchanges that it left behind, if any.
+fn tell(conn: &Conn, error: &h2::Error, rule: Reason) {
+    let reason = match error.reason() {
+        None | Some(Code::NO_ERROR) => return,
+        Some(_) if error.is_remote() => Reason::ClientGone,
+        Some(Code::ENHANCE_YOUR_CALM) => Reason::Flood,
+        Some(_) => rule,
+    };
+    record::refused(conn, reason, &format!("HTTP/2 connection ended: {error}"));
+}
+
 /// What callers may do on one connection.
 fn settings(limits: &DoorLimits, window: &Window) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
@@ -98,43 +155,57 @@ fn settings(limits: &DoorLimits, window: &Window) -> h2::server::Builder {
         .max_header_list_size(u32::try_from(limits.head.saturating_mul(2)).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(window::SMALL_FRAMES)
+        // Requests cancelled before they were looked at; as many as may be open, because they may come in one packet.
+        .max_pending_accept_reset_streams(STREAMS as usize)
         .enable_connect_protocol();
     builder
 }
 
-/// Flushes what a shutdown still has to say, for a bounded time.
-async fn finish<T>(serving: &mut Connection<T, Bytes>, most: std::time::Duration) -> Result<(), h2::Error>
+/// Ends the connection with all its streams; what there is to say is flushed for a bounded time.
+async fn leave<T>(serving: &mut Connection<T, Piece>, code: Code, most: Duration)
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
+    serving.abrupt_shutdown(code);
     let closed = poll_fn(|cx| serving.poll_closed(cx));
-    tokio::time::timeout(most.min(std::time::Duration::from_secs(1)), closed).await.unwrap_or(Ok(()))
+    let _ = tokio::time::timeout(most.min(Duration::from_secs(1)), closed).await;
 }
 
-type Respond = Arc<Mutex<SendResponse<Bytes>>>;
+type Respond = Arc<Mutex<SendResponse<Piece>>>;
 
 /// Serves one stream. The caller's reset cancels it wherever it stands.
-async fn stream(conn: Arc<Conn>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+async fn stream(shared: Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Piece>) {
+    let conn = &shared.conn;
     let respond: Respond = Arc::new(Mutex::new(respond));
-    let informational = relay(&respond);
+    let informational = relay(&respond, &shared);
     let request = request_body(request);
     let idle = conn.door.limits.body_idle;
     let answer = tokio::select! {
         // The reset first: what nobody waits for is not worth another step.
         biased;
-        _ = poll_fn(|cx| respond.lock().poll_reset(cx)) => return,
-        answer = exchange(&conn, request, &informational) => answer,
+        reset = poll_fn(|cx| respond.lock().poll_reset(cx)) => {
+            if reset.is_ok() {
+                shared.cancelled();
+            }
+            return;
+        }
+        answer = exchange(conn, request, &informational) => answer,
     };
     let (mut parts, body) = answer.into_parts();
     let takeover = parts.extensions.remove::<Takeover>();
     let end = body.is_end_stream() && takeover.is_none();
     let Ok(sending) = respond.lock().send_response(Response::from_parts(parts, ()), end) else { return };
+    let sending = Sending::new(sending, &shared.unsent);
     match takeover {
         Some(takeover) => takeover.give(sending),
         None if end => {}
+        // Why else it broke stands in the exchange's record, which the body holds.
         None => {
-            // Why it broke stands in the exchange's record, which the body holds.
-            let _ = pour(sending, body, idle).await;
+            if let Err(PourError::Stream(error)) = pour(sending, body, idle).await
+                && error.is_reset()
+            {
+                shared.cancelled();
+            }
         }
     }
 }
@@ -150,10 +221,17 @@ fn request_body(request: Request<RecvStream>) -> Request<Body> {
     Request::from_parts(parts, body)
 }
 
+/// Informational answers that are passed on for one request. They have no flow control, so a caller that does not read
+/// would let any number pile up; more than a few are no hints.
+const INFORMATIONAL: u32 = 100;
+
 /// Passes 100 and 103 on to the caller, until the answer itself is sent.
-fn relay(respond: &Respond) -> OnInformational {
-    let respond = respond.clone();
+fn relay(respond: &Respond, shared: &Arc<Shared>) -> OnInformational {
+    let (respond, shared, told) = (respond.clone(), shared.clone(), AtomicU32::new(0));
     Arc::new(move |answer: Response<()>| {
+        if told.fetch_add(1, Ordering::Relaxed) >= INFORMATIONAL {
+            return (shared.conn.no_informational)(answer);
+        }
         let (mut parts, ()) = answer.into_parts();
         crate::http::hop::response(parts.status, &mut parts.headers);
         // Too late, or the stream is gone: the final answer tells the rest.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use h2::SendStream;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -24,6 +23,7 @@ use crate::http::guard::Guard;
 use crate::http::h2io::StreamIo;
 use crate::http::head::Facts;
 use crate::http::hop;
+use crate::http::unsent::Sending;
 use crate::net::io::Io;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
@@ -60,11 +60,11 @@ enum CallerSide {
 
 /// Rides in an answer's extensions: hands the stream's sending half to the tunnel.
 #[derive(Clone)]
-pub struct Takeover(Arc<parking_lot::Mutex<Option<oneshot::Sender<SendStream<Bytes>>>>>);
+pub struct Takeover(Arc<parking_lot::Mutex<Option<oneshot::Sender<Sending>>>>);
 
 impl Takeover {
     /// Gives the sending half; a tunnel that is gone lets it drop, which resets the stream.
-    pub fn give(self, stream: SendStream<Bytes>) {
+    pub fn give(self, stream: Sending) {
         if let Some(sender) = self.0.lock().take() {
             // The receiver is gone only when the tunnel was ended by force.
             let _ = sender.send(stream);

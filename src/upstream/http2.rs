@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,28 +17,22 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::ping::{Pings, Step};
+use crate::http::unsent::{Piece, Unsent};
+use crate::http::window::{self, Window, Windows};
 use crate::life::tasks::Tasks;
 use crate::net::io::Io;
-
-/// What a peer may send on one stream before it is read.
-const STREAM_WINDOW: u32 = 256 * 1024;
-
-/// What a peer may send on all streams of a connection before it is read.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// The decoded size of an answer's fields.
 const HEADER_LIST: u32 = 64 * 1024;
 
-/// h2 ends a connection whose unread DATA frames are small ones beyond this budget. Its default, half the window,
-/// is spent by a few thousand small gRPC messages whose reader is slow; the bytes themselves are bounded by the window.
-const SMALL_DATA_BUDGET: usize = 16 * 1024 * 1024;
-
 /// Bytes of one stream waiting to be written.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// What the streams of a connection and its task know of each other.
 pub(super) struct Life {
     tasks: Tasks,
+    /// Bytes of requests that the peer has not taken yet.
+    unsent: Arc<Unsent>,
     streams: AtomicUsize,
     /// Bytes came since the task last looked.
     heard: AtomicBool,
@@ -65,12 +58,17 @@ impl Life {
     pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks
     }
+
+    /// The count of the connection's unsent bytes.
+    pub(super) fn unsent(&self) -> &Arc<Unsent> {
+        &self.unsent
+    }
 }
 
 /// The sending end of a shared connection; clones open streams on the same one.
 #[derive(Clone)]
 pub struct Many {
-    pub(super) send: SendRequest<Bytes>,
+    pub(super) send: SendRequest<Piece>,
     life: Arc<Life>,
 }
 
@@ -92,10 +90,12 @@ impl Many {
 
 /// The connection task's part of a connection.
 pub(super) struct Driver {
-    conn: Connection<Heard, Bytes>,
+    conn: Connection<Heard, Piece>,
     pings: PingPong,
     life: Arc<Life>,
     max: usize,
+    /// Given back when the connection ends.
+    _window: Window,
 }
 
 impl Driver {
@@ -113,11 +113,13 @@ impl Driver {
 pub(super) async fn handshake(io: Io, tasks: &Tasks) -> Result<(Many, Box<Driver>), h2::Error> {
     let life = Arc::new(Life {
         tasks: tasks.clone(),
+        unsent: Unsent::new(),
         streams: AtomicUsize::new(0),
         heard: AtomicBool::new(false),
         dead: AtomicBool::new(false),
     });
-    let (send, mut conn) = builder().handshake(Heard { io, life: life.clone() }).await?;
+    let window = Windows::PEERS.take();
+    let (send, mut conn) = builder(&window).handshake::<_, Piece>(Heard { io, life: life.clone() }).await?;
     let Some(pings) = conn.ping_pong() else { return Err(h2::Reason::INTERNAL_ERROR.into()) };
     let max = poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
         Poll::Ready(Ok(())) => Poll::Ready(Err(io_ended())),
@@ -129,18 +131,18 @@ pub(super) async fn handshake(io: Io, tasks: &Tasks) -> Result<(Many, Box<Driver
         },
     })
     .await?;
-    Ok((Many { send, life: life.clone() }, Box::new(Driver { conn, pings, life, max })))
+    Ok((Many { send, life: life.clone() }, Box::new(Driver { conn, pings, life, max, _window: window })))
 }
 
-fn builder() -> Builder {
+fn builder(window: &Window) -> Builder {
     let mut builder = Builder::new();
     builder
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(window.shared())
+        .initial_connection_window_size(window.size())
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(SMALL_DATA_BUDGET)
+        .data_frame_budget(window::SMALL_FRAMES)
         .initial_max_send_streams(0);
     builder
 }
@@ -152,9 +154,10 @@ fn io_ended() -> h2::Error {
 
 /// Drives a connection to its end: frames, the peer's stream limit, PINGs. Keeps no endpoint alive.
 pub(super) async fn drive(mut driver: Box<Driver>, endpoint: Weak<Endpoint>, id: u64) {
-    let Driver { conn, pings: wire, life, max } = &mut *driver;
+    let Driver { conn, pings: wire, life, max, .. } = &mut *driver;
     let mut pings = Pings::new(Instant::now());
-    let mut timer = pin!(tokio::time::sleep_until(pings.next(Instant::now())));
+    let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
+    let mut armed = false;
     poll_fn(|cx| {
         if Pin::new(&mut *conn).poll(cx).is_ready() {
             return Poll::Ready(());
@@ -170,10 +173,16 @@ pub(super) async fn drive(mut driver: Box<Driver>, endpoint: Weak<Endpoint>, id:
             life.heard.store(false, Ordering::Relaxed);
             pings.pong(Instant::now());
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        // A stream that is opened wakes this task; without any, and without an open question, no timer does.
+        while !armed || timer.as_mut().poll(cx).is_ready() {
+            let streams = life.streams.load(Ordering::Relaxed);
+            if !armed && streams == 0 {
+                break;
+            }
             let now = Instant::now();
-            let heard = life.heard.swap(false, Ordering::Relaxed);
-            match pings.look(now, heard, life.streams.load(Ordering::Relaxed)) {
+            // Whatever the time without streams was, it was no silence.
+            let heard = life.heard.swap(false, Ordering::Relaxed) || !armed;
+            match pings.look(now, heard, streams) {
                 Step::Rest => {}
                 Step::Ping => {
                     // Only fails while one is unanswered, which `Pings` rules out, or when the end is near anyway.
@@ -185,7 +194,12 @@ pub(super) async fn drive(mut driver: Box<Driver>, endpoint: Weak<Endpoint>, id:
                     return Poll::Ready(());
                 }
             }
-            timer.as_mut().reset(pings.next(now));
+            let next = pings.next(now, streams);
+            armed = next.is_some();
+            match next {
+                Some(next) => timer.as_mut().reset(next),
+                None => break,
+            }
         }
         Poll::Pending
     })

@@ -72,11 +72,11 @@ impl Pings {
         self.answered = self.answered.saturating_add(1);
     }
 
-    /// When to look again.
-    pub fn next(&self, now: Instant) -> Instant {
+    /// When to look again; not before streams are opened where there are none.
+    pub fn next(&self, now: Instant, streams: usize) -> Option<Instant> {
         match self.asked {
-            Some(asked) => asked + ANSWER,
-            None => now + LOOK,
+            Some(asked) => Some(asked + ANSWER),
+            None => (streams > 0).then(|| now + LOOK),
         }
     }
 
@@ -93,11 +93,12 @@ impl Pings {
 mod tests {
     use super::*;
 
-    /// Looks as a connection's task would, until `until`; answers PINGs if `alive`. Gives the seconds of each step.
-    fn run(streams: usize, alive: bool, until: u64) -> Vec<(u64, Step)> {
+    /// Looks as a connection's task would, until `until`; answers PINGs if `alive`. Gives the seconds of each step, and how often it looked.
+    fn run(streams: usize, alive: bool, until: u64) -> (Vec<(u64, Step)>, usize) {
         let start = Instant::now();
-        let (mut pings, mut now, mut seen) = (Pings::new(start), start, Vec::new());
+        let (mut pings, mut now, mut seen, mut looks) = (Pings::new(start), start, Vec::new(), 0);
         while now < start + Duration::from_secs(until) {
+            looks += 1;
             let step = pings.look(now, false, streams);
             if step != Step::Rest {
                 seen.push(((now - start).as_secs(), step));
@@ -107,24 +108,25 @@ mod tests {
                 Step::Ping if alive => pings.pong(now),
                 _ => {}
             }
-            now = pings.next(now);
+            let Some(next) = pings.next(now, streams) else { break };
+            now = next;
         }
-        seen
+        (seen, looks)
     }
 
     #[test]
     fn a_silent_peer_is_asked_and_then_given_up() {
-        assert_eq!(run(1, false, 60), [(10, Step::Ping), (13, Step::Dead)]);
+        assert_eq!(run(1, false, 60).0, [(10, Step::Ping), (13, Step::Dead)]);
     }
 
     #[test]
     fn a_peer_that_answers_is_asked_ever_more_rarely() {
-        assert_eq!(run(1, true, 700), [(10, Step::Ping), (70, Step::Ping), (370, Step::Ping), (670, Step::Ping)]);
+        assert_eq!(run(1, true, 700).0, [(10, Step::Ping), (70, Step::Ping), (370, Step::Ping), (670, Step::Ping)]);
     }
 
     #[test]
-    fn without_streams_nobody_is_asked() {
-        assert_eq!(run(0, false, 1000), []);
+    fn without_streams_nobody_is_asked_and_nothing_looks() {
+        assert_eq!(run(0, false, 1000), (vec![], 1));
     }
 
     #[test]

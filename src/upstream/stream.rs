@@ -4,21 +4,23 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::ResponseFuture;
 use h2::ext::Protocol;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
+use tokio::time::{Instant, Sleep};
 
 use super::http1::reason_of_body;
 use super::lease::{Answer, AnswerBody, Hold, ManyHold, OnInformational, Opened, SendError};
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError, Http2Body, content_length};
 use crate::http::h2io::StreamIo;
+use crate::http::unsent::Sending;
 use crate::net::io::Io;
 use crate::reason::Reason;
 
@@ -32,6 +34,7 @@ pub(super) async fn send(
     informational: Option<OnInformational>,
 ) -> Result<Answer, SendError> {
     let (parts, body) = request.into_parts();
+    let idle = body.idle();
     let (body, flow) = Outgoing::new(body, &parts.headers);
     let head = head(&parts, hold.endpoint().is_secure());
     // A body that is empty from the start has no flow.
@@ -40,10 +43,12 @@ pub(super) async fn send(
         Err(error) => return Err(not_opened(&hold, &error, Some(Request::from_parts(parts, body.into_body())))),
     };
     let done = flow.is_none();
-    let mut exchange = Exchange { response, informational, flow, pump: Pump { body, stream, done } };
+    let pump = Pump::new(body, Sending::new(stream, hold.many.life().unsent()), idle, done);
+    let mut exchange = Exchange { response, informational, flow, pump };
     match poll_fn(|cx| exchange.poll(cx)).await {
         Ok(response) => Ok(answered(hold, exchange, response, parts.method == Method::HEAD)),
         Err(Broken::Body(error)) => Err(body_broke(&hold, &error)),
+        Err(Broken::Stalled(idle)) => Err(stalled(&hold, idle)),
         Err(Broken::Stream(error)) => {
             let body = Some(exchange.pump.body).filter(|body| !body.touched());
             Err(refused(&hold, error, body.map(|body| (parts, body))))
@@ -55,7 +60,7 @@ pub(super) async fn send(
 pub(super) async fn open_tunnel(mut hold: ManyHold, request: Request<()>) -> Result<Opened, SendError> {
     let (parts, ()) = request.into_parts();
     let head = head(&parts, hold.endpoint().is_secure());
-    let (response, mut send) = match hold.many.send.send_request(head, false) {
+    let (response, send) = match hold.many.send.send_request(head, false) {
         Ok(opened) => opened,
         Err(error) => return Err(not_opened(&hold, &error, Some(Request::from_parts(parts, Body::Empty)))),
     };
@@ -66,11 +71,12 @@ pub(super) async fn open_tunnel(mut hold: ManyHold, request: Request<()>) -> Res
             return Err(refused(&hold, error, Some((parts, body))));
         }
     };
+    let mut send = Sending::new(send, hold.many.life().unsent());
     if head.status.is_success() {
         return Ok(Opened::Tunnel(Response::from_parts(head, ()), Io::boxed(StreamIo::new(send, recv, hold))));
     }
     // An ordinary answer to a request that has no more to say. An error means that the stream is over already.
-    let _ = send.send_data(Bytes::new(), true);
+    let _ = send.send(Bytes::new(), true);
     let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let promised = if bodiless { None } else { content_length(&head.headers) };
     let body = AnswerBody::new(Body::Http2(Http2Body::new(recv, promised)), Hold::Many(hold, None));
@@ -136,6 +142,7 @@ struct Exchange {
 
 enum Broken {
     Body(BodyError),
+    Stalled(Duration),
     Stream(h2::Error),
 }
 
@@ -144,9 +151,11 @@ impl Exchange {
         if !self.pump.done
             && let Poll::Ready(Err(error)) = Pin::new(&mut self.pump).poll(cx)
         {
-            return Poll::Ready(Err(Broken::Body(error)));
+            return Poll::Ready(Err(error));
         }
-        while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
+        // The answer is asked for only when no informational one can stand before it: h2 drops those that it then meets,
+        // and one may arrive between two questions where another thread drives the connection.
+        while let Some(Ok(head)) = ready!(self.response.poll_informational(cx)) {
             if let (Some(flow), StatusCode::CONTINUE) = (&self.flow, head.status()) {
                 flow.go_on();
             }
@@ -161,14 +170,23 @@ impl Exchange {
 /// Carries a request's body into its stream: a piece is asked for only when there is window to send it.
 struct Pump {
     body: Outgoing,
-    stream: SendStream<Bytes>,
+    sending: Sending,
+    /// What was taken of the body and has no window yet, and whether it is the last.
+    rest: Bytes,
+    last: bool,
+    /// How long the peer may give no window; `None` for bodies without a clock of their own.
+    idle: Option<Duration>,
+    /// Made only once the pump has had to wait for window.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the timer runs for this wait.
+    waiting: bool,
     done: bool,
 }
 
 impl Future for Pump {
-    type Output = Result<(), BodyError>;
+    type Output = Result<(), Broken>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let this = self.get_mut();
         for _ in 0..BURST {
             if ready!(this.poll_piece(cx))? {
@@ -182,38 +200,66 @@ impl Future for Pump {
 }
 
 impl Pump {
+    fn new(body: Outgoing, sending: Sending, idle: Option<Duration>, done: bool) -> Self {
+        Self { body, sending, rest: Bytes::new(), last: false, idle, timer: None, waiting: false, done }
+    }
+
     /// Sends one piece; true when the body is done with. That the stream ended is no error here: the answer's side
     /// says what it means.
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
-        self.stream.reserve_capacity(1);
-        while self.stream.capacity() == 0 {
-            match ready!(self.stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Ok(true)),
-            }
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
+        self.sending.stream.reserve_capacity(self.rest.len().max(1));
+        match self.sending.poll_room(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(_) => return Poll::Ready(Ok(true)),
+            Poll::Pending => return self.poll_stalled(cx).map(Err),
         }
-        if self.stream.poll_reset(cx).is_ready() {
+        self.waiting = false;
+        if self.sending.stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Ok(true));
         }
-        let sent = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            None => self.stream.send_data(Bytes::new(), true).map(|()| true),
-            Some(Err(error)) => {
-                self.stream.send_reset(h2::Reason::CANCEL);
-                self.done = true;
-                return Poll::Ready(Err(error));
-            }
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => {
-                    let end = self.body.is_end_stream();
-                    if data.is_empty() && !end { Ok(()) } else { self.stream.send_data(data, end) }.map(|()| end)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => self.last = true,
+                Some(Err(error)) => {
+                    self.give_up();
+                    return Poll::Ready(Err(Broken::Body(error)));
                 }
-                Err(frame) => match frame.into_trailers() {
-                    Ok(trailers) => self.stream.send_trailers(trailers).map(|()| true),
-                    Err(_) => Ok(false),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => (self.rest, self.last) = (data, self.body.is_end_stream()),
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else { return Poll::Ready(Ok(false)) };
+                        // An error is the stream's end.
+                        let _ = self.sending.stream.send_trailers(trailers);
+                        return Poll::Ready(Ok(true));
+                    }
                 },
-            },
-        };
-        Poll::Ready(Ok(sent.unwrap_or(true)))
+            }
+            if self.rest.is_empty() && !self.last {
+                return Poll::Ready(Ok(false));
+            }
+        }
+        // Until here a single byte was asked for.
+        self.sending.stream.reserve_capacity(self.rest.len());
+        let part = self.rest.split_to(self.sending.stream.capacity().min(self.rest.len()));
+        let end = self.last && self.rest.is_empty();
+        Poll::Ready(Ok(self.sending.send(part, end).is_err() || end))
+    }
+
+    /// There is no window: runs out when that has lasted too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let Some(idle) = self.idle else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        if !std::mem::replace(&mut self.waiting, true) {
+            timer.as_mut().reset(Instant::now() + idle);
+        }
+        ready!(timer.as_mut().poll(cx));
+        self.give_up();
+        Poll::Ready(Broken::Stalled(idle))
+    }
+
+    fn give_up(&mut self) {
+        self.sending.stream.send_reset(h2::Reason::CANCEL);
+        self.done = true;
     }
 }
 
@@ -226,6 +272,19 @@ fn body_broke(hold: &ManyHold, error: &BodyError) -> SendError {
         reused: hold.reused,
         code: None,
         detail: format!("the request to {} broke off: {error}", hold.endpoint().addr()),
+    }
+}
+
+/// The peer gave no window for the request's body.
+#[cold]
+fn stalled(hold: &ManyHold, idle: Duration) -> SendError {
+    SendError {
+        reason: Reason::ResponseTimeout,
+        unsent: None,
+        unprocessed: false,
+        reused: hold.reused,
+        code: None,
+        detail: format!("{} took nothing of the request's body for {idle:?}", hold.endpoint().addr()),
     }
 }
 
@@ -267,18 +326,17 @@ fn refused(hold: &ManyHold, error: h2::Error, request: Option<(Parts, Outgoing)>
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use h2::server::{Connection, SendResponse};
-    use h2::{RecvStream, server};
+    use h2::{RecvStream, SendStream, server};
     use http::HeaderValue;
     use http_body_util::BodyExt;
     use parking_lot::Mutex;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::sync::{mpsc, oneshot};
-    use tokio::time::Instant;
 
     use super::*;
+    use crate::deadline::Deadline;
+    use crate::http::guard::{Guard, Guarded};
     use crate::plan::door::Protocol as Declared;
     use crate::upstream::lease::Version as Spoken;
     use crate::upstream::pool::Counts;
@@ -457,6 +515,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stalls_after_a_pause_is_found_as_well() {
+        let (rig, (to, mut requests)) = (Rig::new(Declared::Http2), mpsc::channel(1));
+        let lease = rig
+            .connect_http2(server::Builder::new(), |mut server: Server| async move {
+                for _ in 0..2 {
+                    to.send(server.accept().await.unwrap().unwrap()).await.unwrap();
+                }
+                let _stalled = server;
+                std::future::pending().await
+            })
+            .await;
+        let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+            requests.recv().await.unwrap().1.send_response(ok(), true).unwrap();
+        });
+        drop(answer.unwrap());
+        // No timer runs while nothing is asked.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let (lease, start) = (rig.lease(Spoken::Http2).await.unwrap(), Instant::now());
+        assert!(lease.reused());
+        let (error, _arrived) = tokio::join!(lease.send(get("/"), None), requests.recv());
+        assert!(error.err().unwrap().detail.contains("did not answer a PING"));
+        let took = start.elapsed();
+        assert!(took >= Duration::from_secs(13) && took < Duration::from_secs(16), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_only_slow_is_left_alone() {
         let (_rig, lease, mut requests) = connected().await;
         let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
@@ -582,6 +666,42 @@ mod tests {
         // Not more than the windows on the way, 64 KiB each, and what is between them.
         assert!((64 * 1024 - 1..256 * 1024).contains(&written), "{written}");
         drop(request);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_of_a_body_is_given_up() {
+        let upload = || {
+            let guard = Guard::new(Duration::from_secs(60), Deadline::NONE, None);
+            // More than the peer's window, in one piece.
+            let body = Body::text(vec![0; 100_000]);
+            post(Body::Guarded(Box::new(Guarded::new(body, guard, Arc::default()))))
+        };
+        let (rig, lease, mut requests) = connected().await;
+        let start = Instant::now();
+        let (error, arrived) = tokio::join!(lease.send(upload(), None), requests.recv());
+        let error = error.err().unwrap();
+        assert!(error.reason == Reason::ResponseTimeout && error.detail.contains("took nothing"), "{error:?}");
+        assert_eq!(start.elapsed().as_secs(), 60);
+        assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() });
+
+        // As well when the answer has begun, by which the rest is sent in a task of its own.
+        drop(arrived);
+        settle().await;
+        let (lease, start) = (rig.lease(Spoken::Http2).await.unwrap(), Instant::now());
+        let (answer, (mut up, _down)) = tokio::join!(lease.send(upload(), None), async {
+            let (request, mut respond) = requests.recv().await.unwrap();
+            (request.into_body(), respond.send_response(ok(), false).unwrap())
+        });
+        let _answer = answer.unwrap();
+        let mut taken = 0;
+        let error = loop {
+            match up.data().await.unwrap() {
+                Ok(data) => taken += data.len(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((taken, error.reason()), (65_535, Some(h2::Reason::CANCEL)));
+        assert_eq!(start.elapsed().as_secs(), 60);
     }
 
     #[tokio::test(start_paused = true)]

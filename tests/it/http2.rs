@@ -10,7 +10,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::http2::{App2, Caller2, app, caller, certificate, drain, end_of, piece, pour, read, soon, tls};
+use crate::harness::http2::{
+    App2, Caller2, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, app, block, caller,
+    certificate, drain, end_of, frame, piece, pour, read, soon, tls,
+};
 use crate::harness::{App, Caller, Sidecar, field, inbound, inbound_file, outbound, read_head};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -194,6 +197,58 @@ fn informational(status: u16) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_informational_answer_is_lost_between_two_threads() {
+    let mut app = App2::start().await;
+    // While one thread looks after an exchange because a piece of its body came, the other may read the next 103.
+    let sidecar = Sidecar::start(&format!("workers: 2\n{}", inbound_file(app.addr, "")));
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    for _ in 0..40 {
+        let (mut answer, mut up) = caller.open(Request::post("http://a/").body(()).unwrap(), false).await;
+        let mut arrived = app.next().await;
+        let feeding = tokio::spawn(async move {
+            for _ in 0..10 * HINTS {
+                up.send_data("x".into(), false).unwrap();
+                tokio::task::yield_now().await;
+            }
+            up
+        });
+        for _ in 0..HINTS {
+            arrived.respond.send_informational(informational(103)).unwrap();
+            tokio::task::yield_now().await;
+        }
+        for n in 0..HINTS {
+            let hint = soon("103", std::future::poll_fn(|cx| answer.poll_informational(cx))).await;
+            assert_eq!(hint.unwrap_or_else(|| panic!("only {n}")).unwrap().status(), 103);
+        }
+        drop(feeding.await.unwrap());
+        arrived.respond.send_response(Response::new(()), true).unwrap();
+        assert_eq!(read(answer).await.unwrap().status(), 200);
+    }
+}
+
+/// Informational answers to one request, as many as are passed on (`src/proxy/serve_http2.rs`).
+const HINTS: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn informational_answers_without_an_end_do_not_pile_up() {
+    let mut app = App2::start().await;
+    let sidecar = inbound(app.addr, "");
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    let (mut answer, _) = caller.open(Request::get("http://a/").body(()).unwrap(), true).await;
+    let mut arrived = app.next().await;
+    for _ in 0..HINTS + 7 {
+        arrived.respond.send_informational(informational(103)).unwrap();
+    }
+    arrived.answer("x");
+    let mut hints = 0;
+    while soon("103", std::future::poll_fn(|cx| answer.poll_informational(cx))).await.is_some() {
+        hints += 1;
+    }
+    assert_eq!((hints, &read(answer).await.unwrap().body[..]), (HINTS, &b"x"[..]));
+    assert_eq!(sidecar.metric(&["outrigger_informational_dropped_total", "inbound"]), 7.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -748,33 +803,6 @@ async fn an_idle_connection_is_ended_in_order() {
     soon("the connection's end", caller.end).await.unwrap().unwrap();
 }
 
-/// Frames by hand, for what h2 would not send.
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, stream];
-    frame.extend_from_slice(payload);
-    frame
-}
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// HPACK's plainest form: a literal with a new name, not indexed, without Huffman.
-fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend_from_slice(text);
-        }
-    }
-    block
-}
-
 /// What became of stream 1.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
@@ -785,8 +813,8 @@ enum Fate {
 
 async fn fate(to: SocketAddr, frames: &[Vec<u8>]) -> Fate {
     let mut io = TcpStream::connect(to).await.unwrap();
-    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    io.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    io.write_all(PREFACE).await.unwrap();
+    io.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     for frame in frames {
         io.write_all(frame).await.unwrap();
     }
@@ -916,11 +944,93 @@ async fn malformed_http2_never_reaches_an_http1_app() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn connections_that_break_the_rules_are_told_of_and_those_that_only_end_are_not() {
+    let mut app = App2::start().await;
+    let sidecar = inbound(app.addr, ", protocol: http2, timeout: { head: 1s }");
+    let whole = || [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    let goaway = |code: u8| frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, code]);
+    let cases = [
+        ("nothing", vec![], None),
+        ("half a preface", PREFACE[..10].to_vec(), None),
+        ("a preface alone", whole(), None),
+        ("an orderly end", [whole(), goaway(0)].concat(), None),
+        ("DATA on no stream", [whole(), frame(0, 0, 0, b"x")].concat(), Some("bad_head")),
+        ("SETTINGS of five bytes", [whole(), frame(SETTINGS, 0, 0, &[0; 5])].concat(), Some("bad_head")),
+        ("a complaint", [whole(), goaway(1)].concat(), Some("client_gone")),
+    ];
+    let mut told = Vec::new();
+    for (what, bytes, reason) in cases {
+        let mut io = TcpStream::connect(sidecar.inbound).await.unwrap();
+        io.write_all(&bytes).await.unwrap();
+        if let Some(reason) = reason {
+            let _ = soon("the connection's end", io.read_to_end(&mut Vec::new())).await;
+            told.push(reason);
+        }
+        drop(io);
+        let lines = crate::harness::until(what, || {
+            let log = sidecar.log();
+            let lines: Vec<_> = log.lines().filter(|line| line.contains("reason=")).map(str::to_owned).collect();
+            (lines.len() >= told.len()).then_some(lines)
+        });
+        // One that should not be there is found here, or in a later turn.
+        assert!(lines.iter().zip(&told).all(|(line, reason)| line.contains(&format!("reason={reason} "))), "{lines:?}");
+        assert_eq!(lines.len(), told.len(), "{what}: {lines:?}");
+    }
+    assert_eq!(sidecar.metric(&["outrigger_failures_total", "bad_head"]), 2.0);
+    // A preface that stops.
+    let mut io = TcpStream::connect(sidecar.inbound).await.unwrap();
+    io.write_all(&PREFACE[..10]).await.unwrap();
+    let _ = soon("the connection's end", io.read_to_end(&mut Vec::new())).await;
+    sidecar.says(&["reason=head_timeout", "preface"]);
+    app.unseen();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_flood_of_cancelled_requests_ends_its_connection_alone() {
+    const BATCH: usize = 100;
+    let mut app = App2::start().await;
+    let sidecar = Sidecar::start(&inbound_file(app.addr, "").replace("log: all", "log: failures"));
+    let mut neighbour = Caller2::connect(sidecar.inbound).await;
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    // What arrived is kept: dropped, it would be answered.
+    let (mut cancelled, mut streams, mut arrived) = (0, Vec::new(), Vec::new());
+    let ended = 'flood: loop {
+        for _ in 0..BATCH {
+            let Ok(mut ready) = soon("room for a stream", caller.send.clone().ready()).await else {
+                break 'flood soon("the end", &mut caller.end).await;
+            };
+            streams.push(ready.send_request(Request::post("http://a/flood").body(()).unwrap(), false).unwrap());
+        }
+        // All of them have begun, so none is dropped before it is sent.
+        for _ in 0..streams.len() {
+            tokio::select! {
+                request = app.next() => arrived.push(request),
+                ended = &mut caller.end => break 'flood ended,
+            }
+        }
+        for (_, mut up) in streams.drain(..) {
+            up.send_reset(Reason::CANCEL);
+            cancelled += 1;
+        }
+        assert!(cancelled < 20_000, "a flood without an end");
+    };
+    assert!(cancelled >= 2000, "ended after {cancelled}");
+    let error = ended.unwrap().expect_err("not an orderly end");
+    assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
+    sidecar.says(&["reason=flood", "side=client"]);
+    while app.try_next().is_some() {}
+    let (answer, _) = neighbour.open(Request::get("http://a/calm").body(()).unwrap(), true).await;
+    app.next().await.answer("calm");
+    assert_eq!(read(answer).await.unwrap().body, "calm");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_declared_protocol_is_binding() {
     let mut app = App2::start().await;
     let sidecar = inbound(app.addr, ", protocol: http2");
     let answer = Caller::connect(sidecar.inbound).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
     assert!(!answer.contains("HTTP/1.1 200"), "{answer:?}");
+    sidecar.says(&["reason=wrong_protocol"]);
     app.unseen();
     let old = App::http(OK);
     let sidecar = Sidecar::start(&inbound_file(old.addr, ", protocol: http1"));

@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 
-use crate::harness::http2::{App2, Caller2, app, caller, pour, read, soon};
+use crate::harness::http2::{
+    App2, Caller2, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, WINDOW_UPDATE, app, block, caller, frame, pour,
+    read, soon,
+};
 use crate::harness::{App, Caller, Sidecar, inbound, read_head};
 
 const MIB: i64 = 1 << 20;
@@ -44,22 +47,30 @@ async fn settled(sidecar: &Sidecar) -> i64 {
     most
 }
 
-/// One exchange, so that what is made once is there.
-async fn warm(sidecar: &Sidecar, app: &mut App2) {
-    let mut caller = Caller2::connect(sidecar.inbound).await;
-    let (answer, _) = caller.open(Request::get("http://a/").body(()).unwrap(), true).await;
-    app.next().await.answer("x");
-    read(answer).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn callers_that_do_not_read_hold_no_more_than_the_windows() {
+/// An app that takes as many streams as a caller may open, a sidecar that has served one exchange, so that what is made
+/// once is there, and its memory.
+async fn warm() -> (App2, Sidecar, i64) {
     let mut builder = app();
     builder.max_concurrent_streams(ON_ONE as u32);
     let mut app = App2::with(builder).await;
     let sidecar = inbound(app.addr, "");
-    warm(&sidecar, &mut app).await;
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    let (answer, _) = caller.open(Request::get("http://a/").body(()).unwrap(), true).await;
+    app.next().await.answer("x");
+    read(answer).await.unwrap();
     let before = settled(&sidecar).await;
+    (app, sidecar, before)
+}
+
+/// Fails if memory has grown by more than `most` bytes.
+async fn within(sidecar: &Sidecar, before: i64, most: i64, what: &str) {
+    let grown = settled(sidecar).await - before;
+    assert!(grown <= most, "{} KiB for {what}, {} KiB at most", grown >> 10, most >> 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn callers_that_do_not_read_hold_no_more_than_the_windows() {
+    let (mut app, sidecar, before) = warm().await;
     let (mut held, mut kept) = (Vec::new(), Vec::new());
     let mut connections = 0;
     for _ in 0..STALLED / ON_ONE {
@@ -81,19 +92,40 @@ async fn callers_that_do_not_read_hold_no_more_than_the_windows() {
         kept.push((caller, bodies));
     }
     assert_eq!(sidecar.metric(&["outrigger_peer_requests_in_flight", "app"]), STALLED as f64);
-    let grown = settled(&sidecar).await - before;
     let most = (connections as i64 + 1) * UNREAD + STALLED as i64 * STREAM;
-    assert!(grown <= most, "{} KiB for {STALLED} stalled answers, {} KiB at most", grown >> 10, most >> 10);
+    within(&sidecar, before, most, "stalled answers").await;
+}
+
+/// What all answers on a caller's connection may have unsent (`src/http/unsent.rs`).
+const UNSENT: i64 = 256 << 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_caller_that_gives_all_window_and_does_not_read_holds_no_more_than_the_budget() {
+    let (mut app, sidecar, before) = warm().await;
+    // The largest windows there are, for its streams and for the connection.
+    let mut frames = PREFACE.to_vec();
+    frames.extend(frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    frames.extend(frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0]));
+    let head = block(&[(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")]);
+    for n in 0..ON_ONE as u32 {
+        frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &head));
+    }
+    let mut deaf = std::net::TcpStream::connect(sidecar.inbound).unwrap();
+    deaf.write_all(&frames).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..ON_ONE {
+        let mut arrived = app.next().await;
+        let mut down = arrived.respond.send_response(Response::new(()), false).unwrap();
+        down.send_data(BIG, true).unwrap();
+        held.push((arrived, down));
+    }
+    let most = UNSENT + 2 * UNREAD + ON_ONE as i64 * STREAM;
+    within(&sidecar, before, most, "answers that nobody reads").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn apps_that_do_not_read_hold_no_more_than_the_windows() {
-    let mut builder = app();
-    builder.max_concurrent_streams(ON_ONE as u32);
-    let mut app = App2::with(builder).await;
-    let sidecar = inbound(app.addr, "");
-    warm(&sidecar, &mut app).await;
-    let before = settled(&sidecar).await;
+    let (mut app, sidecar, before) = warm().await;
     let (mut held, mut kept) = (Vec::new(), Vec::new());
     for _ in 0..STALLED / ON_ONE {
         let mut caller = Caller2::connect(sidecar.inbound).await;
@@ -105,9 +137,8 @@ async fn apps_that_do_not_read_hold_no_more_than_the_windows() {
         kept.push(caller);
     }
     assert_eq!(sidecar.metric(&["outrigger_peer_requests_in_flight", "app"]), STALLED as f64);
-    let grown = settled(&sidecar).await - before;
     let most = kept.len() as i64 * UNREAD + STALLED as i64 * STREAM;
-    assert!(grown <= most, "{} KiB for {STALLED} stalled uploads, {} KiB at most", grown >> 10, most >> 10);
+    within(&sidecar, before, most, "stalled uploads").await;
 }
 
 const LARGE: usize = 256 << 20;

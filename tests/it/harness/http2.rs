@@ -61,7 +61,8 @@ pub(crate) struct Caller2 {
 /// A builder without a guard.
 pub(crate) fn caller() -> client::Builder {
     let mut builder = client::Builder::new();
-    builder.data_frame_budget(NO_GUARD).max_header_list_size(1 << 20);
+    // Nor is its count of answers that cross with a cancellation.
+    builder.data_frame_budget(NO_GUARD).max_header_list_size(1 << 20).max_local_error_reset_streams(None);
     builder
 }
 
@@ -230,6 +231,11 @@ impl App2 {
         soon("a request at the app", self.arrived.recv()).await.unwrap()
     }
 
+    /// A request that is there already.
+    pub(crate) fn try_next(&mut self) -> Option<Arrived> {
+        self.arrived.try_recv().ok()
+    }
+
     /// Fails if the app was called.
     pub(crate) fn unseen(&mut self) {
         assert!(self.arrived.try_recv().is_err(), "the app was called");
@@ -259,4 +265,37 @@ pub(crate) async fn tls(
     let stream = TcpStream::connect(to).await.unwrap();
     let name = "localhost".try_into().unwrap();
     soon("a TLS handshake", tokio_rustls::TlsConnector::from(config).connect(name, stream)).await.unwrap()
+}
+
+/// Frames by hand, for what h2 would not send.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+/// What a connection begins with (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// HPACK's plainest form: a literal with a new name, not indexed, without Huffman.
+pub(crate) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text);
+        }
+    }
+    block
 }

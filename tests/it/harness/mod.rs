@@ -77,8 +77,20 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
+    /// Below the ports that the kernel gives to those who ask for any (from 32768 on unless configured), so that nobody
+    /// gets one of them before the sidecar binds it; and counted from a place of this process's own, because tests run
+    /// in many.
     pub(crate) fn free() -> Self {
-        Self { inbound: free_port(), outbound: free_port(), admin: free_port() }
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let first = std::process::id() as usize * 7;
+        let next = || {
+            until("a free port", || {
+                let n = first + NEXT.fetch_add(1, Ordering::Relaxed);
+                let port = u16::try_from(10_000 + n % 22_000).unwrap();
+                TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
+            })
+        };
+        Self { inbound: next(), outbound: next(), admin: next() }
     }
 
     pub(crate) fn fill(&self, text: &str) -> String {
