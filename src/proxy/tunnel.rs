@@ -184,6 +184,7 @@ impl Drop for Opaque {
             status: None,
             reason: reason.map(|reason| (reason, failure::side(reason, Some(self.peer.kind())))),
             peer: self.peer.name().as_str(),
+            route: "",
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: u32::from(self.endpoint.is_some()),
             reused: false,
