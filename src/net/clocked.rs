@@ -142,6 +142,11 @@ impl<T> Clocked<T> {
         Self { inner, clock, limits, late, head_since: None, timer: None, blocked: None }
     }
 
+    /// The stream without its clocks, for what became a tunnel: there only the tunnel's own counts.
+    pub fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// Polls the one read timer for `due`; it may be set earlier and is then moved.
     fn poll_due(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Armed {

@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 
 use super::prefixed::Prefixed;
 
@@ -14,7 +16,7 @@ use super::prefixed::Prefixed;
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
-/// A byte stream: TCP and Unix sockets directly, everything else (TLS, tests' pipes) behind one box.
+/// A byte stream: TCP and Unix sockets directly, the rest behind one box.
 pub enum Io {
     /// A TCP connection.
     Tcp(TcpStream),
@@ -22,7 +24,9 @@ pub enum Io {
     Unix(UnixStream),
     /// One of them whose first bytes were taken to look at.
     Prefixed(Box<Prefixed<Io>>),
-    /// Anything else.
+    /// TLS over one of them.
+    Tls(Box<TlsStream<Io>>),
+    /// Anything else: streams of HTTP/2, tests' pipes.
     Boxed(Box<dyn Duplex>),
 }
 
@@ -32,13 +36,35 @@ impl Io {
         Self::Boxed(Box::new(stream))
     }
 
+    /// The stream with what was read of it before; a plain one stays so where nothing was.
+    pub fn prefixed(self, first: Bytes) -> Self {
+        if first.is_empty() { self } else { Self::Prefixed(Box::new(Prefixed::new(first, self))) }
+    }
+
     /// Has the close of a TCP connection be a reset, so that a stream cut short does not look whole at the other end.
     pub fn reset_on_close(&self) {
-        match self {
+        if let Some(stream) = self.tcp() {
             // A connection that is gone already needs no reset.
-            Self::Tcp(stream) => drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))),
-            Self::Prefixed(inner) => inner.get_ref().reset_on_close(),
-            Self::Unix(_) | Self::Boxed(_) => {}
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// How long a TCP connection may have sent bytes without an acknowledgement, or a reader that takes nothing, before
+    /// the kernel gives it up (RFC 5482); `None` is the system's own patience, which ends for a dead host only.
+    pub fn set_user_timeout(&self, limit: Option<Duration>) {
+        if let Some(stream) = self.tcp() {
+            // As above.
+            let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(limit);
+        }
+    }
+
+    /// The TCP connection under it, where there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Prefixed(inner) => inner.get_ref().tcp(),
+            Self::Tls(inner) => inner.get_ref().0.tcp(),
+            Self::Unix(_) | Self::Boxed(_) => None,
         }
     }
 }
@@ -49,6 +75,7 @@ macro_rules! each {
             Io::Tcp($io) => $call,
             Io::Unix($io) => $call,
             Io::Prefixed($io) => $call,
+            Io::Tls($io) => $call,
             Io::Boxed($io) => $call,
         }
     };
@@ -78,6 +105,7 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Unix(io) => io.is_write_vectored(),
             Self::Prefixed(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
             Self::Boxed(io) => io.is_write_vectored(),
         }
     }

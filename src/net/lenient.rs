@@ -21,6 +21,11 @@ impl<T> Lenient<T> {
         Self { inner, deaf: false }
     }
 
+    /// The stream itself, for what became a tunnel: there a broken pipe is to be seen.
+    pub fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// The first failure that says the other end stopped reading counts as written, as does everything after it.
     fn judge(&mut self, written: Poll<io::Result<usize>>, whole: usize) -> Poll<io::Result<usize>> {
         match written {

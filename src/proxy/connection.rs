@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::HeaderValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
 use super::record;
@@ -22,10 +22,10 @@ use crate::call::Failure;
 use crate::deadline::Deadline;
 use crate::ids::{ClientAddr, Door};
 use crate::life::drain::{Phase, Watch};
+use crate::net::accept::USER_TIMEOUT;
 use crate::net::clocked::Clock;
-use crate::net::io::{Duplex, Io};
+use crate::net::io::Io;
 use crate::net::origdst::OriginalDst;
-use crate::net::prefixed::Prefixed;
 use crate::net::sniff::{Wire, is_http2_server, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Protocol};
@@ -76,6 +76,10 @@ pub fn accepted(
 
 /// Serves an accepted connection to its end.
 pub async fn serve(conn: Conn, io: Io) {
+    // A reader may pause for as long as an answer may stand still, which has its own clock.
+    if conn.door.limits.body_idle > USER_TIMEOUT {
+        io.set_user_timeout(Some(conn.door.limits.body_idle));
+    }
     match conn.door.protocol {
         Protocol::Http1 if conn.door.tls.is_none() => serve_http1(Arc::new(conn), io).await,
         Protocol::Http2 if conn.door.tls.is_none() => serve_http2(Arc::new(conn), io).await,
@@ -102,22 +106,12 @@ async fn detect(conn: Conn, mut io: Io) {
     let found = find(&conn, &mut io, &mut seen).await;
     match found {
         Found::Nothing => {}
-        Found::Peer(mut record, peer, first) => {
-            if io.write_all(&first).await.is_ok() {
-                record.greeted(first.len());
-                record.carry(prefixed(seen, io), peer).await;
-            }
+        // The tunnel writes the greeting too, under its clock and its shutdown.
+        Found::Peer(record, peer, first) => {
+            record.carry(io.prefixed(seen.freeze()), peer.prefixed(first.freeze())).await;
         }
-        Found::Caller(wire, dialled) => {
-            let io = prefixed(seen, io);
-            speak(conn, wire, io, dialled).await;
-        }
+        Found::Caller(wire, dialled) => speak(conn, wire, io.prefixed(seen.freeze()), dialled).await,
     }
-}
-
-/// The stream with what was read of it; a plain socket stays one where nothing was.
-fn prefixed(seen: BytesMut, io: Io) -> Io {
-    if seen.is_empty() { io } else { Io::Prefixed(Box::new(Prefixed::new(seen.freeze(), io))) }
 }
 
 /// Listens to the caller, and to the peer as well where it may speak first.
@@ -371,6 +365,7 @@ async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
         Err(_) => return record::refused(&conn, Reason::ClientTlsFailed, "the handshake took too long"),
     };
     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let stream = Io::Tls(Box::new(stream.into()));
     let Some(mut inner) = Arc::into_inner(conn) else { return };
     inner.tls = true;
     match alpn.as_deref() {
@@ -381,14 +376,13 @@ async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
 }
 
 /// What is spoken inside TLS without ALPN.
-async fn inside(conn: Arc<Conn>, stream: impl Duplex) {
-    let mut io = Io::boxed(stream);
+async fn inside(conn: Arc<Conn>, mut io: Io) {
     let mut seen = BytesMut::new();
     let limits = &conn.door.limits;
     let wire =
         timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniff(&mut io, &mut seen, limits.head_timeout))
             .await;
     if let Ok(Ok(wire)) = wire {
-        Box::pin(speak(conn, wire, prefixed(seen, io), None)).await;
+        Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await;
     }
 }

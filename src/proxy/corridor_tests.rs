@@ -99,10 +99,14 @@ impl House {
     }
 
     fn serve(&self, io: DuplexStream) {
+        self.serve_io(Io::boxed(io));
+    }
+
+    fn serve_io(&self, io: Io) {
         let drain = self.core.inbound.drain.watch();
         let door = self.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
         let conn = connection::accepted(&self.core, &self.plan, door, &self.learned, ClientAddr(None), drain);
-        self.core.inbound.open.spawn(connection::serve(conn, Io::boxed(io)));
+        self.core.inbound.open.spawn(connection::serve(conn, io));
     }
 
     /// The app's end of the next connection to it.
@@ -311,6 +315,85 @@ async fn a_tunnel_that_stands_still_is_ended() {
     );
 }
 
+const UPGRADE: &str = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn in_a_tunnel_only_its_idle_time_counts() {
+    let mut house = House::new("");
+    let mut caller = house.caller(UPGRADE).await;
+    let mut app = house.asked().await;
+    say(&mut app, SWITCHED).await;
+    read_until(&mut caller, "\r\n\r\n").await;
+    let length = 4 * PIPE;
+    let talk = async {
+        app.write_all(&vec![b'x'; length]).await.unwrap();
+        app
+    };
+    // Longer than an HTTP answer may wait for its reader.
+    let listen = async {
+        sleep(Duration::from_secs(3000)).await;
+        let mut all = vec![0; length];
+        caller.read_exact(&mut all).await.unwrap();
+        caller
+    };
+    let both = tokio::join!(talk, listen);
+    drop(both);
+    let line = house.line().await;
+    assert!(line.contains("status=101") && line.contains(&format!("bytes_out={length}")), "{line}");
+}
+
+#[tokio::test]
+async fn the_kernel_waits_for_a_caller_as_long_as_an_answer_may_stand_still() {
+    let house = House::new(", timeout: { idle: 90s }");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _caller = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+    let same = accepted.try_clone().unwrap();
+    house.serve_io(Io::Tcp(tokio::net::TcpStream::from_std(accepted).unwrap()));
+    settle().await;
+    let limit = socket2::SockRef::from(&same).tcp_user_timeout().unwrap();
+    assert_eq!(limit, Some(Duration::from_secs(90)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_that_nobody_takes_has_a_clock_and_heeds_the_drain() {
+    for forced in [false, true] {
+        let mut house = House::new("");
+        let (_caller, theirs) = duplex(4);
+        house.serve(theirs);
+        let mut app = house.app().await;
+        say(&mut app, "220 hello\r\n").await;
+        settle().await;
+        let start = Instant::now();
+        if forced {
+            house.core.inbound.drain.advance(Phase::Forced);
+        }
+        assert_eq!(rest(&mut app).await, "");
+        assert_eq!(seconds(start), if forced { 0 } else { 3600 });
+        let line = house.line().await;
+        assert!(line.contains(if forced { "reason=grace_over" } else { "reason=tunnel_idle" }), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_on_a_connection_that_the_app_has_just_closed_is_sent_again() {
+    let mut house = House::new("");
+    let mut caller = house.caller(GET).await;
+    let mut app = house.asked().await;
+    say(&mut app, OK).await;
+    read_until(&mut caller, "hi").await;
+    settle().await;
+    // The caller's connection is woken first: it takes the app's before that one knows of its end.
+    say(&mut caller, UPGRADE).await;
+    drop(app);
+    let mut app = house.asked().await;
+    say(&mut app, SWITCHED).await;
+    let head = read_until(&mut caller, "\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert_eq!((house.metrics().attempts.get(), house.metrics().reconnects.get()), (3, 1));
+}
+
 /// What is said, by whom, until the caller leaves; and what the one line then has to say.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -322,8 +405,6 @@ enum Step {
 async fn a_caller_that_leaves_is_counted_and_told_of_once_wherever_it_stands() {
     use Step::{App, Caller};
     const POST: &str = "POST /path HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
-    const UPGRADE: &str = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     let table: &[(&[Step], Option<&str>)] = &[
         // Within a head: nothing was asked.
         (&[Caller("GET /path HTTP/1.1\r\nHos")], None),

@@ -8,6 +8,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
 use super::exchange::exchange;
@@ -15,7 +16,7 @@ use super::{Conn, failure, record};
 use crate::http::body::Body;
 use crate::life::drain::Phase;
 use crate::net::clocked::{Clocked, Expired, Limits, Phase as ClockPhase};
-use crate::net::io::Duplex;
+use crate::net::io::Io;
 use crate::reason::Reason;
 
 /// hyper's smallest buffer, and the least that a head's limit can buy.
@@ -25,7 +26,7 @@ const LEAST_BUFFER: usize = 16 * 1024;
 const ON_STACK: usize = 100;
 
 /// Serves HTTP/1 on `io` until it ends, a clock runs out, or the drain is over.
-pub async fn serve_http1(conn: Arc<Conn>, io: impl Duplex) {
+pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     let limits = &conn.door.limits;
     let clocks = Limits { idle: limits.keep_alive, head: limits.head_timeout, write: limits.body_idle };
     let io = Clocked::new(io, conn.clock.clone(), clocks, failure::LATE_HEAD);
@@ -63,6 +64,14 @@ pub async fn serve_http1(conn: Arc<Conn>, io: impl Duplex) {
     };
     if let Err(error) = result {
         tell(&conn, &error);
+    }
+}
+
+/// The caller's stream after an upgrade, as it was accepted: hyper hides it, and the clocks are for HTTP.
+pub fn taken_back(upgraded: Upgraded) -> Io {
+    match upgraded.downcast::<TokioIo<Clocked<Io>>>() {
+        Ok(parts) => parts.io.into_inner().into_inner().prefixed(parts.read_buf),
+        Err(other) => Io::boxed(TokioIo::new(other)),
     }
 }
 

@@ -9,14 +9,13 @@ use super::Conn;
 use super::failure;
 use super::record::Exchange;
 use crate::call::Failure;
-use crate::call::attempt::no_endpoint;
+use crate::call::attempt::{Trail, Tries};
 use crate::deadline::Deadline;
 use crate::life::drain::Phase;
 use crate::net::io::Io;
 use crate::net::pump::{Carried, End, pump};
 use crate::reason::Reason;
 use crate::telemetry::line::Line;
-use crate::upstream::endpoint::Endpoint;
 use crate::upstream::peer::Peer;
 
 /// Runs the tunnel of an upgraded exchange to its end; the record is told and dropped.
@@ -33,6 +32,9 @@ async fn carry(
     idle: Duration,
     drain: &mut crate::life::drain::Watch,
 ) -> (Carried, Option<Failure>) {
+    // A reader may pause for as long as the tunnel may be idle; the kernel would take it for a dead host.
+    caller.set_user_timeout(None);
+    peer.set_user_timeout(None);
     let mut carried = Carried::default();
     let end = tokio::select! {
         end = pump(caller, peer, idle, &mut carried) => end,
@@ -43,12 +45,16 @@ async fn carry(
     let failure = match end {
         End::Closed => None,
         End::Idle => Some(Failure::new(Reason::TunnelIdle, "nothing moved in the tunnel for its idle time")),
-        End::Left(error) => {
-            peer.reset_on_close();
+        End::Left { error, cut } => {
+            if cut {
+                peer.reset_on_close();
+            }
             Some(Failure::new(Reason::ClientGone, error.to_string()))
         }
-        End::Right(error) => {
-            caller.reset_on_close();
+        End::Right { error, cut } => {
+            if cut {
+                caller.reset_on_close();
+            }
             Some(Failure::new(Reason::Reset, error.to_string()))
         }
     };
@@ -59,7 +65,7 @@ async fn carry(
 pub struct Opaque {
     conn: Arc<Conn>,
     peer: Arc<Peer>,
-    endpoint: Option<Arc<Endpoint>>,
+    trail: Trail,
     protocol: &'static str,
     host: String,
     started: Instant,
@@ -78,7 +84,7 @@ impl Opaque {
         Self {
             conn: conn.clone(),
             peer: peer.clone(),
-            endpoint: None,
+            trail: Trail::default(),
             protocol,
             host: host.to_owned(),
             started: Instant::now(),
@@ -96,30 +102,10 @@ impl Opaque {
     /// # Errors
     /// Why none could be reached; the record knows it too.
     pub async fn dial(&mut self) -> Result<Io, Failure> {
-        let mut tried = Vec::new();
-        loop {
-            let picked =
-                self.peer.pick(Instant::now(), &tried).filter(|next| !tried.iter().any(|e| Arc::ptr_eq(e, next)));
-            let Some(endpoint) = picked else {
-                return Err(self.failure.get_or_insert_with(|| no_endpoint(&self.peer)).clone());
-            };
-            self.endpoint = Some(endpoint.clone());
-            self.peer.metrics().attempts.inc();
-            match endpoint.dial(&self.peer, Deadline::NONE).await {
-                Ok(io) => {
-                    self.failure = None;
-                    self.connected = Some(Instant::now());
-                    return Ok(io);
-                }
-                Err(error) => {
-                    self.failure = Some(Failure::new(error.reason, error.detail));
-                    tried.push(endpoint);
-                    if tried.len() > 1 {
-                        return Err(self.failure.clone().unwrap_or_else(|| no_endpoint(&self.peer)));
-                    }
-                }
-            }
-        }
+        let dialled = Tries::new(&self.peer, self.started).dial(&mut self.trail, Deadline::NONE).await;
+        self.connected = dialled.is_ok().then(Instant::now);
+        self.failure = dialled.as_ref().err().cloned();
+        dialled
     }
 
     /// It turned out not to be opaque, or the caller left before it began: nothing is to be told.
@@ -138,19 +124,13 @@ impl Opaque {
         host.clone_into(&mut self.host);
     }
 
-    /// The peer spoke first, these many bytes, which the caller has got.
-    pub fn greeted(&mut self, bytes: usize) {
-        self.carried.back += bytes as u64;
-    }
-
     /// Runs the tunnel to its end.
     pub async fn carry(mut self, mut caller: Io, mut peer: Io) {
         self.peer.metrics().tunnels.inc();
         let idle = self.peer.policy().tunnel_idle;
         let mut drain = self.conn.drain.clone();
         let (carried, failure) = carry(&mut caller, &mut peer, idle, &mut drain).await;
-        self.carried.forth += carried.forth;
-        self.carried.back += carried.back;
+        self.carried = carried;
         self.failure = failure;
         self.ended = true;
     }
@@ -185,8 +165,8 @@ impl Drop for Opaque {
             reason: reason.map(|reason| (reason, failure::side(reason, Some(self.peer.kind())))),
             peer: self.peer.name().as_str(),
             route: "",
-            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
-            attempts: u32::from(self.endpoint.is_some()),
+            endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
+            attempts: self.trail.attempts,
             reused: false,
             bytes_in: self.carried.forth,
             bytes_out: self.carried.back,
@@ -197,5 +177,31 @@ impl Drop for Opaque {
             request_id: "",
             detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::life::drain::Drain;
+
+    #[tokio::test]
+    async fn the_kernel_does_not_end_a_tunnel_whose_reader_pauses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (other, _) = listener.accept().await.unwrap();
+        for stream in [&stream, &other] {
+            SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(30))).unwrap();
+        }
+        let drain = Drain::default();
+        drain.advance(Phase::Forced);
+        let (mut caller, mut peer) = (Io::Tcp(stream), Io::Tcp(other).prefixed("first".into()));
+        carry(&mut caller, &mut peer, Duration::from_secs(3600), &mut drain.watch()).await;
+        for io in [&caller, &peer] {
+            assert_eq!(SockRef::from(io.tcp().unwrap()).tcp_user_timeout().unwrap(), None);
+        }
     }
 }

@@ -8,18 +8,17 @@ use h2::SendStream;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Conn;
 use super::answer::Reply;
 use super::record::Exchange;
+use super::serve::taken_back;
 use super::tunnel;
 use crate::call::Failure;
-use crate::call::attempt::{Trail, no_endpoint};
+use crate::call::attempt::Tries;
 use crate::deadline::Deadline;
-use crate::http::authority::Authority;
 use crate::http::body::Body;
 use crate::http::guard::Guard;
 use crate::http::h2io::StreamIo;
@@ -28,8 +27,9 @@ use crate::http::hop;
 use crate::net::io::Io;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
+use crate::upstream::http1;
 use crate::upstream::lease::Version as Leg;
-use crate::upstream::lease::{Answer, Lease};
+use crate::upstream::lease::{Answer, Opened};
 use crate::upstream::peer::Peer;
 
 /// What both sides have agreed on, or the peer's refusal.
@@ -94,32 +94,36 @@ pub async fn switch(
 ) -> Result<Switch, Failure> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
+    let mut tries = Tries::new(peer, record.started());
     if parts.method == Method::CONNECT && protocol.is_none() {
-        let io = dial(peer, deadline, &mut record.trail).await?;
+        let io = tries.dial(&mut record.trail, deadline).await?;
         let head = Response::new(());
         return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
     }
-    let token = match (&protocol, &facts.upgrade) {
-        (Some(protocol), _) => protocol.as_str().to_ascii_lowercase(),
-        (None, Some(token)) => token.clone(),
-        (None, None) => return Err(Failure::new(Reason::Internal, "an upgrade without a token")),
+    let asked = asked(conn, &parts, protocol, facts)?;
+    let asking = loop {
+        let lease = tries.lease(&mut record.trail, Leg::Http1, deadline).await?;
+        // Each attempt is worded anew: the next connection may be of the other version.
+        let answered = match lease.version() {
+            Leg::Http1 => lease.send(ask_http1(&parts, facts, &asked)?, None).await.map(Answered::Http1),
+            Leg::Http2 if !lease.extended_connect() => {
+                let detail = "the peer speaks HTTP/2 and does not offer extended CONNECT";
+                return Err(Failure::new(Reason::UpgradeFailed, detail));
+            }
+            Leg::Http2 => lease.open_tunnel(ask_http2(&parts, facts, &asked)).await.map(Answered::Http2),
+        };
+        match answered {
+            Ok(Answered::Http1(answer)) => break agreed_http1(answer, &asked).await?,
+            Ok(Answered::Http2(opened)) => break agreed_http2(opened, &asked),
+            Err(error) => drop(tries.again(&mut record.trail, error)?),
+        }
     };
-    if protocol.is_some() && token != "websocket" && !conn.door.upgrades.contains(&token) {
-        return Err(Failure::new(
-            Reason::MethodNotAllowed,
-            format!("CONNECT for {token} is not listed under upgrades"),
-        ));
+    match asking {
+        Asking::Agreed(head, io) => {
+            Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })))
+        }
+        Asking::Refused(answer) => Ok(refused(answer, policy, deadline, record)),
     }
-    let lease = lease(peer, deadline, &mut record.trail).await?;
-    let asked = Asked { http2: protocol.is_some(), token, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() };
-    let (head, io) = match lease.version() {
-        Leg::Http1 => match ask_http1(lease, parts, facts, &asked).await? {
-            Asking::Agreed(head, io) => (head, io),
-            Asking::Refused(answer) => return Ok(refused(answer, policy, deadline, record)),
-        },
-        Leg::Http2 => ask_http2(lease, parts, facts, &asked).await?,
-    };
-    Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })))
 }
 
 fn refused(mut answer: Answer, policy: &PeerPolicy, deadline: Deadline, record: &Exchange) -> Switch {
@@ -138,9 +142,30 @@ struct Asked {
     key: Option<HeaderValue>,
 }
 
+/// The peer's answer as it came.
+enum Answered {
+    Http1(Answer),
+    Http2(Opened),
+}
+
 enum Asking {
     Agreed(Response<()>, Io),
     Refused(Answer),
+}
+
+fn asked(conn: &Conn, parts: &Parts, protocol: Option<h2::ext::Protocol>, facts: &Facts) -> Result<Asked, Failure> {
+    let token = match (&protocol, &facts.upgrade) {
+        (Some(protocol), _) => protocol.as_str().to_ascii_lowercase(),
+        (None, Some(token)) => token.clone(),
+        (None, None) => return Err(Failure::new(Reason::Internal, "an upgrade without a token")),
+    };
+    if protocol.is_some() && token != "websocket" && !conn.door.upgrades.contains(&token) {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            format!("CONNECT for {token} is not listed under upgrades"),
+        ));
+    }
+    Ok(Asked { http2: protocol.is_some(), token, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() })
 }
 
 fn caller_side(parts: &mut Parts, body: Body) -> Result<CallerSide, Failure> {
@@ -157,24 +182,9 @@ fn caller_side(parts: &mut Parts, body: Body) -> Result<CallerSide, Failure> {
     }
 }
 
-async fn dial(peer: &Arc<Peer>, deadline: Deadline, trail: &mut Trail) -> Result<Io, Failure> {
-    let endpoint = peer.pick(Instant::now(), &[]).ok_or_else(|| no_endpoint(peer))?;
-    (trail.endpoint, trail.attempts) = (Some(endpoint.clone()), 1);
-    endpoint.dial(peer, deadline).await.map_err(|error| Failure::new(error.reason, error.detail))
-}
-
-async fn lease(peer: &Arc<Peer>, deadline: Deadline, trail: &mut Trail) -> Result<Lease, Failure> {
-    let endpoint = peer.pick(Instant::now(), &[]).ok_or_else(|| no_endpoint(peer))?;
-    (trail.endpoint, trail.attempts) = (Some(endpoint.clone()), 1);
-    trail.in_flight = Some(endpoint.begin(Instant::now()));
-    let lease = endpoint.lease(peer, Leg::Http1, deadline).await;
-    let lease = lease.map_err(|error| Failure::new(error.reason, error.detail))?;
-    (trail.reused, trail.version) = (lease.reused(), Some(lease.version()));
-    Ok(lease)
-}
-
-/// Asks an HTTP/1 peer by `Upgrade`; an extended CONNECT is told in HTTP/1's words (RFC 8441 §5).
-async fn ask_http1(lease: Lease, mut parts: Parts, facts: &Facts, asked: &Asked) -> Result<Asking, Failure> {
+/// The request to an HTTP/1 peer; an extended CONNECT is told in HTTP/1's words (RFC 8441 §5).
+fn ask_http1(parts: &Parts, facts: &Facts, asked: &Asked) -> Result<Request<Body>, Failure> {
+    let mut parts = parts.clone();
     parts.version = Version::HTTP_11;
     if asked.http2 {
         parts.method = Method::GET;
@@ -185,8 +195,15 @@ async fn ask_http1(lease: Lease, mut parts: Parts, facts: &Facts, asked: &Asked)
         parts.headers.insert(header::UPGRADE, token);
         parts.headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
     }
-    let sent = lease.send(Request::from_parts(parts, Body::Empty), None).await;
-    let mut answer = sent.map_err(|error| Failure::new(error.reason, error.detail))?;
+    Ok(Request::from_parts(parts, Body::Empty))
+}
+
+async fn agreed_http1(mut answer: Answer, asked: &Asked) -> Result<Asking, Failure> {
+    if asked.http2 && answer.status().is_success() {
+        // Passed on, it would tell the caller that its tunnel is open.
+        let status = answer.status().as_u16();
+        return Err(Failure::new(Reason::UpgradeFailed, format!("the peer answered the upgrade with {status}")));
+    }
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Asking::Refused(answer));
     }
@@ -200,33 +217,25 @@ async fn ask_http1(lease: Lease, mut parts: Parts, facts: &Facts, asked: &Asked)
         *head.headers_mut() =
             without(head.headers(), &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT]);
     }
-    Ok(Asking::Agreed(head, Io::boxed(TokioIo::new(upgraded))))
+    Ok(Asking::Agreed(head, http1::taken_back(upgraded)))
 }
 
-/// Asks an HTTP/2 peer by extended CONNECT, where it offers that.
-async fn ask_http2(
-    lease: Lease,
-    mut parts: Parts,
-    facts: &Facts,
-    asked: &Asked,
-) -> Result<(Response<()>, Io), Failure> {
-    if !lease.extended_connect() {
-        return Err(Failure::new(Reason::UpgradeFailed, "the peer speaks HTTP/2 and does not offer extended CONNECT"));
-    }
+/// The extended CONNECT to an HTTP/2 peer; the scheme is that of the leg.
+fn ask_http2(parts: &Parts, facts: &Facts, asked: &Asked) -> Request<()> {
+    let mut parts = parts.clone();
     parts.method = Method::CONNECT;
-    parts.uri = absolute(&facts.authority, &parts.uri)?;
+    parts.uri = parts.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     parts.extensions.insert(h2::ext::Protocol::from(asked.token.as_str()));
-    parts.headers =
-        without(&parts.headers, &[header::HOST, header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
+    parts.headers = without(&parts.headers, &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
+    parts.headers.insert(header::HOST, facts.authority.raw().clone());
     parts.version = Version::HTTP_2;
-    let opened = lease.open_tunnel(Request::from_parts(parts, ())).await;
-    let (mut head, io) = opened.map_err(|error| Failure::new(error.reason, error.detail))?;
-    let Some(io) = io else {
-        let status = head.status().as_u16();
-        return Err(Failure::new(
-            Reason::UpgradeFailed,
-            format!("the peer answered the extended CONNECT with {status}"),
-        ));
+    Request::from_parts(parts, ())
+}
+
+fn agreed_http2(opened: Opened, asked: &Asked) -> Asking {
+    let (mut head, io) = match opened {
+        Opened::Tunnel(head, io) => (head, io),
+        Opened::Refused(answer) => return Asking::Refused(answer),
     };
     if !asked.http2 {
         *head.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -240,17 +249,7 @@ async fn ask_http2(
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
     }
-    Ok((head, io))
-}
-
-fn absolute(authority: &Authority, uri: &Uri) -> Result<Uri, Failure> {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Uri::builder()
-        .scheme("http")
-        .authority(authority.as_str())
-        .path_and_query(path)
-        .build()
-        .map_err(|_| Failure::new(Reason::BadHead, "the target is not a URI"))
+    Asking::Agreed(head, io)
 }
 
 /// A copy without some fields, in the order of the rest.
@@ -309,7 +308,7 @@ pub fn take_over(switch: Switch, mut record: Box<Exchange>) -> Response<Reply> {
         CallerSide::Http1(upgrade) => {
             conn.tasks().spawn(async move {
                 match upgrade.await {
-                    Ok(io) => tunnel::run(Io::boxed(TokioIo::new(io)), peer, idle, record).await,
+                    Ok(io) => tunnel::run(taken_back(io), peer, idle, record).await,
                     Err(error) => record.tunnelled(0, 0, Some(Failure::new(Reason::ClientGone, error.to_string()))),
                 }
             });

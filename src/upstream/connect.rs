@@ -73,12 +73,17 @@ impl Dialling {
     async fn open(&self, peer: &Peer, io: impl Future<Output = Result<Io, DialError>>) -> Result<Opened, ConnectError> {
         let addr = self.endpoint.addr();
         let io = io.await.map_err(refused)?;
+        // A peer may pause in taking a request for as long as its body may stand still, which has its own clock.
+        let patience = peer.policy().body_idle;
+        if patience > dial::USER_TIMEOUT {
+            io.set_user_timeout(Some(patience));
+        }
         let (io, version) = match peer.tls() {
             None => (io, self.expected.unwrap_or(Version::Http1)),
             Some(tls) => {
                 let config = self.endpoint.tls(|| tls.for_endpoint());
                 let (stream, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
-                let io = Io::boxed(stream);
+                let io = Io::Tls(Box::new(stream.into()));
                 (io, agreed(peer.source().protocol, alpn).map_err(|error| tls_failed(addr, error))?)
             }
         };
@@ -145,7 +150,7 @@ impl Endpoint {
             let Some(tls) = peer.tls() else { return Ok(io) };
             tls.connect(tls.for_bytes(), io)
                 .await
-                .map(|(stream, _)| Io::boxed(stream))
+                .map(|(stream, _)| Io::Tls(Box::new(stream.into())))
                 .map_err(|error| tls_failed(self.addr(), error))
         };
         let result = match within(limit, connect).await {
@@ -209,4 +214,28 @@ fn refused(error: DialError) -> ConnectError {
 
 fn tls_failed(addr: &crate::ids::Addr, error: String) -> ConnectError {
     ConnectError { reason: Reason::TlsFailed, detail: format!("{addr}: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::upstream::endpoint::{Given, Turn};
+    use crate::upstream::rig::Rig;
+
+    #[tokio::test]
+    async fn a_peer_may_pause_for_as_long_as_a_body_may_stand_still() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap().into_std().unwrap();
+        let same = stream.try_clone().unwrap();
+        let rig = Rig::new(Protocol::Http1);
+        let Turn::Now(Given::Connect(dialling)) = rig.endpoint.turn(Instant::now(), Some(Version::Http1)) else {
+            panic!("expected to be told to connect");
+        };
+        let io = async { Ok(Io::Tcp(TcpStream::from_std(stream).unwrap())) };
+        let _lease = dialling.run(&rig.peer, Deadline::NONE, io).await.unwrap();
+        assert_eq!(SockRef::from(&same).tcp_user_timeout().unwrap(), Some(rig.peer.policy().body_idle));
+    }
 }

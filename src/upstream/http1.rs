@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, 
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
@@ -73,6 +74,14 @@ pub(super) async fn handshake(io: Io) -> Result<(SendRequest<Outgoing>, Driver),
         .max_header_size(HEAD)
         .handshake(TokioIo::new(Lenient::new(io)))
         .await
+}
+
+/// The peer's stream after an upgrade, as it was dialled: hyper hides it, and its leniency is for HTTP.
+pub fn taken_back(upgraded: Upgraded) -> Io {
+    match upgraded.downcast::<TokioIo<Lenient<Io>>>() {
+        Ok(parts) => parts.io.into_inner().into_inner().prefixed(parts.read_buf),
+        Err(other) => Io::boxed(TokioIo::new(other)),
+    }
 }
 
 /// Sends one request; the future waits for the answer's head. What can be done at once is done before it is polled, so

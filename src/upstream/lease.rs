@@ -79,6 +79,14 @@ impl fmt::Debug for SendError {
     }
 }
 
+/// What became of an extended CONNECT.
+pub enum Opened {
+    /// The peer agreed with this head: the stream carries bytes.
+    Tunnel(Response<()>, Io),
+    /// The peer answered with anything but 2xx.
+    Refused(Answer),
+}
+
 /// A connection, or a stream on a shared one, for one request. Dropped without use it goes back to the pool.
 pub struct Lease(Held);
 
@@ -138,12 +146,11 @@ impl Lease {
         }
     }
 
-    /// HTTP/2 extended CONNECT (RFC 8441): the answer's head and, when 2xx, the stream as bytes. The request carries
-    /// [`h2::ext::Protocol`] among its extensions.
+    /// HTTP/2 extended CONNECT (RFC 8441). The request carries [`h2::ext::Protocol`] among its extensions.
     ///
     /// # Errors
     /// `UpgradeFailed` on a connection that cannot do it; else as [`Lease::send`].
-    pub async fn open_tunnel(self, request: Request<()>) -> Result<(Response<()>, Option<Io>), SendError> {
+    pub async fn open_tunnel(self, request: Request<()>) -> Result<Opened, SendError> {
         match self.0 {
             Held::Many(hold) if hold.many.extended_connect() => Box::pin(stream::open_tunnel(hold, request)).await,
             held => Err(SendError {

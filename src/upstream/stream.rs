@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use super::http1::reason_of_body;
-use super::lease::{Answer, AnswerBody, Hold, ManyHold, OnInformational, SendError};
+use super::lease::{Answer, AnswerBody, Hold, ManyHold, OnInformational, Opened, SendError};
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError, Http2Body, content_length};
 use crate::http::h2io::StreamIo;
@@ -52,20 +52,29 @@ pub(super) async fn send(
 }
 
 /// Opens a tunnel by extended CONNECT.
-pub(super) async fn open_tunnel(
-    mut hold: ManyHold,
-    request: Request<()>,
-) -> Result<(Response<()>, Option<Io>), SendError> {
+pub(super) async fn open_tunnel(mut hold: ManyHold, request: Request<()>) -> Result<Opened, SendError> {
     let (parts, ()) = request.into_parts();
     let head = head(&parts, hold.endpoint().is_secure());
-    let opened = hold.many.send.send_request(head, false);
-    let (response, send) = match opened {
+    let (response, mut send) = match hold.many.send.send_request(head, false) {
         Ok(opened) => opened,
-        Err(error) => return Err(not_opened(&hold, &error, None)),
+        Err(error) => return Err(not_opened(&hold, &error, Some(Request::from_parts(parts, Body::Empty)))),
     };
-    let (head, recv) = response.await.map_err(|error| refused(&hold, error, None))?.into_parts();
-    let io = head.status.is_success().then(|| Io::boxed(StreamIo::new(send, recv, hold)));
-    Ok((Response::from_parts(head, ()), io))
+    let (head, recv) = match response.await {
+        Ok(response) => response.into_parts(),
+        Err(error) => {
+            let (body, _) = Outgoing::new(Body::Empty, &parts.headers);
+            return Err(refused(&hold, error, Some((parts, body))));
+        }
+    };
+    if head.status.is_success() {
+        return Ok(Opened::Tunnel(Response::from_parts(head, ()), Io::boxed(StreamIo::new(send, recv, hold))));
+    }
+    // An ordinary answer to a request that has no more to say. An error means that the stream is over already.
+    let _ = send.send_data(Bytes::new(), true);
+    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let promised = if bodiless { None } else { content_length(&head.headers) };
+    let body = AnswerBody::new(Body::Http2(Http2Body::new(recv, promised)), Hold::Many(hold, None));
+    Ok(Opened::Refused(Response::from_parts(head, body)))
 }
 
 /// The head as h2 takes it. The original is kept, to be given back if the peer refuses the stream; the copy leaves out
@@ -629,9 +638,8 @@ mod tests {
             assert_eq!(request.extensions().get::<Protocol>().unwrap().as_str(), "websocket");
             (request.into_body(), respond.send_response(ok(), false).unwrap())
         });
-        let (head, io) = opened.unwrap();
+        let Opened::Tunnel(head, mut io) = opened.unwrap() else { panic!("refused") };
         assert_eq!(head.status(), 200);
-        let mut io = io.unwrap();
         io.write_all(b"ping").await.unwrap();
         assert_eq!(up.data().await.unwrap().unwrap(), "ping");
         io.shutdown().await.unwrap();
@@ -645,6 +653,14 @@ mod tests {
         assert_eq!(pool(&rig).streams, 1);
         drop(io);
         assert_eq!(pool(&rig).streams, 0);
+    }
+
+    #[test]
+    fn a_tunnels_scheme_is_that_of_its_leg() {
+        for (secure, expected) in [(false, "http://payments/chat?a"), (true, "https://payments/chat?a")] {
+            let request = Request::connect("/chat?a").header("host", "payments").body(()).unwrap();
+            assert_eq!(head(&request.into_parts().0, secure).uri(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -661,10 +677,14 @@ mod tests {
         connect.extensions_mut().insert(Protocol::from_static("websocket"));
         let (opened, _) = tokio::join!(lease.open_tunnel(connect), async {
             let no = Response::builder().status(403).body(()).unwrap();
-            requests.recv().await.unwrap().1.send_response(no, true).unwrap();
+            let (request, mut respond) = requests.recv().await.unwrap();
+            assert_eq!(request.uri().scheme_str(), Some("http"));
+            respond.send_response(no, false).unwrap().send_data("no".into(), true).unwrap();
+            let mut body = request.into_body();
+            assert!(body.data().await.is_none_or(|data| data.unwrap().is_empty()));
         });
-        let (head, io) = opened.unwrap();
-        assert!(head.status() == 403 && io.is_none());
+        let Opened::Refused(answer) = opened.unwrap() else { panic!("granted") };
+        assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (403, "no"));
         assert_eq!(pool(&rig).streams, 0);
     }
 

@@ -607,6 +607,23 @@ async fn an_extended_connect_becomes_an_upgrade_for_an_http1_app() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_http1_app_that_does_not_switch_opens_no_tunnel() {
+    for (answer, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 502),
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", 404),
+    ] {
+        let app = App::http(answer);
+        let sidecar = outbound(app.addr, "http1");
+        let mut caller = Caller2::connect(sidecar.outbound).await;
+        assert_eq!(caller.get("http://127.0.0.1:1/").await.unwrap().reason(), "address_refused");
+        let mut request = Request::connect("http://server/ws").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (answer, _up) = caller.open(request, false).await;
+        assert_eq!(read(answer).await.unwrap().status(), status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_upgrade_becomes_an_extended_connect_where_it_is_offered() {
     let mut builder = app();
     builder.enable_connect_protocol();
@@ -629,6 +646,17 @@ async fn an_upgrade_becomes_an_extended_connect_where_it_is_offered() {
     assert_eq!(caller.rest(), "");
     drop(caller);
     end_of(arrived.request.body_mut()).await.unwrap();
+
+    // A refusal is the app's own answer, whole.
+    let mut caller = Caller::connect(sidecar.outbound);
+    caller.send(ASK);
+    let mut arrived = offering.next().await;
+    let no = Response::builder().status(403).header("x-why", "closed").header("content-length", 8).body(()).unwrap();
+    let mut down = arrived.respond.send_response(no, false).unwrap();
+    down.send_data("not here".into(), true).unwrap();
+    let answer = caller.answer();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("not here"), "{answer}");
+    assert_eq!(field(&answer, "x-why").as_deref(), Some("closed"));
 
     let mut silent = App2::start().await;
     let sidecar = outbound(silent.addr, "http2");

@@ -1,7 +1,10 @@
 //! Opaque bytes: whoever speaks first decides, and half-closes pass.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::harness::{App, Caller, Sidecar};
 
@@ -78,4 +81,92 @@ fn connect_tunnels_on_the_outbound_side() {
     let head = caller.send("CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n").until(b"\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(caller.send("echo").rest(), "echo");
+}
+
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+
+/// What opens a tunnel, and whether the app sees it.
+const OPENINGS: [(&str, &str, bool); 3] = [
+    ("opaque", "", false),
+    ("CONNECT", "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n", false),
+    ("upgrade", "GET /ws HTTP/1.1\r\nHost: db\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", true),
+];
+
+/// A tunnel of each kind: both ends of it.
+fn tunnels(mut each: impl FnMut(&str, Caller, TcpStream)) {
+    let (to, streams) = mpsc::channel();
+    let to = Mutex::new(to);
+    let app = App::start(move |stream, _| to.lock().unwrap().send(stream).unwrap());
+    let port = crate::harness::free_port();
+    let sidecar = Sidecar::start(&format!(
+        "service: s\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  db: {{ static: ['{0}'] }}\n  tcp: {{ static: ['{0}'], protocol: tcp, listen: '127.0.0.1:{port}' }}\n",
+        app.addr
+    ));
+    for (name, opening, seen) in OPENINGS {
+        let to = if opening.is_empty() { ([127, 0, 0, 1], port).into() } else { sidecar.outbound };
+        let mut caller = Caller::connect(to);
+        caller.send(opening);
+        let mut stream = streams.recv_timeout(crate::harness::PATIENCE).unwrap();
+        if seen {
+            let mut head = vec![0; 1024];
+            assert!(stream.read(&mut head).unwrap() > 0);
+            stream.write_all(SWITCHED).unwrap();
+        }
+        if !opening.is_empty() {
+            caller.until(b"\r\n\r\n");
+        }
+        // Both ways are open.
+        caller.send("ping");
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).unwrap();
+        stream.write_all(b"pong").unwrap();
+        caller.until(b"pong");
+        each(name, caller, stream);
+    }
+}
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn a_reset_passes_through_a_tunnel_of_any_kind() {
+    tunnels(|name, mut caller, app| {
+        reset(app);
+        let error = caller.0.read(&mut [0; 9]).map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::ConnectionReset), "{name}: the app's");
+    });
+    tunnels(|name, caller, mut app| {
+        reset(caller.0);
+        let error = app.read(&mut [0; 9]).map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::ConnectionReset), "{name}: the caller's");
+    });
+}
+
+#[test]
+fn an_upgrade_and_a_connect_are_tried_at_a_second_endpoint() {
+    let app = App::start(|mut stream, _| {
+        let mut head = vec![0; 1024];
+        let n = stream.read(&mut head).unwrap();
+        if head[..n].starts_with(b"GET") {
+            stream.write_all(SWITCHED).unwrap();
+        }
+        stream.write_all(b"here").unwrap();
+    });
+    for (name, opening, _) in &OPENINGS[1..] {
+        let dead = crate::harness::free_port();
+        let sidecar = Sidecar::start(&format!(
+            "service: s\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  db: {{ static: ['127.0.0.1:{dead}', '{}'], balance: round-robin }}\n",
+            app.addr
+        ));
+        let times = 6;
+        for _ in 0..times {
+            let mut caller = Caller::connect(sidecar.outbound);
+            caller.send(opening);
+            let head = caller.until(b"\r\n\r\n");
+            assert!(head.starts_with("HTTP/1.1 101") || head.starts_with("HTTP/1.1 200"), "{name}: {head}");
+            assert_eq!(caller.send("x").rest(), "here", "{name}");
+        }
+        assert_eq!(sidecar.metric(&["outrigger_attempts_total", "db"]), f64::from(times + times / 2), "{name}");
+    }
 }

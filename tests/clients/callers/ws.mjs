@@ -34,8 +34,9 @@ if (scenario === 'extended') {
     stream.on('error', (error) => { seen.push(['stream', error.message]); done(); });
     stream.on('response', (headers) => {
       if (headers[':status'] !== 200) { seen.push(['status', headers[':status']]); return done(); }
-      // ws has no public way to run over a stream that is already open: this is what its own server does
-      const socket = new WebSocket(null, undefined, {});
+      // ws has no public way to run over a stream that is already open: this is what its own server does. Without
+      // these options it would destroy the stream a millisecond after sending its close frame.
+      const socket = new WebSocket(null, undefined, { autoPong: true, closeTimeout: 20000 });
       socket._isServer = false;
       socket.setSocket(stream, Buffer.alloc(0), { allowSynchronousEvents: true, maxPayload: 1 << 24, skipUTF8Validation: false });
       talk(socket);
