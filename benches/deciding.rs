@@ -10,7 +10,7 @@ use outrigger::ids::PeerName;
 use outrigger::life::tasks::Tasks;
 use outrigger::plan::control_file;
 use outrigger::plan::door::Protocol;
-use outrigger::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerSource};
+use outrigger::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerSource, Routes};
 use outrigger::telemetry::metrics::Metrics;
 use outrigger::upstream::adhoc::default_policy;
 use outrigger::upstream::peer::Peer;
@@ -57,7 +57,13 @@ fn peer(endpoints: usize, balance: Balance) -> Arc<Peer> {
     let source = PeerSource { addresses: Addresses::Static(Vec::new()), protocol: Protocol::Http1, tls: None };
     let mut policy = default_policy();
     policy.balance = balance;
-    let plan = PeerPlan { name: name.clone(), kind: PeerKind::Named, source, policy: Arc::new(policy) };
+    let plan = PeerPlan {
+        name: name.clone(),
+        kind: PeerKind::Named,
+        source,
+        policy: Arc::new(policy),
+        routes: Routes::default(),
+    };
     let peer = Peer::new(&plan, metrics.peer(&name), &shared).unwrap_or_else(|error| unreachable!("{error}"));
     peer.update(specs(endpoints, true));
     peer

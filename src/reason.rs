@@ -92,6 +92,10 @@ reasons! {
     ClientGone => "client_gone", Client, "http_request_error";
     /// A TLS handshake with the caller failed.
     ClientTlsFailed => "client_tls_failed", Client, "tls_protocol_error";
+    /// A rule looks at paths, and this one can be read in two ways.
+    PathNotNormal => "path_not_normal", Client, "http_request_error";
+    /// A fault that a route makes on purpose.
+    FaultInjected => "fault_injected", Policy, "http_request_denied";
     /// No peer has this name and `otherwise` is `deny`.
     NoRoute => "no_route", Policy, "destination_not_found";
     /// The address may not be dialled from here (own port, loopback, link-local, …).

@@ -322,6 +322,7 @@ mod tests {
             kind: PeerKind::Named,
             source: PeerSource { addresses: Addresses::Static(specs), protocol: Protocol::Auto, tls: None },
             policy: Arc::new(policy),
+            routes: crate::plan::peer::Routes::default(),
         };
         let upstreams = Upstreams::new(Arc::default(), Tasks::default());
         Peer::new(&plan, upstreams.metrics.peer(&plan.name), &upstreams).unwrap()

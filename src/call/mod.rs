@@ -4,6 +4,8 @@ pub mod attempt;
 
 use std::borrow::Cow;
 
+use http::StatusCode;
+
 use crate::reason::Reason;
 
 /// Why a request or a connection failed: the word, and what exactly happened.
@@ -14,11 +16,13 @@ pub struct Failure {
     pub reason: Reason,
     /// In words, one line.
     pub detail: Cow<'static, str>,
+    /// The status to answer with where it is not the reason's own.
+    pub status: Option<StatusCode>,
 }
 
 impl Failure {
     /// A failure with its detail.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), status: None }
     }
 }

@@ -3,6 +3,7 @@
 use super::collect::{List, OneOrMore, OrNone};
 use super::facts::Facts;
 use super::kind::{Set, words};
+use super::route::Route;
 use super::section::section;
 use super::units::{Count, Size, SizeWithin, Span, Timer};
 use super::values::{AllowEntry, FilePath, Listen, Network, ServerName, Target, Upgrade};
@@ -54,6 +55,8 @@ section! {
         limits "limits": Set<Limits> = Is("{}");
         /// How long things may take.
         timeout "timeout": Set<InboundTimeout> = Is("{}");
+        /// What happens to some of the requests; of several routes the first one that means a request takes it.
+        routes "routes": Set<List<Route>> = Is("[]");
     }
 }
 

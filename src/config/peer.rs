@@ -3,6 +3,7 @@
 use super::collect::{List, Named, OneOrMore, OrNone, OrSystem, Pairs};
 use super::kind::{Set, words};
 use super::listener::Protocol;
+use super::route::Route;
 use super::section::section;
 use super::units::{Count, Timer};
 use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, SrvName, Target};
@@ -44,6 +45,8 @@ section! {
         timeout "timeout": Set<PeerTimeout> = Is("{}");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
+        /// What happens to some of its requests; of several routes the first one that means a request takes it.
+        routes "routes": Set<List<Route>> = Is("[]");
     }
 }
 

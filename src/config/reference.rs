@@ -18,13 +18,15 @@ const HEAD: &str = "\
 
 /// The file as text.
 pub fn reference() -> String {
-    let mut page = Page { out: HEAD.to_owned() };
+    let mut page = Page { out: HEAD.to_owned(), shown: Vec::new() };
     page.keys(Config::keys(), 0);
     page.out
 }
 
 struct Page {
     out: String,
+    /// The sections of lists that were shown already: each is shown once.
+    shown: Vec<&'static str>,
 }
 
 impl Page {
@@ -60,8 +62,13 @@ impl Page {
                 let mark = if unset { "# " } else { "" };
                 self.line(indent, &format!("{mark}{}: {}", key.name, key.fallback.text(&Facts::PLAIN)));
                 if let Shape::List(item) = shape
-                    && let Shape::Section { keys, .. } = *item
+                    && let Shape::Section { keys, name, .. } = *item
                 {
+                    if self.shown.contains(&name) {
+                        self.line(indent, &format!("# The keys of {} stand further up.", key.name));
+                        return;
+                    }
+                    self.shown.push(name);
                     self.line(indent, &format!("# {}:", key.name));
                     self.brief(keys, indent, "  - ");
                 }
@@ -69,13 +76,25 @@ impl Page {
         }
     }
 
-    /// The keys of a section that is commented out, each on one line.
+    /// The keys of a section that is commented out, each on one line, those of sections within it below theirs.
     fn brief(&mut self, keys: &[Key], indent: usize, first: &str) {
         let rest = " ".repeat(first.len());
         for (n, key) in keys.iter().enumerate() {
             let lead = if n == 0 { first } else { &rest };
-            let said = format!("{}: {}", key.name, key.fallback.text(&Facts::PLAIN));
+            let inner = match (key.shape)() {
+                Shape::Section { keys, .. } => Some((keys, "  ")),
+                Shape::List(item) | Shape::OneOrMore(item) => match *item {
+                    Shape::Section { keys, .. } => Some((keys, "  - ")),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let value = if inner.is_some() { "".into() } else { key.fallback.text(&Facts::PLAIN) };
+            let said = format!("{}: {value}", key.name);
             self.line(indent, &format!("# {lead}{said:<32} # {}", key.about()));
+            if let Some((keys, first)) = inner {
+                self.brief(keys, indent, &format!("{rest}{first}"));
+            }
         }
     }
 

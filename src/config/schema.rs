@@ -172,7 +172,7 @@ mod tests {
                 "maximum" => value.as_u64().is_none_or(|number| number <= rule.as_u64().unwrap()),
                 "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap()),
                 "pattern" => {
-                    let pattern = regex_lite::Regex::new(rule.as_str().unwrap()).unwrap();
+                    let pattern = regex::Regex::new(rule.as_str().unwrap()).unwrap();
                     value.as_str().is_none_or(|text| pattern.is_match(text))
                 }
                 "items" => {

@@ -29,6 +29,10 @@ pub struct SizeWithin<const MIN: u64, const MAX: u64>(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
 
+/// A share, in parts per million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u32);
+
 const TIMES: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
@@ -216,6 +220,40 @@ impl<const MIN: u64, const MAX: u64> Scalar for Count<MIN, MAX> {
     }
 }
 
+impl Scalar for Share {
+    const NAME: &'static str = "share";
+
+    fn expected() -> String {
+        "a share such as `20%` or `0.5%`, at most `100%`".into()
+    }
+
+    fn pattern() -> String {
+        r"^(0|[1-9][0-9]?|100)(\.[0-9]{1,4})?%$".into()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let Some(number) = text.strip_suffix('%') else {
+            return Err(whole(text).map_or_else(Wrong::default, |number| Wrong::meant(format!("{number}%"))));
+        };
+        let (percent, rest) = number.split_once('.').unwrap_or((number, "0"));
+        let legal = (1..=4).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_digit());
+        let parts = format!("{rest:0<4}").parse::<u64>().ok().filter(|_| legal);
+        let parts =
+            whole(percent).zip(parts).and_then(|(percent, rest)| percent.checked_mul(10_000)?.checked_add(rest));
+        match parts.and_then(|parts| u32::try_from(parts).ok()) {
+            Some(parts) if parts <= 1_000_000 => Ok(Self(parts)),
+            _ => Err(Wrong::default()),
+        }
+    }
+
+    fn write(&self) -> String {
+        let (percent, rest) = (self.0 / 10_000, self.0 % 10_000);
+        let rest = format!(".{rest:04}");
+        let rest = rest.trim_end_matches('0').trim_end_matches('.');
+        format!("{percent}{rest}%")
+    }
+}
+
 impl Kind for bool {
     fn shape() -> Shape {
         Shape::Words(&["true", "false"])
@@ -300,6 +338,18 @@ mod tests {
         }
         for text in ["512B", "64KiB", "1025B", "0B", "1GiB"] {
             assert_eq!(Size::parse(text).unwrap().write(), text);
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_percentage() {
+        for (text, parts) in [("0%", 0), ("20%", 200_000), ("0.5%", 5000), ("99.9999%", 999_999), ("100%", 1_000_000)] {
+            assert_eq!(Share::parse(text), Ok(Share(parts)), "{text}");
+            assert_eq!(Share(parts).write(), text);
+        }
+        assert_eq!(Share::parse("20").unwrap_err().hint.as_deref(), Some("20%"));
+        for text in ["101%", "100.0001%", "-1%", "1.%", ".5%", "1.00001%", "1.+5%", "%", "", "01%", "1e1%"] {
+            assert!(Share::parse(text).is_err(), "{text}");
         }
     }
 

@@ -151,6 +151,35 @@ scalars! {
         |text| if is_spiffe_id(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
 }
 
+/// The name of a field; field names know no case (RFC 9110 §5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FieldName(pub http::HeaderName);
+
+impl Scalar for FieldName {
+    const NAME: &'static str = "field-name";
+
+    fn expected() -> String {
+        "the name of a field such as `x-canary`".into()
+    }
+
+    fn pattern() -> String {
+        "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$".into()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        field_name(text).map(Self).ok_or_else(Wrong::default)
+    }
+
+    fn write(&self) -> String {
+        self.0.as_str().to_owned()
+    }
+}
+
+/// The name of a field in lower case, as HTTP/2 writes it.
+pub fn field_name(text: &str) -> Option<http::HeaderName> {
+    http::HeaderName::from_bytes(text.to_ascii_lowercase().as_bytes()).ok()
+}
+
 /// A host that may be dialled although it is no peer, or a network of such.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AllowEntry {

@@ -308,7 +308,7 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
     let whole = [
         ("service", old.service == new.service),
         ("grace", old.grace == new.grace),
-        ("hosts of peers", old.routes == new.routes),
+        ("hosts of peers", old.hosts == new.hosts),
         ("outbound", old.egress == new.egress),
         ("dns", old.dns == new.dns),
         ("access-log", old.access_log == new.access_log),

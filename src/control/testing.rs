@@ -19,7 +19,7 @@ pub(crate) fn plan() -> Plan {
         status: None,
         doors: Vec::new(),
         peers: vec![app(Addr::Tcp(([127, 0, 0, 1], 1).into()))],
-        routes: Default::default(),
+        hosts: Default::default(),
         egress: Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([]) },
         dns: DnsPlan {
             servers: Vec::new(),
@@ -51,6 +51,7 @@ pub(crate) fn app(addr: Addr) -> PeerPlan {
             tunnel_idle: Duration::from_secs(3600),
             keep_alive: Duration::from_secs(4),
         }),
+        routes: crate::plan::peer::Routes::default(),
     }
 }
 

@@ -69,7 +69,8 @@ impl Authority {
         std::str::from_utf8(self.raw.as_bytes()).unwrap_or_default()
     }
 
-    fn written_host(&self) -> &str {
+    /// The host as it was written, an IPv6 address in its brackets.
+    pub fn written_host(&self) -> &str {
         self.as_str().get(..self.host_len).unwrap_or_default()
     }
 

@@ -6,6 +6,7 @@ pub mod guard;
 pub mod h2io;
 pub mod head;
 pub mod hop;
+pub mod path;
 pub mod pour;
 pub mod unsent;
 pub mod window;

@@ -4,6 +4,8 @@ pub mod build;
 pub mod control_file;
 pub mod door;
 pub mod egress;
+pub mod hosts;
+pub mod matching;
 pub mod peer;
 pub mod route;
 
@@ -15,8 +17,8 @@ use std::time::Duration;
 use crate::ids::Addr;
 use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
+use hosts::HostTable;
 use peer::PeerPlan;
-use route::RouteTable;
 
 /// Everything the file means, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub struct Plan {
     /// Every peer: first the apps behind the inbound doors, then the named ones in the file's order.
     pub peers: Vec<PeerPlan>,
     /// Which authority belongs to which peer; used by the shared outbound doors.
-    pub routes: RouteTable,
+    pub hosts: HostTable,
     /// What happens to names that no peer has.
     pub egress: Egress,
     /// How names are resolved.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::door::Protocol;
+use super::route::Route;
 use crate::ids::{Addr, PeerName};
 
 /// One peer. A reload that changes only the policy keeps the living state of the source.
@@ -19,6 +20,17 @@ pub struct PeerPlan {
     pub source: PeerSource,
     /// How it is called.
     pub policy: Arc<PeerPolicy>,
+    /// What happens to some of its requests.
+    pub routes: Routes,
+}
+
+/// The routes of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// In the order of the file; the first that means a request takes it.
+    pub list: Vec<Arc<Route>>,
+    /// Whether one of them looks at paths, which must be normal then.
+    pub by_path: bool,
 }
 
 /// What sort of peer it is.

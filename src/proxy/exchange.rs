@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -12,10 +13,12 @@ use super::Conn;
 use super::answer::Reply;
 use super::failure;
 use super::record::Exchange;
+use super::route::Taken;
 use super::target::{Target, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
 use crate::call::attempt::{Call, call, in_time};
+use crate::deadline::Deadline;
 use crate::http::body::{Body, content_length};
 use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
@@ -38,6 +41,7 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
             Response::from_parts(parts, Reply::peer(body, guard, record))
         }
         Ok(Passed::Switched(switch)) => upgrade::take_over(*switch, record),
+        Ok(Passed::Told(answer)) => tell(*answer, record),
         Err(failure) => refuse(failure, record),
     }
 }
@@ -47,6 +51,8 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
 enum Passed {
     Answer(Answer, Guard),
     Switched(Box<Switch>),
+    /// A route ended it with an answer from the file.
+    Told(Box<Response<Bytes>>),
 }
 
 async fn pass(
@@ -58,8 +64,16 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
-    let Target { peer, policy, deadline } = target(conn, &world, &facts, record.started()).await?;
+    let Target { peer, policy, deadline, route } = target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
+    if let Some(taken) = &route {
+        record.route = Some(taken.route.clone());
+        // Boxed: routes are rare, and must not make every exchange larger.
+        let told = Box::pin(routed(conn, taken, &mut parts, &facts, deadline)).await?;
+        if let Some(answer) = told {
+            return Ok(Passed::Told(Box::new(answer)));
+        }
+    }
     if upgrade::is_asked(&parts, &facts) {
         if facts.upgrade.is_some() && !body.is_end_stream() {
             return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
@@ -83,7 +97,26 @@ async fn pass(
         return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
     }
     dress(&mut answer, &facts, record.http1(), http10);
+    if let Some(taken) = &route {
+        taken.dress(answer.headers_mut());
+    }
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
+}
+
+/// What a route does before a request is forwarded; an answer where it ends here.
+async fn routed(
+    conn: &Conn,
+    taken: &Taken,
+    parts: &mut Parts,
+    facts: &Facts,
+    deadline: Deadline,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    taken.fault(&parts.headers, deadline).await?;
+    let told = taken.answer(parts, &facts.authority, conn.tls)?;
+    if told.is_none() {
+        taken.rewrite(parts)?;
+    }
+    Ok(told)
 }
 
 /// The head's facts; the record learns who is meant.
@@ -119,7 +152,7 @@ fn guarded(
     conn: &Conn,
     parts: &Parts,
     body: Body,
-    deadline: crate::deadline::Deadline,
+    deadline: Deadline,
     idle: std::time::Duration,
     record: &mut Exchange,
 ) -> Result<Body, Failure> {
@@ -153,6 +186,19 @@ fn dress(answer: &mut Answer, facts: &Facts, http1: bool, http10: bool) {
     }
 }
 
+/// The answer that a route gives from the file; the record ends when it is sent.
+fn tell(answer: Response<Bytes>, mut record: Box<Exchange>) -> Response<Reply> {
+    let (mut parts, text) = answer.into_parts();
+    record.answered(parts.status, Instant::now());
+    if *record.method() != Method::HEAD {
+        return Response::from_parts(parts, Reply::text(text, Some(record)));
+    }
+    if !text.is_empty() {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+    }
+    Response::from_parts(parts, Reply::text(Bytes::new(), Some(record)))
+}
+
 /// The invented answer; the record ends when it is sent.
 fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     let kind = record.peer.as_ref().map(|peer| peer.kind());
@@ -163,6 +209,6 @@ fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     if head_only && parts.status != StatusCode::OK {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
     }
-    let text = if head_only { bytes::Bytes::new() } else { text };
+    let text = if head_only { Bytes::new() } else { text };
     Response::from_parts(parts, Reply::text(text, Some(record)))
 }

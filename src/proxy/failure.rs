@@ -30,6 +30,8 @@ pub fn row(reason: Reason) -> Row {
     use Reason as R;
     let (http, grpc, close) = match reason {
         R::BadHead | R::BadBody => (400, 13, true),
+        R::PathNotNormal => (400, 3, false),
+        R::FaultInjected => (503, 14, false),
         R::HeadTooLarge => (431, 13, true),
         R::UriTooLong => (414, 13, true),
         R::HeadTimeout | R::BodyTimeout => (408, 4, true),
@@ -64,7 +66,8 @@ pub fn side(reason: Reason, kind: Option<PeerKind>) -> Side {
 
 /// The invented answer: for gRPC callers trailers-only, for all others a line of text; always with `Proxy-Status`.
 pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool) -> Response<Bytes> {
-    let row = row(failure.reason);
+    let row =
+        failure.status.map_or(row(failure.reason), |http| Row { http, grpc: grpc_code(http), ..row(failure.reason) });
     let side = side(failure.reason, kind).word();
     let (word, detail) = (failure.reason.word(), plain(&failure.detail));
     let mut answer = Response::new(Bytes::new());
@@ -94,6 +97,18 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
         *answer.body_mut() = Bytes::from(text + "\n");
     }
     answer
+}
+
+/// The gRPC code of a status (gRPC's `http-grpc-status-mapping`).
+fn grpc_code(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
 }
 
 /// The HTTP/1 answer to a head that is late, written by the connection's clock, which knows no messages.

@@ -8,6 +8,7 @@ pub mod doors;
 pub mod exchange;
 pub mod failure;
 pub mod record;
+pub mod route;
 pub mod serve;
 pub mod serve_http2;
 pub mod target;

@@ -12,6 +12,7 @@ use crate::call::Failure;
 use crate::call::attempt::Trail;
 use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
+use crate::plan::route::Route;
 use crate::reason::Reason;
 use crate::telemetry::line::Line;
 use crate::upstream::lease::Version as Leg;
@@ -32,6 +33,8 @@ pub struct Exchange {
     pub grpc: bool,
     /// Whom it went to.
     pub peer: Option<Arc<Peer>>,
+    /// The route it took.
+    pub route: Option<Arc<Route>>,
     /// What the call did.
     pub trail: Trail,
     /// What became of the request's body.
@@ -59,6 +62,7 @@ impl Exchange {
             id: None,
             grpc: false,
             peer: None,
+            route: None,
             trail: Trail::default(),
             progress: None,
             answered: None,
@@ -194,6 +198,7 @@ impl Exchange {
             status: self.status.map(|status| status.as_u16()),
             reason: reason.map(|reason| (reason, failure::side(reason, kind))),
             peer: self.peer.as_ref().map_or("", |peer| peer.name().as_str()),
+            route: self.route.as_ref().map_or("", |route| &*route.name),
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
             reused: self.trail.reused,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use tokio::time::Instant;
 
 use super::Conn;
+use super::route::Taken;
 use crate::call::Failure;
 use crate::deadline::Deadline;
 use crate::http::authority::Authority;
@@ -24,20 +26,48 @@ pub struct Target {
     pub policy: Arc<PeerPolicy>,
     /// Until when.
     pub deadline: Deadline,
+    /// The route it takes, if one of its peer's means it.
+    pub route: Option<Box<Taken>>,
 }
 
 /// The target of a request with these facts.
 ///
 /// # Errors
 /// Why it may go nowhere.
-pub async fn target(conn: &Conn, world: &Arc<World>, facts: &Facts, now: Instant) -> Result<Target, Failure> {
-    let peer = match conn.door.leads {
-        Leads::Peer(index) => of_door(conn, world, index)?,
-        Leads::ByAuthority => named(world, &facts.authority, default_port(conn), facts.patience_from(now)).await?,
+pub async fn target(
+    conn: &Conn,
+    world: &Arc<World>,
+    parts: &Parts,
+    facts: &Facts,
+    now: Instant,
+) -> Result<Target, Failure> {
+    let patience = facts.patience_from(now);
+    let (index, peer) = match conn.door.leads {
+        Leads::Peer(index) => {
+            let index = in_force(conn, world, index);
+            (index, living(world, index)?)
+        }
+        Leads::ByAuthority => match listed(world, &facts.authority, default_port(conn)) {
+            index @ Some(_) => (index, living(world, index)?),
+            None => (None, named(world, &facts.authority, default_port(conn), patience).await?),
+        },
     };
-    let policy = peer.policy();
-    let deadline = Deadline::after(now, policy.request_timeout).min(facts.patience_from(now));
-    Ok(Target { peer, policy, deadline })
+    // The routes stand in the plan of the request's own World: their indices belong to it.
+    let routes = index.and_then(|index| world.plan.peers.get(index)).map(|plan| &plan.routes);
+    let taken = match routes {
+        Some(routes) if !routes.list.is_empty() => Taken::find(routes, parts)?,
+        _ => None,
+    };
+    let Some(mut taken) = taken else {
+        let policy = peer.policy();
+        let deadline = Deadline::after(now, policy.request_timeout).min(patience);
+        return Ok(Target { peer, policy, deadline, route: None });
+    };
+    let to = taken.destination(&parts.headers);
+    let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy)));
+    let (peer, policy) = destination.unwrap_or_else(|| (peer.clone(), peer.policy()));
+    let deadline = Deadline::after(now, policy.request_timeout).min(patience);
+    Ok(Target { peer, policy, deadline, route: Some(Box::new(taken)) })
 }
 
 fn default_port(conn: &Conn) -> u16 {
@@ -49,11 +79,23 @@ fn default_port(conn: &Conn) -> u16 {
 /// # Errors
 /// `NoRoute` when a reload took it away.
 pub fn of_door(conn: &Conn, world: &World, index: usize) -> Result<Arc<Peer>, Failure> {
+    living(world, in_force(conn, world, index))
+}
+
+/// The index in the request's World of the peer that a door leads to.
+fn in_force(conn: &Conn, world: &World, index: usize) -> Option<usize> {
     let same = Arc::ptr_eq(&conn.plan, &world.plan);
-    let now = if same { Some(index) } else { after_reload(&conn.plan, &conn.door, index, &world.plan) };
-    now.and_then(|index| world.peers.get(index))
-        .cloned()
-        .ok_or_else(|| Failure::new(Reason::NoRoute, "the peer of this door was removed by a reload"))
+    if same { Some(index) } else { after_reload(&conn.plan, &conn.door, index, &world.plan) }
+}
+
+fn living(world: &World, index: Option<usize>) -> Result<Arc<Peer>, Failure> {
+    let gone = || Failure::new(Reason::NoRoute, "the peer of this door was removed by a reload");
+    index.and_then(|index| world.peers.get(index)).cloned().ok_or_else(gone)
+}
+
+/// The index of the listed peer that an authority names.
+fn listed(world: &World, authority: &Authority, default_port: u16) -> Option<usize> {
+    world.plan.hosts.find(&authority.host(), authority.port().unwrap_or(default_port))
 }
 
 /// Where a door of an earlier plan leads in the one in force, by the index of the peer. The door itself is what is
@@ -82,11 +124,11 @@ pub async fn named(
     default_port: u16,
     deadline: Deadline,
 ) -> Result<Arc<Peer>, Failure> {
+    if let index @ Some(_) = listed(world, authority, default_port) {
+        return living(world, index);
+    }
     let host = authority.host();
     let port = authority.port().unwrap_or(default_port);
-    if let Some(peer) = world.plan.routes.find(&host, port).and_then(|index| world.peers.get(index)) {
-        return Ok(peer.clone());
-    }
     match world.plan.egress.otherwise {
         Otherwise::Deny => Err(Failure::new(
             Reason::NoRoute,

@@ -164,6 +164,7 @@ impl Drop for Opaque {
             status: None,
             reason: reason.map(|reason| (reason, failure::side(reason, Some(self.peer.kind())))),
             peer: self.peer.name().as_str(),
+            route: "",
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
             reused: false,

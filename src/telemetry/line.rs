@@ -44,6 +44,8 @@ pub struct Line<'a> {
     pub reason: Option<(Reason, Side)>,
     /// The peer it went to.
     pub peer: &'a str,
+    /// The route that meant the request.
+    pub route: &'a str,
     /// The endpoint of the last attempt.
     pub endpoint: Option<&'a dyn Display>,
     /// Attempts made.
@@ -82,6 +84,7 @@ impl Line<'_> {
             status: None,
             reason: None,
             peer: "",
+            route: "",
             endpoint: None,
             attempts: 0,
             reused: false,
@@ -112,6 +115,7 @@ impl Line<'_> {
             fields.word("side", side.word());
         }
         fields.text("peer", self.peer);
+        fields.text("route", self.route);
         if let Some(endpoint) = self.endpoint {
             fields.shown("endpoint", endpoint);
         }
@@ -317,6 +321,7 @@ mod tests {
             status: Some(503),
             reason: Some((Reason::ConnectRefused, Side::Peer)),
             peer: "payments",
+            route: "",
             endpoint: Some(&"10.0.0.7:9000"),
             attempts: 2,
             bytes_in: 12,

@@ -204,6 +204,7 @@ impl Adhoc {
                 tls: None,
             },
             policy: self.policy.clone(),
+            routes: crate::plan::peer::Routes::default(),
         };
         let metrics = self.metrics.get_or_init(|| self.shared.metrics.peer(&PeerName::new(COUNTED_AS)));
         Peer::new(&plan, metrics.clone(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))

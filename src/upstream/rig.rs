@@ -51,6 +51,7 @@ pub(super) fn plan(protocol: Protocol, specs: Vec<EndpointSpec>) -> PeerPlan {
         kind: PeerKind::Named,
         source: PeerSource { addresses: Addresses::Static(specs), protocol, tls: None },
         policy: Arc::new(policy()),
+        routes: crate::plan::peer::Routes::default(),
     }
 }
 

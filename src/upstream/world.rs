@@ -209,7 +209,7 @@ mod tests {
             status: None,
             doors: vec![Arc::new(door)],
             peers,
-            routes: Default::default(),
+            hosts: Default::default(),
             egress: Egress { otherwise: Otherwise::Deny, allow: Arc::default(), own: Arc::default() },
             dns: DnsPlan {
                 servers: Vec::new(),

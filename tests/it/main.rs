@@ -21,6 +21,7 @@ mod http1;
 mod http2;
 mod memory;
 mod reload;
+mod routes;
 mod start;
 mod tcp;
 mod traps;

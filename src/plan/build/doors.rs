@@ -13,7 +13,7 @@ use crate::config::units::Timer;
 use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
 use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
-use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Routes};
 
 /// How long an idle HTTP/1 connection to the app is kept until the app's own keep-alive is learned.
 const APP_KEEP_ALIVE: Duration = Duration::from_secs(4);
@@ -118,7 +118,7 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         keep_alive: APP_KEEP_ALIVE,
     };
     let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));
-    parts.peers.push(PeerPlan { name, kind, source, policy });
+    parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
     parts.peers.len() - 1
 }
 

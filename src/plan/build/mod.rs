@@ -4,13 +4,14 @@ pub mod check;
 pub mod doors;
 pub mod lint;
 pub mod peers;
+pub mod routes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::door::{Allow, DoorPlan, Egress, Otherwise};
+use super::hosts::HostTable;
 use super::peer::PeerPlan;
-use super::route::RouteTable;
 use super::{AccessLog, AccessLogPlan, AdminPlan, DnsPlan, LogFormat, Plan};
 use crate::config::Config;
 use crate::config::kind::Set;
@@ -64,6 +65,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     doors::inbound(config, &mut parts);
     let apps = parts.peers.len();
     peers::peers(config, &mut parts);
+    routes::routes(config, apps, &mut parts);
     doors::outbound(config, apps, &mut parts);
     let admin = admin(&config.admin, &mut parts);
     let status = config.status.0.as_ref().map(|listen| listen.0);
@@ -76,7 +78,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);
     }
-    let Parts { doors, door_keys, peers, routes, files, own, .. } = parts;
+    let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
     let plan = Plan {
         service: config.service.as_ref().map_or("", |name| &name.0).into(),
         workers: usize::try_from(config.workers.0).unwrap_or(1),
@@ -85,7 +87,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         status,
         doors,
         peers,
-        routes,
+        hosts,
         egress: egress(&config.outbound, &own),
         dns: dns(&config.dns),
         access_log: access_log(&config.telemetry),
@@ -100,7 +102,7 @@ pub struct Parts<'p> {
     doors: Vec<Arc<DoorPlan>>,
     door_keys: Vec<Arc<str>>,
     peers: Vec<PeerPlan>,
-    routes: RouteTable,
+    hosts: HostTable,
     files: Vec<FileUse>,
     own: Vec<Own>,
 }
@@ -126,7 +128,7 @@ impl<'p> Parts<'p> {
             doors: Vec::new(),
             door_keys: Vec::new(),
             peers: Vec::new(),
-            routes: RouteTable::default(),
+            hosts: HostTable::default(),
             files: Vec::new(),
             own: Vec::new(),
         }
@@ -209,5 +211,7 @@ fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
     }
 }
 
+#[cfg(test)]
+mod routes_tests;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::config::tree::Mark;
 use crate::config::units::Timer;
 use crate::ids::{Addr, PeerName};
 use crate::plan::peer::{
-    Addresses, Balance, ClientTlsPlan, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Roots,
+    Addresses, Balance, ClientTlsPlan, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Roots, Routes,
 };
 
 /// All of them, in the order of the file.
@@ -30,7 +30,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
         let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer)));
-        parts.peers.push(PeerPlan { name, kind, source, policy });
+        parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
     }
 }
 
@@ -56,7 +56,7 @@ impl Hosts {
                     parts.problems.error(&host.path, at, text, None);
                 }
                 _ => {
-                    parts.routes.add(name, *port, parts.peers.len());
+                    parts.hosts.add(name, *port, parts.peers.len());
                     self.0.insert((name.clone(), *port), (Arc::clone(&peer.path), at));
                 }
             }

@@ -76,6 +76,7 @@ inbound:
   trusted: [10.0.0.0/8, "::1"]
   limits: { connections: 7, head: 8KiB, fields: 9, body: 1GiB }
   timeout: { head: 1s, keep-alive: 2s, connect: 3s, request: 4s, idle: 5s, tunnel: 6s }
+  routes: [{ match: { path: /healthz }, respond: { status: 204 } }]
 outbound:
   listen: unix:/run/out.sock
   otherwise: pass
@@ -86,7 +87,25 @@ outbound:
   timeout: { head: 7s, keep-alive: 8s, idle: 9s, tunnel: 10s }
 peers:
   one: { dns: "One.shop.:${PORT}", hosts: [a, "b:80", "[::1]:80"], protocol: http2, tls: { roots: roots.pem }, balance: random }
-  two: { srv: _grpc._tcp.two.shop, tls: {}, balance: round-robin, timeout: { connect: 11s, request: 12s, idle: 13s, tunnel: 14s, keep-alive: 15s } }
+  two:
+    srv: _grpc._tcp.two.shop
+    tls: {}
+    routes:
+      - name: all
+        match:
+          - { path: { prefix: /a }, methods: [GET, PUT], headers: { x-a: "1", x-b: { present: false } }, query: { v: { regex: "[0-9]+" } } }
+          - { path: { prefix: /b }, methods: POST }
+        split: { one: 1, two: 3 }
+        sticky: { cookie: v }
+        timeout: { request: 20s, idle: 21s, tunnel: 22s }
+        rewrite: { prefix: /c, host: "c.d:1" }
+        request-headers: { set: { x-c: "3" }, add: { x-d: "4" }, remove: [x-e] }
+        response-headers: { remove: [server] }
+        fault: { share: 0.5%, header: x-f, delay: 1s, abort: 503 }
+      - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
+      - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
+    balance: round-robin
+    timeout: { connect: 11s, request: 12s, idle: 13s, tunnel: 14s, keep-alive: 15s }
   three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request }
   four: { static: [{ address: "10.0.0.1:80", weight: 0, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
@@ -118,7 +137,7 @@ fn every_key_reaches_the_plan() {
     assert_eq!(plan.peers[4].source.addresses, Addresses::File { path: "/etc/outrigger/peers.yaml".into() });
     assert_eq!(plan.peers[4].source.protocol, Protocol::Tcp);
     let hosts = [("a", 1), ("b", 80), ("::1", 80), ("two", 5), ("three", 5), ("b", 81), ("one", 80)];
-    let found = hosts.map(|(host, port)| plan.routes.find(host, port));
+    let found = hosts.map(|(host, port)| plan.hosts.find(host, port));
     assert_eq!(found, [Some(2), Some(2), Some(2), Some(3), Some(4), None, None]);
     assert_eq!((plan.workers, plan.grace.as_secs()), (3, 60));
     assert_eq!(plan.egress.own.len(), 8);

@@ -1,0 +1,320 @@
+//! The routes of peers and of the service: names become peers, and what contradicts itself is refused.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderName, HeaderValue};
+
+use super::Parts;
+use crate::config::Config;
+use crate::config::collect::{List, Pairs};
+use crate::config::kind::Set;
+use crate::config::problem::{Problems, nearest};
+use crate::config::route::{self as said, Path, Scheme, field};
+use crate::plan::door::Protocol;
+use crate::plan::matching::{Match, PathMatch, TextMatch};
+use crate::plan::peer::{PeerPlan, PeerPolicy, Routes};
+use crate::plan::route::{
+    Destination, Edits, Fault, Leads, Line, NewPath, Redirect, Respond, Rewrite, Route, Split, Sticky,
+};
+
+/// Gives every peer its routes; the apps, which are the first `apps` peers, share those of the inbound door.
+pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
+    if let Some(inbound) = &config.inbound {
+        for route in &inbound.routes.0 {
+            for (key, set) in [("split", route.split.is_some()), ("sticky", route.sticky.is_some())] {
+                if set {
+                    let text = format!("`{key}` belongs to the routes of a peer: what comes in goes to the service");
+                    route.refuse(parts.problems, text);
+                }
+            }
+        }
+        for app in 0..apps {
+            // What is wrong with them is told once.
+            let mut silent = Problems::new("");
+            let problems = if app == 0 { &mut *parts.problems } else { &mut silent };
+            let list = list(&inbound.routes, app, &parts.peers, problems);
+            give(list, app, parts);
+        }
+    }
+    for (n, (_, peer)) in config.peers.0.iter().enumerate() {
+        let list = list(&peer.routes, apps + n, &parts.peers, parts.problems);
+        give(list, apps + n, parts);
+    }
+}
+
+fn give(list: Vec<Arc<Route>>, peer: usize, parts: &mut Parts<'_>) {
+    if let Some(plan) = parts.peers.get_mut(peer) {
+        plan.routes = Routes { by_path: list.iter().any(|route| route.looks_at_paths()), list };
+    }
+}
+
+fn list(list: &Set<List<said::Route>>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Vec<Arc<Route>> {
+    let opaque = peers.get(peer).is_some_and(|plan| plan.source.protocol == Protocol::Tcp);
+    if opaque && !list.0.is_empty() {
+        list.refuse(problems, "`tcp` has no requests that a route could mean");
+    }
+    let mut routes: Vec<Arc<Route>> = Vec::new();
+    for set in &list.0 {
+        let route = route(set, peer, peers, problems);
+        if let Some(before) = routes.iter().find(|before| covers(before, &route)) {
+            let text = format!("matches nothing: `{}` (line {}) takes all of its requests", before.name, before.line.0);
+            set.warn(problems, text);
+        }
+        routes.push(Arc::new(route));
+    }
+    routes
+}
+
+/// Whether an earlier route certainly takes every request that a later one means.
+fn covers(before: &Route, later: &Route) -> bool {
+    let all = [Match::default()];
+    let matches = if later.matches.is_empty() { all.as_slice() } else { &later.matches };
+    before.matches.is_empty() || matches.iter().all(|one| before.matches.iter().any(|wide| wide.covers(one)))
+}
+
+fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Route {
+    one_end(set, problems);
+    let matches: Vec<Match> =
+        set.matches.iter().flat_map(|list| &list.0).map(|item| matching(item, problems)).collect();
+    let by_prefix = !matches.is_empty() && matches.iter().all(|one| matches!(one.path, Some(PathMatch::Prefix(_))));
+    let rewrite = set.rewrite.as_ref().map(|rewrite| rewritten(rewrite, by_prefix, problems)).unwrap_or_default();
+    let edits = |edits: &Option<Set<said::Edits>>, problems: &mut Problems| {
+        edits.as_ref().map(|set| changes(set, problems)).unwrap_or_default()
+    };
+    Route {
+        name: set.name.as_ref().map_or_else(|| Arc::clone(&set.path), |name| name.0.as_str().into()),
+        line: Line(set.origin.at().map_or(0, |at| at.line)),
+        request: edits(&set.request, problems),
+        response: edits(&set.response, problems),
+        fault: set.fault.as_ref().map(|set| fault(set, problems)),
+        leads: leads(set, peer, by_prefix, peers, problems),
+        matches,
+        rewrite,
+    }
+}
+
+/// A request has one end: a peer, another place, or an answer from here.
+fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
+    let ends = [("redirect", set.redirect.is_some()), ("respond", set.respond.is_some())];
+    let Some((end, _)) = ends.into_iter().find(|(_, given)| *given) else { return };
+    let others = [
+        ("respond", end != "respond" && set.respond.is_some()),
+        ("split", set.split.is_some()),
+        ("sticky", set.sticky.is_some()),
+        ("rewrite", set.rewrite.is_some()),
+        ("timeout", set.timeout.is_some()),
+        ("request-headers", set.request.is_some()),
+    ];
+    for (other, _) in others.into_iter().filter(|(_, given)| *given) {
+        set.refuse(problems, format!("`{end}` ends the request here, so `{other}` means nothing: remove one"));
+    }
+}
+
+fn matching(set: &Set<said::Match>, problems: &mut Problems) -> Match {
+    let texts = |named: &Option<Set<crate::config::collect::Named<said::TextMatch>>>, problems: &mut Problems| {
+        let all = named.iter().flat_map(|named| &named.0);
+        all.filter_map(|(name, text)| Some((name.clone(), text_match(text, problems)?))).collect::<Vec<_>>()
+    };
+    let headers = texts(&set.headers, problems);
+    let query = texts(&set.query, problems);
+    let name = |(name, text): (String, TextMatch)| Some((crate::config::values::field_name(&name)?, text));
+    let mut path = set.value.path.as_ref().and_then(|path| path_match(path, problems));
+    if let Some(grpc) = &set.grpc {
+        if set.value.path.is_some() {
+            grpc.refuse(problems, "a gRPC method is a path: give `grpc` or `path`, not both");
+        }
+        path = grpc.service.as_ref().map(|service| match &grpc.method {
+            Some(method) => PathMatch::Exact(format!("/{}/{}", service.0, method.0)),
+            None => PathMatch::Prefix(format!("/{}", service.0)),
+        });
+    }
+    Match {
+        path,
+        methods: set.methods.iter().flat_map(|list| &list.0).map(|method| method.value.0.clone()).collect(),
+        headers: headers.into_iter().filter_map(name).collect(),
+        query,
+        grpc: set.grpc.is_some(),
+    }
+}
+
+/// Reports any number of keys other than one.
+fn exactly_one<T>(set: &Set<T>, given: usize, problems: &mut Problems) {
+    if given != 1 {
+        set.refuse(problems, format!("expected exactly one of its keys, found {given}"));
+    }
+}
+
+fn path_match(set: &Set<said::PathMatch>, problems: &mut Problems) -> Option<PathMatch> {
+    let all = [
+        set.template.as_ref().map(|template| PathMatch::Template(template.template.clone())),
+        set.exact.as_ref().map(|path| PathMatch::Exact(path.value.0.clone())),
+        set.prefix.as_ref().map(|path| PathMatch::Prefix(path.value.0.clone())),
+        set.regex.as_ref().map(|regex| PathMatch::Regex(regex.pattern.clone())),
+    ];
+    let mut given = all.into_iter().flatten();
+    let first = given.next();
+    exactly_one(set, usize::from(first.is_some()) + given.count(), problems);
+    first
+}
+
+fn text_match(set: &Set<said::TextMatch>, problems: &mut Problems) -> Option<TextMatch> {
+    let all = [
+        set.exact.as_ref().map(|text| TextMatch::Exact(text.value.0.clone())),
+        set.prefix.as_ref().map(|text| TextMatch::Prefix(text.value.0.clone())),
+        set.regex.as_ref().map(|regex| TextMatch::Regex(regex.pattern.clone())),
+        set.present.as_ref().map(|present| TextMatch::Present(present.value)),
+    ];
+    let mut given = all.into_iter().flatten();
+    let first = given.next();
+    exactly_one(set, usize::from(first.is_some()) + given.count(), problems);
+    first
+}
+
+fn new_path<T>(
+    set: &Set<T>,
+    (path, prefix): (&Option<Set<Path>>, &Option<Set<Path>>),
+    by_prefix: bool,
+    problems: &mut Problems,
+) -> Option<NewPath> {
+    if path.is_some() && prefix.is_some() {
+        set.refuse(problems, "`path` gives the whole path and `prefix` a part of it: remove one");
+    }
+    if let Some(prefix) = prefix
+        && !by_prefix
+    {
+        prefix
+            .refuse(problems, "there is no prefix to replace: every `match` of the route needs `path: { prefix: … }`");
+    }
+    let whole = path.as_ref().map(|path| NewPath::Whole(path.value.0.clone()));
+    whole.or_else(|| prefix.as_ref().map(|prefix| NewPath::Prefix(prefix.value.0.clone())))
+}
+
+fn rewritten(set: &Set<said::Rewrite>, by_prefix: bool, problems: &mut Problems) -> Rewrite {
+    Rewrite {
+        path: new_path(set, (&set.value.path, &set.prefix), by_prefix, problems),
+        host: set.host.as_ref().and_then(|host| HeaderValue::from_str(&host.value.0).ok()),
+    }
+}
+
+fn leads(set: &Set<said::Route>, peer: usize, by_prefix: bool, peers: &[PeerPlan], problems: &mut Problems) -> Leads {
+    if let Some(to) = &set.redirect {
+        return Leads::Redirect(Redirect {
+            status: to.status.value.0,
+            scheme: to.scheme.as_ref().map(|scheme| if scheme.value == Scheme::Http { "http" } else { "https" }),
+            host: to.host.as_ref().map(|host| host.value.0.clone()),
+            port: to.port.as_ref().and_then(|port| u16::try_from(port.value.0).ok()),
+            path: new_path(to, (&to.value.path, &to.prefix), by_prefix, problems),
+        });
+    }
+    if let Some(respond) = &set.respond {
+        let content_type = HeaderValue::from_str(&respond.content_type.value.0).unwrap_or_else(|_| {
+            respond.content_type.refuse(problems, "a field's value has no control characters");
+            HeaderValue::from_static("text/plain")
+        });
+        let body = respond.body.as_ref().map_or("", |body| &body.value.0).into();
+        return Leads::Respond(Respond { status: respond.status.value.0, body, content_type });
+    }
+    Leads::To(Split { to: destinations(set, peer, peers, problems), sticky: sticky(set, problems) })
+}
+
+fn destinations(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Vec<Destination> {
+    let Some(split) = &set.split else {
+        return destination(set, peer, 1, peers).into_iter().collect();
+    };
+    if split.0.iter().all(|(_, weight)| weight.value.0 == 0) {
+        split.refuse(problems, "the weights' sum must be above 0: no peer would take a request");
+    }
+    let mut to = Vec::with_capacity(split.0.len());
+    for (name, weight) in &split.0 {
+        let Some(at) = peers.iter().position(|peer| peer.name.as_str() == name) else {
+            let names = peers.iter().map(|peer| peer.name.as_str());
+            let near = nearest(name, names.filter(|name| !name.starts_with("app"))).map(str::to_owned);
+            problems.error(&weight.path, weight.origin.at(), format!("there is no peer `{name}`"), near);
+            continue;
+        };
+        if peers.get(at).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
+            weight.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
+        }
+        to.extend(destination(set, at, u32::try_from(weight.value.0).unwrap_or(u32::MAX), peers));
+    }
+    to
+}
+
+fn destination(set: &said::Route, peer: usize, weight: u32, peers: &[PeerPlan]) -> Option<Destination> {
+    let own = Arc::clone(&peers.get(peer)?.policy);
+    let policy = match &set.timeout {
+        None => own,
+        Some(timeout) => Arc::new(PeerPolicy {
+            request_timeout: timeout.request.as_ref().map_or(own.request_timeout, |set| set.0.map(|timer| timer.0)),
+            body_idle: timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0),
+            tunnel_idle: timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0),
+            ..PeerPolicy::clone(&own)
+        }),
+    };
+    Some(Destination { peer, weight, policy })
+}
+
+fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
+    let sticky = set.sticky.as_ref()?;
+    if set.split.is_none() {
+        sticky.refuse(problems, "there is no `split` whose parts requests could stick to");
+    }
+    exactly_one(sticky, usize::from(sticky.header.is_some()) + usize::from(sticky.cookie.is_some()), problems);
+    let header = sticky.header.as_ref().map(|name| Sticky::Header(name.value.0.clone()));
+    header.or_else(|| sticky.cookie.as_ref().map(|name| Sticky::Cookie(name.value.0.as_str().to_owned())))
+}
+
+fn changes(set: &Set<said::Edits>, problems: &mut Problems) -> Edits {
+    let pairs = |pairs: &Option<Set<Pairs>>, problems: &mut Problems| {
+        let Some(set) = pairs else { return Vec::new() };
+        let mut fields = Vec::with_capacity(set.0.len());
+        for (name, value) in &set.value.0 {
+            match field(name, value) {
+                Ok((name, _)) if ours(&name) => set.refuse(problems, sets_itself(&name)),
+                Ok(field) => fields.push(field),
+                Err(why) => set.refuse(problems, format!("`{name}: {value}`: {why}")),
+            }
+        }
+        fields
+    };
+    let (add, put) = (pairs(&set.add, problems), pairs(&set.set, problems));
+    for name in set.remove.0.iter().filter(|name| ours(&name.0)) {
+        name.refuse(problems, sets_itself(&name.0));
+    }
+    Edits { remove: set.remove.0.iter().map(|name| name.value.0.clone()).collect(), set: put, add }
+}
+
+/// Fields that frame a message or that this proxy alone answers for: an edit of them would break the connection, or
+/// its own protection against loops.
+fn ours(name: &HeaderName) -> bool {
+    let framing = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::EXPECT,
+    ];
+    framing.contains(name)
+        || ["keep-alive", "proxy-connection"].contains(&name.as_str())
+        || name.as_str().starts_with("x-outrigger-")
+}
+
+fn sets_itself(name: &HeaderName) -> String {
+    let instead = if *name == header::HOST { "; a request's host is changed by `rewrite: { host: … }`" } else { "" };
+    format!("`{name}` is set by the sidecar itself{instead}")
+}
+
+fn fault(set: &Set<said::Fault>, problems: &mut Problems) -> Fault {
+    if set.delay.is_none() && set.abort.is_none() {
+        set.refuse(problems, "does nothing: give `delay`, `abort` or both");
+    }
+    Fault {
+        share: set.share.value.0,
+        header: set.header.as_ref().map(|name| name.value.0.clone()),
+        delay: set.delay.as_ref().map(|delay| delay.value.0),
+        abort: set.abort.as_ref().map(|status| status.value.0),
+    }
+}

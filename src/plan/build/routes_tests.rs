@@ -1,0 +1,87 @@
+//! What is said about routes that contradict themselves, as a table, and what right ones mean.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::build;
+use crate::config::facts::Facts;
+use crate::config::problem::Problems;
+use crate::plan::Plan;
+use crate::plan::route::Leads;
+
+fn built(routes: &str, peers: &str) -> (Plan, String) {
+    let text = format!(
+        "service: x\npeers:\n  a: {{ static: [10.0.0.1:1] }}\n{peers}  b: {{ static: [10.0.0.2:2], routes: [{routes}] }}\n"
+    );
+    let mut problems = Problems::new("f");
+    let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+    let plan = build(&document.config, Path::new("/"), &mut problems).plan;
+    (plan, problems.sorted().to_string())
+}
+
+#[test]
+fn what_cannot_be_meant_is_said_with_its_place() {
+    for (route, said) in [
+        ("{ split: { a: 0, b: 0 } }", "the weights' sum must be above 0"),
+        ("{ split: { c: 1 } }", "there is no peer `c`"),
+        ("{ split: { d: 1 } }", "`d` speaks `tcp`"),
+        ("{ sticky: { header: x } }", "there is no `split`"),
+        ("{ split: { a: 1 }, sticky: {} }", "expected exactly one of its keys, found 0"),
+        ("{ split: { a: 1 }, sticky: { header: x, cookie: y } }", "expected exactly one of its keys, found 2"),
+        ("{ redirect: {}, split: { a: 1 } }", "`redirect` ends the request here, so `split` means nothing"),
+        ("{ redirect: {}, respond: {} }", "`redirect` ends the request here, so `respond` means nothing"),
+        ("{ respond: {}, timeout: { request: 1s } }", "`respond` ends the request here, so `timeout` means nothing"),
+        ("{ rewrite: { prefix: /x } }", "there is no prefix to replace"),
+        ("{ match: { path: /y }, rewrite: { prefix: /x } }", "there is no prefix to replace"),
+        ("{ match: { path: { prefix: /y } }, rewrite: { prefix: /x, path: /z } }", "remove one"),
+        ("{ match: { path: {} } }", "expected exactly one of its keys, found 0"),
+        ("{ match: { path: { exact: /a, prefix: /b } } }", "expected exactly one of its keys, found 2"),
+        ("{ match: { path: { regex: \"(\" } } }", "unclosed group"),
+        ("{ match: { path: { regex: \"x{1000}{1000}\" } } }", "takes more than 256 KiB"),
+        ("{ match: { path: \"/a*\" } }", "a `*` stands for whole segments"),
+        ("{ match: { path: a } }", "a path begins with `/`"),
+        ("{ match: { methods: get } }", "did you mean `GET`?"),
+        ("{ match: { path: /x, grpc: { service: a.B } } }", "give `grpc` or `path`, not both"),
+        ("{ match: [] }", "found an empty list"),
+        ("{ request-headers: { set: { host: x } } }", "is changed by `rewrite: { host: … }`"),
+        ("{ request-headers: { remove: [content-length] } }", "`content-length` is set by the sidecar itself"),
+        ("{ request-headers: { add: { \"x y\": a } } }", "is not the name of a field"),
+        ("{ response-headers: { set: { x: \"a\\nb\" } } }", "no control characters"),
+        ("{ fault: {} }", "does nothing"),
+        ("{ fault: { abort: 503, share: 120% } }", "expected a share"),
+        ("{ respond: { status: 100 } }", "expected a status from 200 to 599"),
+        ("{ redirect: { status: 200 } }", "301, 302, 303, 307 or 308"),
+        ("{ redirect: { host: \"a/b\" } }", "expected a host"),
+        ("{}, { match: { path: /x } }", "matches nothing: `peers.b.routes[0]` (line 5) takes all of its requests"),
+        (
+            "{ name: wide, match: { path: { prefix: /x } } }, { match: { path: { prefix: /x/y }, methods: GET } }",
+            "matches nothing: `wide`",
+        ),
+    ] {
+        let (_, problems) = built(route, "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n");
+        assert!(problems.contains(said) && problems.starts_with("f:"), "{route}\n{problems}");
+    }
+}
+
+#[test]
+fn a_route_changes_only_what_it_says_of_how_its_peers_are_called() {
+    let route = "{ match: { path: { prefix: /x } }, split: { a: 1, b: 2 }, timeout: { request: 3s } }";
+    let (plan, problems) = built(route, "");
+    assert_eq!(problems, "");
+    let routes = &plan.peers[1].routes;
+    assert!(routes.by_path && plan.peers[0].routes.list.is_empty());
+    let Leads::To(split) = &routes.list[0].leads else { panic!("forwards") };
+    let to: Vec<_> = split.to.iter().map(|to| (to.peer, to.weight, to.policy.request_timeout)).collect();
+    assert_eq!(to, [(0, 1, Some(Duration::from_secs(3))), (1, 2, Some(Duration::from_secs(3)))]);
+    assert_eq!(split.to[0].policy.body_idle, plan.peers[0].policy.body_idle);
+}
+
+#[test]
+fn the_routes_of_the_service_cannot_split() {
+    let text = "service: x\ninbound: { app: \"127.0.0.1:80\", ports: [{ listen: \"0.0.0.0:1\", app: \"127.0.0.1:81\" }], routes: [{ split: { a: 1 } }] }\npeers: { a: { static: [10.0.0.1:1] } }\n";
+    let mut problems = Problems::new("f");
+    let document = crate::config::read(text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+    build(&document.config, Path::new("/"), &mut problems);
+    let problems = problems.sorted().to_string();
+    assert_eq!(problems.matches("`split` belongs to the routes of a peer").count(), 1, "{problems}");
+}

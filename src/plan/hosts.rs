@@ -1,0 +1,44 @@
+//! Which authority belongs to which peer: an exact `host:port` beats a host with any port.
+
+use std::collections::HashMap;
+
+/// The hosts of all peers, keyed in lower case without a trailing dot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostTable {
+    exact: HashMap<String, HashMap<u16, usize>>,
+    any: HashMap<String, usize>,
+}
+
+impl HostTable {
+    /// Adds a host, an IPv6 address with or without brackets; returns the peer that has it already, if another one does.
+    pub fn add(&mut self, host: &str, port: Option<u16>, peer: usize) -> Option<usize> {
+        let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        let before = match port {
+            Some(port) => self.exact.entry(host).or_default().insert(port, peer),
+            None => self.any.insert(host, peer),
+        };
+        before.filter(|&other| other != peer)
+    }
+
+    /// The peer of an authority; `host` in lower case without trailing dot, `port` the explicit or the scheme's one.
+    pub fn find(&self, host: &str, port: u16) -> Option<usize> {
+        let exact = if self.exact.is_empty() { None } else { self.exact.get(host).and_then(|ports| ports.get(&port)) };
+        exact.or_else(|| self.any.get(host)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exact_port_beats_any_port() {
+        let mut table = HostTable::default();
+        assert_eq!(table.add("Payments.", None, 1), None);
+        assert_eq!(table.add("payments", Some(9000), 2), None);
+        assert_eq!(table.add("payments", None, 3), Some(1));
+        assert_eq!(table.find("payments", 9000), Some(2));
+        assert_eq!(table.find("payments", 80), Some(3));
+        assert_eq!(table.find("other", 80), None);
+    }
+}

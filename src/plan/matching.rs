@@ -1,0 +1,234 @@
+//! What a route asks of a request: its method, its path, its fields, its query, or the gRPC method it calls.
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use http::{Method, Uri};
+
+use crate::config::pattern::{Pattern, Template};
+
+/// The parts of a request's head that routes look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its target, normal where [`Match::path`] is asked for.
+    pub uri: &'a Uri,
+    /// Its fields.
+    pub headers: &'a HeaderMap,
+}
+
+/// One set of conditions; all of them must hold. Without any it means every request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// The path, without its query.
+    pub path: Option<PathMatch>,
+    /// One of these methods; empty means any.
+    pub methods: Vec<Method>,
+    /// What each of these fields must say.
+    pub headers: Vec<(HeaderName, TextMatch)>,
+    /// What each of these parameters must say, as it is written (nothing is decoded).
+    pub query: Vec<(String, TextMatch)>,
+    /// Whether it must be a gRPC call.
+    pub grpc: bool,
+}
+
+impl Match {
+    /// Whether all conditions hold.
+    pub fn holds(&self, asked: &Asked<'_>) -> bool {
+        (self.methods.is_empty() || self.methods.contains(asked.method))
+            && self.path.as_ref().is_none_or(|path| path.holds(asked.uri.path()))
+            && self.headers.iter().all(|(name, text)| text.holds_any(asked.headers.get_all(name).iter().map(bytes)))
+            && self.query.iter().all(|(name, text)| text.holds_any(parameters(asked.uri, name)))
+            && (!self.grpc || is_grpc(asked.headers))
+    }
+
+    /// Whether every request that `other` means is meant by this one too; false where that is not certain.
+    pub fn covers(&self, other: &Self) -> bool {
+        let path = match (&self.path, &other.path) {
+            (None, _) => true,
+            (Some(mine), Some(theirs)) => mine.covers(theirs),
+            (Some(_), None) => false,
+        };
+        let method = self.methods.is_empty()
+            || (!other.methods.is_empty() && other.methods.iter().all(|method| self.methods.contains(method)));
+        path && method
+            && self.headers.iter().all(|asked| other.headers.contains(asked))
+            && self.query.iter().all(|asked| other.query.contains(asked))
+            && (!self.grpc || other.grpc)
+    }
+}
+
+fn bytes(value: &http::HeaderValue) -> &[u8] {
+    value.as_bytes()
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The values of a parameter of the query, in order.
+fn parameters<'a>(uri: &'a Uri, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = uri.query().unwrap_or("").split('&').filter(|pair| !pair.is_empty());
+    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value.as_bytes())
+}
+
+/// What a text must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TextMatch {
+    /// This.
+    Exact(String),
+    /// Something that begins with this.
+    Prefix(String),
+    /// Something that this expression matches from its beginning to its end.
+    Regex(Pattern),
+    /// Anything, as long as it is there (true), or nothing at all (false).
+    Present(bool),
+}
+
+impl TextMatch {
+    /// Whether one of several texts is meant; `Present(false)` holds where there is none.
+    fn holds_any<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
+        match self {
+            Self::Present(there) => texts.next().is_some() == *there,
+            Self::Exact(text) => texts.any(|found| found == text.as_bytes()),
+            Self::Prefix(text) => texts.any(|found| found.starts_with(text.as_bytes())),
+            Self::Regex(pattern) => texts.any(|found| std::str::from_utf8(found).is_ok_and(|text| pattern.holds(text))),
+        }
+    }
+}
+
+/// What a path must be. Paths are compared byte by byte: nothing is decoded and nothing is rewritten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// This path.
+    Exact(String),
+    /// This path and what lies below it: `/v2` means `/v2` and `/v2/x`, not `/v2x` (as Gateway API's `PathPrefix`).
+    Prefix(String),
+    /// A path that this expression matches from its beginning to its end.
+    Regex(Pattern),
+    /// A path of this form.
+    Template(Template),
+}
+
+impl PathMatch {
+    /// Whether a path is meant.
+    pub fn holds(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == exact,
+            Self::Prefix(prefix) => below(path, prefix).is_some(),
+            Self::Regex(pattern) => pattern.holds(path),
+            Self::Template(template) => template.holds(path),
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Prefix(mine), Self::Prefix(path) | Self::Exact(path)) => below(path, mine).is_some(),
+            (mine, Self::Exact(path)) => mine.holds(path),
+            (mine, theirs) => mine == theirs,
+        }
+    }
+}
+
+/// What follows a prefix in a path, if the path is the prefix or lies below it.
+pub fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(prefix.trim_end_matches('/'))?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn path(kind: &str, text: &str) -> PathMatch {
+        match kind {
+            "exact" => PathMatch::Exact(text.into()),
+            "prefix" => PathMatch::Prefix(text.into()),
+            "regex" => PathMatch::Regex(Pattern::new(text).unwrap()),
+            _ => PathMatch::Template(Template::new(text).unwrap()),
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for (kind, text, yes, no) in [
+            ("exact", "/a", &["/a"][..], &["/a/", "/A", "/a/b", "/"][..]),
+            ("prefix", "/v2", &["/v2", "/v2/", "/v2/x/y"], &["/v2x", "/v", "/", "/V2/x"]),
+            ("prefix", "/v2/", &["/v2", "/v2/", "/v2/x"], &["/v2x"]),
+            ("prefix", "/", &["/", "/x", "/x/y"], &[]),
+            ("regex", "/a|/b.", &["/a", "/bc"], &["/abc", "/bcd", "/xa", "/a\n"]),
+            ("regex", "(?i)/a", &["/A"], &["/b"]),
+            (
+                "template",
+                "/users/{id}/orders",
+                &["/users/7/orders"],
+                &["/users//orders", "/users/7", "/users/7/orders/"],
+            ),
+            ("template", "/orders/*", &["/orders", "/orders/", "/orders/7/x"], &["/ordersx", "/order"]),
+            ("template", "/{a}/*", &["/x", "/x/y"], &["/", "//y"]),
+            ("template", "/*", &["/", "/x"], &["*"]),
+            ("template", "/plain", &["/plain"], &["/plain/", "/plai"]),
+        ] {
+            let rule = path(kind, text);
+            for one in yes {
+                assert!(rule.holds(one), "{kind} {text} means {one}");
+            }
+            for one in no {
+                assert!(!rule.holds(one), "{kind} {text} does not mean {one}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_condition_counts() {
+        let request = Request::get("/a/b?x=1&y&x=2&z=%20").header("x-canary", "0").header("x-canary", "1").body(());
+        let (parts, ()) = request.unwrap().into_parts();
+        let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
+        let header = |name: &'static str, text| Match {
+            headers: vec![(HeaderName::from_static(name), text)],
+            ..Match::default()
+        };
+        let query = |name: &str, text| Match { query: vec![(name.to_owned(), text)], ..Match::default() };
+        let exact = |text: &str| TextMatch::Exact(text.into());
+        for (rule, holds) in [
+            (Match::default(), true),
+            (Match { methods: vec![Method::POST, Method::GET], ..Match::default() }, true),
+            (Match { methods: vec![Method::POST], ..Match::default() }, false),
+            (Match { grpc: true, ..Match::default() }, false),
+            (Match { path: Some(path("prefix", "/a")), ..header("x-canary", exact("2")) }, false),
+            (Match { path: Some(path("prefix", "/a")), ..header("x-canary", exact("1")) }, true),
+            (header("x-canary", TextMatch::Present(false)), false),
+            (header("x-none", TextMatch::Present(false)), true),
+            (header("x-none", TextMatch::Present(true)), false),
+            (header("x-canary", TextMatch::Regex(Pattern::new("[1-9]").unwrap())), true),
+            (query("x", exact("2")), true),
+            (query("x", exact("3")), false),
+            (query("y", exact("")), true),
+            (query("z", exact("%20")), true),
+            (query("z", TextMatch::Prefix("%2".into())), true),
+            (query("q", TextMatch::Present(true)), false),
+        ] {
+            assert_eq!(rule.holds(&asked), holds, "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_covers_what_it_certainly_means_too() {
+        let on = |path| Match { path: Some(path), ..Match::default() };
+        let get = Match { methods: vec![Method::GET], ..Match::default() };
+        for (wide, narrow, covers) in [
+            (Match::default(), get.clone(), true),
+            (get.clone(), Match::default(), false),
+            (on(path("prefix", "/a")), on(path("prefix", "/a/b")), true),
+            (on(path("prefix", "/a")), on(path("exact", "/a")), true),
+            (on(path("prefix", "/a/b")), on(path("prefix", "/a")), false),
+            (on(path("regex", "/a.*")), on(path("exact", "/ab")), true),
+            (on(path("regex", "/a.*")), on(path("prefix", "/ab")), false),
+            (on(path("template", "/{x}")), Match { path: Some(path("template", "/{x}")), ..get }, true),
+        ] {
+            assert_eq!(wide.covers(&narrow), covers, "{wide:?} {narrow:?}");
+        }
+    }
+}

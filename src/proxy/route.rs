@@ -1,0 +1,162 @@
+//! What a route does to a request on its way: faults made on purpose, answers from the file, another target, edits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
+use tokio::time::Instant;
+
+use crate::call::Failure;
+use crate::deadline::Deadline;
+use crate::http::authority::Authority;
+use crate::http::path;
+use crate::plan::matching::Asked;
+use crate::plan::peer::Routes;
+use crate::plan::route::{Destination, Leads, Redirect, Respond, Route, Sticky};
+use crate::reason::Reason;
+
+/// The route that a request takes, and what was decided for it.
+pub struct Taken {
+    /// The route.
+    pub route: Arc<Route>,
+    /// The cookie that makes the caller stick to the part of a split that it was given.
+    cookie: Option<HeaderValue>,
+}
+
+impl Taken {
+    /// The route of a request, if one of its peer's means it.
+    ///
+    /// # Errors
+    /// `PathNotNormal` where a route looks at paths and this one can be read in two ways.
+    pub fn find(routes: &Routes, parts: &Parts) -> Result<Option<Self>, Failure> {
+        if routes.by_path
+            && let Some(why) = path::ambiguity(parts.uri.path())
+        {
+            let detail = format!("the path has {why}: servers read it differently, so no rule for paths can judge it");
+            return Err(Failure::new(Reason::PathNotNormal, detail));
+        }
+        let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
+        let route = routes.list.iter().find(|route| route.means(&asked));
+        Ok(route.map(|route| Self { route: route.clone(), cookie: None }))
+    }
+
+    /// Which peer takes the request; `None` where the route ends it here.
+    pub fn destination(&mut self, headers: &HeaderMap) -> Option<Destination> {
+        let Leads::To(split) = &self.route.leads else { return None };
+        let chosen = match &split.sticky {
+            None => split.choose(None, fastrand::u64(..)),
+            Some(sticky) => match (sticky.text(headers), sticky) {
+                (Some(text), _) => split.choose(Some(text), 0),
+                (None, Sticky::Cookie(name)) => {
+                    let (text, cookie) = new_cookie(name);
+                    let chosen = split.choose(Some(text.as_bytes()), 0).cloned();
+                    self.cookie = cookie;
+                    return chosen;
+                }
+                (None, Sticky::Header(_)) => split.choose(None, fastrand::u64(..)),
+            },
+        };
+        chosen.cloned()
+    }
+
+    /// Makes the faults that the file asks for; a delay ends no later than the request's deadline.
+    ///
+    /// # Errors
+    /// The fault.
+    pub async fn fault(&self, headers: &HeaderMap, deadline: Deadline) -> Result<(), Failure> {
+        let Some(fault) = &self.route.fault else { return Ok(()) };
+        if !fault.strikes(headers, fastrand::u64(..)) {
+            return Ok(());
+        }
+        if let Some(delay) = fault.delay {
+            let until = Instant::now() + delay;
+            let until = deadline.instant().map_or(until, |deadline| deadline.min(until));
+            tokio::time::sleep_until(until).await;
+        }
+        match fault.abort {
+            None => Ok(()),
+            Some(status) => {
+                let detail = format!("`fault` of {} answers {} on purpose", self.route.name, status.as_u16());
+                Err(Failure { status: Some(status), ..Failure::new(Reason::FaultInjected, detail) })
+            }
+        }
+    }
+
+    /// The answer of a route that ends the request here.
+    ///
+    /// # Errors
+    /// `Internal` where a redirect's parts make no location; the file is checked so that they do.
+    pub fn answer(&self, parts: &Parts, authority: &Authority, tls: bool) -> Result<Option<Response<Bytes>>, Failure> {
+        let mut answer = match &self.route.leads {
+            Leads::To(_) => return Ok(None),
+            Leads::Redirect(to) => self.redirect(to, parts, authority, tls)?,
+            Leads::Respond(respond) => told(respond),
+        };
+        self.route.response.make(answer.headers_mut());
+        Ok(Some(answer))
+    }
+
+    fn redirect(
+        &self,
+        to: &Redirect,
+        parts: &Parts,
+        authority: &Authority,
+        tls: bool,
+    ) -> Result<Response<Bytes>, Failure> {
+        let scheme = if tls { "https" } else { "http" };
+        let location = to.location(&self.route, &parts.uri, scheme, authority.written_host(), authority.port());
+        let location = location.ok_or_else(|| {
+            Failure::new(Reason::Internal, format!("`redirect` of {} makes no location", self.route.name))
+        })?;
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = to.status;
+        answer.headers_mut().insert(header::LOCATION, location);
+        Ok(answer)
+    }
+
+    /// Makes the changes to a request that is forwarded.
+    ///
+    /// # Errors
+    /// `BadHead` where the rewritten path makes no target.
+    pub fn rewrite(&self, parts: &mut Parts) -> Result<(), Failure> {
+        if self.route.rewrite.path.is_some() {
+            parts.uri = self.route.rewritten(&parts.uri).ok_or_else(|| {
+                Failure::new(Reason::BadHead, format!("`rewrite` of {} makes no target of this path", self.route.name))
+            })?;
+        }
+        if let Some(host) = &self.route.rewrite.host {
+            parts.headers.insert(header::HOST, host.clone());
+        }
+        self.route.request.make(&mut parts.headers);
+        Ok(())
+    }
+
+    /// Makes the changes to an answer that is passed on.
+    pub fn dress(&self, headers: &mut HeaderMap) {
+        self.route.response.make(headers);
+        if let Some(cookie) = &self.cookie {
+            headers.append(header::SET_COOKIE, cookie.clone());
+        }
+    }
+}
+
+/// A new value for a cookie that a split sticks by, and the field that gives it to the caller for its session.
+fn new_cookie(name: &str) -> (String, Option<HeaderValue>) {
+    let text = format!("{:016x}", fastrand::u64(..));
+    let field = HeaderValue::try_from(format!("{name}={text}; Path=/; HttpOnly; SameSite=Lax")).ok();
+    (text, field)
+}
+
+fn told(respond: &Respond) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::copy_from_slice(respond.body.as_bytes()));
+    *answer.status_mut() = respond.status;
+    // A 204 or 304 has no body, whatever the file says (RFC 9110 §6.4.1).
+    if matches!(respond.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        *answer.body_mut() = Bytes::new();
+    } else if !respond.body.is_empty() {
+        answer.headers_mut().insert(header::CONTENT_TYPE, respond.content_type.clone());
+    }
+    answer
+}
