@@ -6,6 +6,7 @@ pub mod door;
 pub mod egress;
 pub mod peer;
 pub mod route;
+pub mod rules;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,0 +1,116 @@
+//! Counts over the last seconds: a ring of time buckets that threads add to without a lock.
+//!
+//! Each bucket is one word of its tick and its count, so that a bucket whose time is over can neither be counted nor
+//! added to. A sum covers the running bucket and the ones before it: between nine tenths and the whole of the span.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Buckets in a ring.
+pub(super) const BUCKETS: u32 = 10;
+
+/// Which bucket a moment falls into; shared by the rings of one machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    base: Instant,
+    /// A bucket's length in nanoseconds.
+    bucket: u64,
+}
+
+impl Clock {
+    /// Buckets that together last `span`; `now` is no later than any moment asked for.
+    pub(super) fn new(now: Instant, span: Duration) -> Self {
+        let bucket = u64::try_from(span.as_nanos() / u128::from(BUCKETS)).unwrap_or(u64::MAX);
+        Self { base: now, bucket: bucket.max(1) }
+    }
+
+    /// The number of the bucket of `now`. Starts above the ring's length, so that an empty word is never current.
+    pub(super) fn tick(&self, now: Instant) -> u32 {
+        let nanos = u64::try_from(now.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
+        (nanos / self.bucket).min(u64::from(u32::MAX - 2 * BUCKETS)) as u32 + BUCKETS
+    }
+}
+
+/// One count over the span of a [`Clock`].
+#[derive(Debug, Default)]
+pub(super) struct Ring([AtomicU64; BUCKETS as usize]);
+
+impl Ring {
+    /// Adds `n` to the bucket of `tick`; what is older than the whole ring is dropped.
+    pub(super) fn add(&self, tick: u32, n: u32) {
+        let Some(word) = self.0.get((tick % BUCKETS) as usize) else { return };
+        let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+            let (then, count) = unpack(old);
+            match then.cmp(&tick) {
+                std::cmp::Ordering::Less => Some(pack(tick, n)),
+                std::cmp::Ordering::Equal => Some(pack(tick, count.saturating_add(n))),
+                std::cmp::Ordering::Greater => None,
+            }
+        });
+    }
+
+    /// What was added in the ring's time up to `tick`.
+    pub(super) fn sum(&self, tick: u32) -> u64 {
+        let words = self.0.iter().map(|word| unpack(word.load(Ordering::Acquire)));
+        words.filter(|(then, _)| *then <= tick && tick - *then < BUCKETS).map(|(_, count)| u64::from(count)).sum()
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        self.0.iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+}
+
+fn pack(tick: u32, count: u32) -> u64 {
+    u64::from(tick) << 32 | u64::from(count)
+}
+
+fn unpack(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_unused_ring_is_empty_at_any_time() {
+        let now = Instant::now();
+        let clock = Clock::new(now, Duration::from_secs(10));
+        for later in [0, 1, 9, 10, 100, u64::from(u32::MAX)] {
+            assert_eq!(Ring::default().sum(clock.tick(now + Duration::from_secs(later))), 0);
+        }
+    }
+
+    #[test]
+    fn what_comes_too_late_is_dropped() {
+        let ring = Ring::default();
+        ring.add(30, 1);
+        ring.add(20, 5);
+        assert_eq!((ring.sum(30), ring.sum(20)), (1, 0));
+        ring.clear();
+        assert_eq!(ring.sum(30), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_sum_is_what_a_list_of_all_events_gives(
+            events in prop::collection::vec((0u64..4_000, 0u32..9), 1..80)
+        ) {
+            let base = Instant::now();
+            let clock = Clock::new(base, Duration::from_secs(10));
+            let (ring, mut list, mut at) = (Ring::default(), Vec::new(), 0);
+            for (wait, n) in events {
+                at += wait;
+                ring.add(clock.tick(base + Duration::from_millis(at)), n);
+                list.push((at / 1000, u64::from(n)));
+                let naive: u64 = list.iter().filter(|(then, _)| at / 1000 - then < 10).map(|(_, n)| n).sum();
+                prop_assert_eq!(ring.sum(clock.tick(base + Duration::from_millis(at))), naive);
+            }
+        }
+    }
+}
