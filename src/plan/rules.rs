@@ -2,6 +2,7 @@
 //!
 //! The machines (`resilience/`) read these at each decision, so that a reload changes the numbers and keeps the state.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -398,6 +399,25 @@ impl SlowStartRule {
     pub fn over(window: Duration) -> Self {
         Self { window, least: Share::percent(10) }
     }
+}
+
+/// Which endpoints of a peer a route may use, by what discovery knows about them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SubsetRule {
+    /// Every key must be there with exactly this value; none is all endpoints.
+    pub wanted: BTreeMap<String, String>,
+    /// What happens where no endpoint fits.
+    pub otherwise: SubsetFallback,
+}
+
+/// What happens where no endpoint of a subset is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SubsetFallback {
+    /// There is no endpoint: a canary's traffic must not reach another version by accident.
+    #[default]
+    None,
+    /// Any endpoint will do.
+    Any,
 }
 
 #[cfg(test)]

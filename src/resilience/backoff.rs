@@ -134,6 +134,7 @@ mod tests {
         assert_eq!(pause(&rule, 0, 0, Asked::Pause(ms(1001))), Err(NoPause::TooLong));
         assert_eq!(pause(&rule, 0, 0, Asked::Pause(Duration::MAX)), Err(NoPause::TooLong));
         assert_eq!(pause(&rule, 0, 0, Asked::Pause(ms(1000))), Ok(ms(1000)));
+        assert_eq!(pause(&rule, 1, 1 << 63, Asked::Pause(ms(100))), Ok(ms(125)), "the jitter comes on top");
     }
 
     proptest! {

@@ -1,8 +1,20 @@
 //! Small machines that decide; every method takes `now`, none awaits.
 
+pub mod admission;
 pub mod backoff;
+pub mod breaker;
 pub mod budget;
+pub mod concurrency;
+pub mod hedge;
+pub mod keyhash;
+pub mod levels;
+pub mod limit;
 pub mod load;
+pub mod maglev;
+pub mod outlier;
 pub mod pick;
+pub mod rate;
+pub mod ring;
+pub mod subset;
 pub mod verdict;
 mod window;

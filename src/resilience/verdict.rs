@@ -454,6 +454,10 @@ mod tests {
         ] {
             assert_eq!(judge_at(&rule, &asking, &outcome, now), Verdict::GiveUp(want), "{asking:?} {outcome:?}");
         }
+        // Even without a pause an attempt needs some time.
+        let late = Asking { deadline: Deadline::at(now), ..asking };
+        let at = Moment { now, wall: UNIX_EPOCH, roll: 0 };
+        assert_eq!(judge(&rule, &late, &reset, &Budget::new(now), at), Verdict::GiveUp(Skip::NoTime));
         // A mark does not forbid what provably multiplies nothing.
         let marked = Asking { marked: true, ..asking };
         assert!(matches!(judge_at(&rule, &marked, &unsent, now), Verdict::Retry { .. }));

@@ -26,10 +26,14 @@ impl Clock {
         Self { base: now, bucket: bucket.max(1) }
     }
 
+    /// Nanoseconds from the clock's start to `now`.
+    pub(super) fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// The number of the bucket of `now`. Starts above the ring's length, so that an empty word is never current.
     pub(super) fn tick(&self, now: Instant) -> u32 {
-        let nanos = u64::try_from(now.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
-        (nanos / self.bucket).min(u64::from(u32::MAX - 2 * BUCKETS)) as u32 + BUCKETS
+        (self.nanos(now) / self.bucket).min(u64::from(u32::MAX - 2 * BUCKETS)) as u32 + BUCKETS
     }
 }
 
