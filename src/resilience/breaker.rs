@@ -333,6 +333,8 @@ mod tests {
         for pass in old {
             assert_eq!(breaker.report(pass, due, false, ms(1), &rule), None);
         }
+        // Nor do they count beside what is asked now.
+        assert_eq!(tell(&breaker, due, false, 1, &rule), None);
         assert_eq!(breaker.state(), State::Closed);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A first attempt is a deposit (one atomic word, no lock); a retry or a hedge is a withdrawal, decided under a short
 //! lock, so that the allowance is exact however many threads ask. What was withdrawn counts until it leaves the
-//! window, whether it helped or not.
+//! window, whether it helped or not. First attempts are counted over at most ten seconds and further ones over at least
+//! ten, so that in no ten seconds there are more than the rule says.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct Budget {
 
 #[derive(Debug, Default)]
 struct Further {
-    ring: Ring,
+    ring: Ring<11>,
     /// The latest bucket a withdrawal was made in; a thread whose `now` is older is taken along to it, so that no
     /// withdrawal escapes its count.
     latest: u32,
@@ -121,9 +122,9 @@ mod tests {
         assert_eq!(taken(&budget, now, &rule), 20);
         assert_eq!(taken(&budget, now + Duration::from_millis(9_999), &rule), 0);
         let later = now + WINDOW;
-        assert_eq!(taken(&budget, later, &rule), 0, "the deposits left as well");
         (0..10).for_each(|_| budget.deposit(later));
-        assert_eq!(taken(&budget, later, &rule), 2);
+        assert_eq!(taken(&budget, later, &rule), 0, "the deposits left, the withdrawals do so later");
+        assert_eq!(taken(&budget, later + Duration::from_secs(1), &rule), 2);
     }
 
     #[test]
@@ -168,17 +169,23 @@ mod tests {
             let (mut at, mut first, mut further) = (0, Vec::new(), Vec::new());
             for (wait, is_first) in events {
                 at += wait / 4;
-                let recent = |list: &[u64]| list.iter().filter(|then| at / 1000 - **then < 10).count() as u64;
+                let recent = |list: &[u64], seconds| {
+                    list.iter().filter(|then| at / 1000 - **then / 1000 < seconds).count() as u64
+                };
                 if is_first {
                     budget.deposit(base + Duration::from_millis(at));
-                    first.push(at / 1000);
+                    first.push(at);
                     continue;
                 }
-                let allowed = (recent(&first) * u64::from(percent) / 100).max(u64::from(floor) * 10);
+                let at_least = u64::from(floor) * 10;
+                let allowed = (recent(&first, 10) * u64::from(percent) / 100).max(at_least);
                 let got = budget.withdraw(base + Duration::from_millis(at), &rule);
-                prop_assert_eq!(got.is_ok(), recent(&further) < allowed);
+                prop_assert_eq!(got.is_ok(), recent(&further, 11) < allowed);
                 if got.is_ok() {
-                    further.push(at / 1000);
+                    further.push(at);
+                    // The promise itself, without buckets.
+                    let exact = |list: &[u64]| list.iter().filter(|then| at - **then < 10_000).count() as u64;
+                    prop_assert!(exact(&further) <= (exact(&first) * u64::from(percent) / 100).max(at_least));
                 }
             }
         }

@@ -240,8 +240,9 @@ mod tests {
 
     #[test]
     fn it_finds_what_the_service_can_do_and_keeps_the_queue_short() {
-        for abreast in [10, 50, 200] {
+        for (abreast, start) in [(10, 20), (50, 20), (200, 20), (10, 640)] {
             let mut service = Service::new(abreast);
+            service.rule.start = start;
             service.run(2_000, Duration::from_secs(20));
             let limit = service.limit();
             assert!(limit >= abreast && limit <= abreast * 3, "{limit} for {abreast}");

@@ -16,5 +16,7 @@ pub mod pick;
 pub mod rate;
 pub mod ring;
 pub mod subset;
+#[cfg(test)]
+mod together_tests;
 pub mod verdict;
 mod window;

@@ -11,7 +11,8 @@
 //! An endpoint is judged by failures in a row (each kind by itself) and by its share of failures and its latency
 //! against the other endpoints, with as few as two of them and a handful of requests. It comes back by a live request
 //! only: the first is let through after [`EjectRule::probe_after`], one at a time. When all are out the choice is
-//! among all (the caller's doing, see [`Ward::all_out`]); then every success brings its endpoint back at once.
+//! among all (the caller's doing, see [`Ward::all_out`]); then every success brings its endpoint back at once, and
+//! pardons the others: each may be probed at once, lest the one that came back first carries everything alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -143,6 +144,8 @@ pub struct Ward {
     clock: Clock,
     /// Members (high half) and how many of them are out (low half).
     heads: AtomicU64,
+    /// How often an endpoint came back when all were out.
+    pardons: AtomicU32,
     tally: Tally,
 }
 
@@ -159,7 +162,8 @@ impl Ward {
     /// A peer without endpoints.
     pub fn new(now: Instant) -> Arc<Self> {
         let clock = Clock::new(now, WINDOW);
-        Arc::new(Self { clock, heads: AtomicU64::new(0), tally: Tally::default() })
+        let (heads, pardons) = (AtomicU64::new(0), AtomicU32::new(0));
+        Arc::new(Self { clock, heads, pardons, tally: Tally::default() })
     }
 
     /// Discovery found so many endpoints. What is out stays out even if that is now more than allowed.
@@ -211,6 +215,10 @@ pub struct Outlier {
     /// 0: in the choice. Else the nanosecond from which on a probe may be claimed; a claim moves it on, so that a
     /// probe that is never heard of again is followed by another.
     gate: AtomicU64,
+    /// The nanosecond of its last return; what was begun before it tells of the time before.
+    back: AtomicU64,
+    /// The ward's pardons as far as they were used or do not apply.
+    pardons: AtomicU32,
     inner: Mutex<Inner>,
 }
 
@@ -249,6 +257,8 @@ impl Outlier {
             gateway: AtomicU32::new(0),
             local: AtomicU32::new(0),
             gate: AtomicU64::new(0),
+            back: AtomicU64::new(0),
+            pardons: AtomicU32::new(0),
             inner: Mutex::default(),
         }
     }
@@ -256,14 +266,14 @@ impl Outlier {
     /// Whether a pick must pass over it now.
     pub fn is_out(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && self.ward.clock.nanos(now) < gate
+        gate != 0 && self.ward.clock.nanos(now) < gate && !self.pardoned()
     }
 
     /// Whether it is out and the next request may probe it. A pick should take such an endpoint for free (cost 0),
     /// as its load still tells of its failures, and preferably for a request that could be retried.
     pub fn probe_due(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && self.ward.clock.nanos(now) >= gate
+        gate != 0 && (self.ward.clock.nanos(now) >= gate || self.pardoned())
     }
 
     /// Since when it is out; for `/state`.
@@ -278,9 +288,11 @@ impl Outlier {
             return Some(Begun { at: now, claim: 0 });
         }
         let nanos = self.ward.clock.nanos(now);
+        if nanos < gate && !self.use_pardon() {
+            return None;
+        }
         let claim = nanos.saturating_add(rule.longest.as_nanos() as u64).max(gate.saturating_add(1));
-        let claimed =
-            nanos >= gate && self.gate.compare_exchange(gate, claim, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let claimed = self.gate.compare_exchange(gate, claim, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         claimed.then_some(Begun { at: now, claim })
     }
 
@@ -310,6 +322,10 @@ impl Outlier {
         if self.gate.load(Ordering::Acquire) != 0 {
             return self.tried(&begun, now, seen, rule, roll);
         }
+        let back = self.back.load(Ordering::Acquire);
+        if back != 0 && self.ward.clock.nanos(begun.at) < back {
+            return None;
+        }
         self.count(now, seen, took, rule);
         let cause = self.cause(now, seen, rule)?;
         self.eject(now, cause, rule, roll)
@@ -328,6 +344,16 @@ impl Outlier {
     /// The endpoint is among the peer's again (discovery flapped), in good standing.
     pub fn rejoin(&self) {
         self.inner.lock().retired = false;
+    }
+
+    fn pardoned(&self) -> bool {
+        self.pardons.load(Ordering::Acquire) != self.ward.pardons.load(Ordering::Acquire)
+    }
+
+    /// Whether there is a pardon that nobody has used yet.
+    fn use_pardon(&self) -> bool {
+        let (own, all) = (self.pardons.load(Ordering::Acquire), self.ward.pardons.load(Ordering::Acquire));
+        own != all && self.pardons.compare_exchange(own, all, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn count(&self, now: Instant, seen: Seen, took: Duration, rule: &EjectRule) {
@@ -418,6 +444,7 @@ impl Outlier {
         let steps = well.as_nanos().checked_div(rule.longest.as_nanos()).unwrap_or(u128::MAX);
         inner.doublings = inner.doublings.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
         inner.out_since = Some(now);
+        self.pardons.store(self.ward.pardons.load(Ordering::Acquire), Ordering::Release);
         Some(Change::Ejected { cause, pause: self.wait(&mut inner, now, rule, roll) })
     }
 
@@ -431,7 +458,11 @@ impl Outlier {
             inner.back_since = Some(now);
             ended(&[&self.server, &self.gateway, &self.local]);
             self.tally.clear();
+            self.back.store(self.ward.clock.nanos(now), Ordering::Release);
             self.gate.store(0, Ordering::Release);
+            if self.ward.all_out() {
+                self.ward.pardons.fetch_add(1, Ordering::AcqRel);
+            }
             self.ward.leave();
             return Some(Change::Returned { after: now.saturating_duration_since(since) });
         }
@@ -440,9 +471,11 @@ impl Outlier {
     }
 
     /// Shuts the gate for the next pause: doubled each time, with up to a quarter more so that the probes of several
-    /// sidecars fall apart.
+    /// sidecars fall apart. The longest is shortened when fewer than half are well: then they are needed sooner.
     fn wait(&self, inner: &mut Inner, now: Instant, rule: &EjectRule, roll: u64) -> Duration {
-        let pause = rule.probe_after.saturating_mul(1 << inner.doublings).min(rule.longest.max(rule.probe_after));
+        let (members, out) = (self.ward.members().max(1), self.ward.ejected());
+        let longest = rule.longest.saturating_mul((members.saturating_sub(out) * 2).min(members)) / members;
+        let pause = rule.probe_after.saturating_mul(1 << inner.doublings).min(longest.max(rule.probe_after));
         let pause = pause + part(pause / 4, roll);
         inner.doublings = (inner.doublings + 1).min(MOST_DOUBLINGS);
         let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
@@ -710,13 +743,68 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_begun_before_the_return_does_not_undo_it() {
+        let now = Instant::now();
+        let rule = rows();
+        let (_ward, members) = group(2, now);
+        let one = &members[0];
+        let due = now + out(one, now, &rule, 0);
+        let mut late: Vec<_> = (0..9).map(|_| one.begin_open(due - ms(1), &rule)).collect();
+        assert!(tell(one, due, Seen::Well, &rule).is_some());
+        let changes = late
+            .drain(..)
+            .filter_map(|one_late| one.report(one_late, due + ms(300), Seen::LocalFailure, ms(301), &rule, 0));
+        assert_eq!(changes.count(), 0);
+        out(one, due + ms(300), &rule, 0);
+    }
+
+    #[test]
+    fn the_first_that_comes_back_when_all_were_out_pardons_the_others() {
+        let now = Instant::now();
+        let rule = rows();
+        let (ward, members) = group(4, now);
+        members.iter().for_each(|one| assert_eq!(out(one, now, &rule, 0), Duration::from_secs(1)));
+        assert!(ward.all_out());
+        let soon = now + ms(100);
+        assert!(members.iter().all(|one| one.is_out(soon) && one.begin(soon, &rule).is_none()));
+        assert!(matches!(tell(&members[0], soon, Seen::Well, &rule), Some(Change::Returned { .. })));
+        // Each of the others may be probed once, at once; who fails is out for a pause of its own again.
+        for one in &members[1..] {
+            assert!(one.probe_due(soon) && !one.is_out(soon));
+            let probe = one.begin(soon, &rule).unwrap();
+            assert!(probe.is_probe() && one.begin(soon, &rule).is_none() && one.is_out(soon));
+            let failed = one.report(probe, soon, Seen::LocalFailure, ms(1), &rule, 0);
+            assert_eq!(failed, Some(Change::ProbeFailed { pause: Duration::from_secs(2) }));
+            assert!(one.is_out(soon + ms(1_999)) && one.probe_due(soon + ms(2_000)));
+        }
+        // A pardon does not outlast an ejection that came after it.
+        assert!(out(&members[0], soon, &rule, 0) >= Duration::from_secs(1));
+        assert!(members[0].is_out(soon) && members[0].begin(soon + ms(500), &rule).is_none());
+    }
+
+    #[test]
+    fn the_fewer_are_well_the_sooner_the_others_are_probed() {
+        let rule = rows();
+        for (ill, want) in [(1, 8_000), (5, 8_000), (8, 4_000), (9, 2_000), (10, 1_000)] {
+            let now = Instant::now();
+            let (_ward, members) = group(10, now);
+            for one in &members[..ill] {
+                one.inner.lock().doublings = 3;
+                one.inner.lock().back_since = Some(now);
+            }
+            let last = members[..ill].iter().map(|one| out(one, now, &rule, 0)).last();
+            assert_eq!(last, Some(ms(want)), "{ill} of ten are out");
+        }
+    }
+
+    #[test]
     fn who_leaves_the_group_makes_room() {
         let now = Instant::now();
         let rule = EjectRule { most: Share::percent(50), ..rows() };
         let (ward, mut members) = group(4, now);
         out(&members[0], now, &rule, 0);
         out(&members[1], now, &rule, 0);
-        let spared = (0..5).filter_map(|_| tell(&members[2], now, Seen::ServerError, &rule)).last();
+        let spared = (0..5).find_map(|_| tell(&members[2], now, Seen::ServerError, &rule));
         assert_eq!(spared, Some(Change::Spared { cause: Cause::ServerErrors }));
         drop(members.remove(0));
         ward.set_members(3);
