@@ -19,4 +19,5 @@ pub mod subset;
 #[cfg(test)]
 mod together_tests;
 pub mod verdict;
+pub mod ward;
 mod window;

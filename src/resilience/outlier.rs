@@ -23,24 +23,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::backoff::part;
-use super::window::{Clock, Ring};
-use crate::plan::rules::{EjectRule, LatencyRule, Share};
+use super::ward::{Tally, Ward};
+use crate::plan::rules::EjectRule;
 use crate::reason::Reason;
-
-/// How far back shares and means look.
-pub const WINDOW: Duration = Duration::from_secs(10);
-
-/// How surely an endpoint must be worse, in standard deviations of its own share of failures.
-const SURELY: f64 = 2.0;
-
-/// And how much worse than the others.
-const WORSE: f64 = 1.5;
 
 /// The doubling ends here even if the rule's longest pause does not end it.
 const MOST_DOUBLINGS: u32 = 16;
-
-/// Latencies are added up in units of 2^16 nanoseconds, so that 32 bits hold 78 hours a bucket.
-const LATENCY_SHIFT: u32 = 16;
 
 /// What an attempt says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,71 +126,6 @@ pub enum Change {
     },
 }
 
-/// What the endpoints of one peer share: how many there are and how many are out, in one word, and what all answered.
-#[derive(Debug)]
-pub struct Ward {
-    clock: Clock,
-    /// Members (high half) and how many of them are out (low half).
-    heads: AtomicU64,
-    /// How often an endpoint came back when all were out.
-    pardons: AtomicU32,
-    tally: Tally,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    all: Ring,
-    failed: Ring,
-    /// Good answers and their latencies; kept only where the rule looks at them.
-    timed: Ring,
-    latency: Ring,
-}
-
-impl Ward {
-    /// A peer without endpoints.
-    pub fn new(now: Instant) -> Arc<Self> {
-        let clock = Clock::new(now, WINDOW);
-        let (heads, pardons) = (AtomicU64::new(0), AtomicU32::new(0));
-        Arc::new(Self { clock, heads, pardons, tally: Tally::default() })
-    }
-
-    /// Discovery found so many endpoints. What is out stays out even if that is now more than allowed.
-    pub fn set_members(&self, members: u32) {
-        let _ = self.heads.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            Some(u64::from(members) << 32 | u64::from(word as u32))
-        });
-    }
-
-    /// How many endpoints there are.
-    pub fn members(&self) -> u32 {
-        (self.heads.load(Ordering::Acquire) >> 32) as u32
-    }
-
-    /// How many are out.
-    pub fn ejected(&self) -> u32 {
-        self.heads.load(Ordering::Acquire) as u32
-    }
-
-    /// Whether no endpoint is left, so that the choice must be among all.
-    pub fn all_out(&self) -> bool {
-        let word = self.heads.load(Ordering::Acquire);
-        word as u32 > 0 && u64::from(word as u32) >= word >> 32
-    }
-
-    /// One more is out, unless that were more than `most` of the members.
-    fn enter(&self, most: Share) -> bool {
-        let entered = self.heads.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            let (members, out) = (word >> 32, u64::from(word as u32));
-            (out < most.of(members).max(1).min(members)).then_some(word + 1)
-        });
-        entered.is_ok()
-    }
-
-    fn leave(&self) {
-        self.heads.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// The standing of one endpoint.
 #[derive(Debug)]
 pub struct Outlier {
@@ -266,14 +189,14 @@ impl Outlier {
     /// Whether a pick must pass over it now.
     pub fn is_out(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && self.ward.clock.nanos(now) < gate && !self.pardoned()
+        gate != 0 && self.ward.nanos(now) < gate && !self.pardoned()
     }
 
     /// Whether it is out and the next request may probe it. A pick should take such an endpoint for free (cost 0),
     /// as its load still tells of its failures, and preferably for a request that could be retried.
     pub fn probe_due(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && (self.ward.clock.nanos(now) >= gate || self.pardoned())
+        gate != 0 && (self.ward.nanos(now) >= gate || self.pardoned())
     }
 
     /// Since when it is out; for `/state`.
@@ -287,7 +210,7 @@ impl Outlier {
         if gate == 0 {
             return Some(Begun { at: now, claim: 0 });
         }
-        let nanos = self.ward.clock.nanos(now);
+        let nanos = self.ward.nanos(now);
         if nanos < gate && !self.use_pardon() {
             return None;
         }
@@ -304,7 +227,7 @@ impl Outlier {
     /// Nothing was learned (the caller went away, a limit refused the request): the next one may probe instead.
     pub fn abandon(&self, begun: Begun, now: Instant) {
         if begun.claim != 0 {
-            let due = self.ward.clock.nanos(now).max(1);
+            let due = self.ward.nanos(now).max(1);
             let _ = self.gate.compare_exchange(begun.claim, due, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
@@ -323,10 +246,10 @@ impl Outlier {
             return self.tried(&begun, now, seen, rule, roll);
         }
         let back = self.back.load(Ordering::Acquire);
-        if back != 0 && self.ward.clock.nanos(begun.at) < back {
+        if back != 0 && self.ward.nanos(begun.at) < back {
             return None;
         }
-        self.count(now, seen, took, rule);
+        self.ward.count(&self.tally, now, seen, rule.latency.is_some().then_some(took));
         let cause = self.cause(now, seen, rule)?;
         self.eject(now, cause, rule, roll)
     }
@@ -347,26 +270,13 @@ impl Outlier {
     }
 
     fn pardoned(&self) -> bool {
-        self.pardons.load(Ordering::Acquire) != self.ward.pardons.load(Ordering::Acquire)
+        self.pardons.load(Ordering::Acquire) != self.ward.pardons()
     }
 
     /// Whether there is a pardon that nobody has used yet.
     fn use_pardon(&self) -> bool {
-        let (own, all) = (self.pardons.load(Ordering::Acquire), self.ward.pardons.load(Ordering::Acquire));
+        let (own, all) = (self.pardons.load(Ordering::Acquire), self.ward.pardons());
         own != all && self.pardons.compare_exchange(own, all, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    fn count(&self, now: Instant, seen: Seen, took: Duration, rule: &EjectRule) {
-        let tick = self.ward.clock.tick(now);
-        for tally in [&self.tally, &self.ward.tally] {
-            tally.all.add(tick, 1);
-            if seen != Seen::Well {
-                tally.failed.add(tick, 1);
-            } else if rule.latency.is_some() {
-                tally.timed.add(tick, 1);
-                tally.latency.add(tick, u32::try_from(took.as_nanos() >> LATENCY_SHIFT).unwrap_or(u32::MAX));
-            }
-        }
     }
 
     /// Keeps the three rows and says what speaks against the endpoint now.
@@ -376,7 +286,10 @@ impl Outlier {
         match seen {
             Seen::Well => {
                 ended(&[&self.server, &self.gateway, &self.local]);
-                return rule.latency.filter(|latency| self.slower(now, latency, rule.volume)).map(|_| Cause::Latency);
+                return rule
+                    .latency
+                    .filter(|latency| self.ward.slower(&self.tally, now, latency, rule.volume))
+                    .map(|_| Cause::Latency);
             }
             Seen::LocalFailure if reached(longer(&self.local), rule.local_failures) => {
                 return Some(Cause::LocalFailures);
@@ -399,35 +312,9 @@ impl Outlier {
                 }
             }
         }
-        rule.failure_share.filter(|share| self.worse(now, *share, rule.volume)).map(|_| Cause::FailureShare)
-    }
-
-    /// Whether it fails more than `share` and, as surely as its few requests can tell, more than the others.
-    fn worse(&self, now: Instant, share: Share, volume: u32) -> bool {
-        let tick = self.ward.clock.tick(now);
-        let (failed, all) = (self.tally.failed.sum(tick), self.tally.all.sum(tick));
-        if self.ward.members() < 2 || all < u64::from(volume.max(1)) || !share.reached(failed, all) {
-            return false;
-        }
-        let others_failed = self.ward.tally.failed.sum(tick).saturating_sub(failed);
-        let others = self.ward.tally.all.sum(tick).saturating_sub(all);
-        // Laplace's rule of succession: what the others' share is likely to be, also where they are hardly known.
-        let likely = (others_failed as f64 + 1.0) / (others as f64 + 2.0);
-        surely(failed.min(all), all) > likely * WORSE
-    }
-
-    fn slower(&self, now: Instant, rule: &LatencyRule, volume: u32) -> bool {
-        let tick = self.ward.clock.tick(now);
-        let (spent, timed) = (self.tally.latency.sum(tick), self.tally.timed.sum(tick));
-        let others_spent = self.ward.tally.latency.sum(tick).saturating_sub(spent);
-        let others = self.ward.tally.timed.sum(tick).saturating_sub(timed);
-        let volume = u64::from(volume.max(1));
-        if timed < volume || others < volume {
-            return false;
-        }
-        let (own, usual) = (spent as f64 / timed as f64, others_spent as f64 / others as f64);
-        let margin = (rule.at_least.as_nanos() >> LATENCY_SHIFT) as f64;
-        own >= usual * rule.times.as_f64() && own >= usual + margin
+        rule.failure_share
+            .filter(|share| self.ward.worse(&self.tally, now, *share, rule.volume))
+            .map(|_| Cause::FailureShare)
     }
 
     fn eject(&self, now: Instant, cause: Cause, rule: &EjectRule, roll: u64) -> Option<Change> {
@@ -444,7 +331,7 @@ impl Outlier {
         let steps = well.as_nanos().checked_div(rule.longest.as_nanos()).unwrap_or(u128::MAX);
         inner.doublings = inner.doublings.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
         inner.out_since = Some(now);
-        self.pardons.store(self.ward.pardons.load(Ordering::Acquire), Ordering::Release);
+        self.pardons.store(self.ward.pardons(), Ordering::Release);
         Some(Change::Ejected { cause, pause: self.wait(&mut inner, now, rule, roll) })
     }
 
@@ -458,11 +345,9 @@ impl Outlier {
             inner.back_since = Some(now);
             ended(&[&self.server, &self.gateway, &self.local]);
             self.tally.clear();
-            self.back.store(self.ward.clock.nanos(now), Ordering::Release);
+            self.back.store(self.ward.nanos(now), Ordering::Release);
             self.gate.store(0, Ordering::Release);
-            if self.ward.all_out() {
-                self.ward.pardons.fetch_add(1, Ordering::AcqRel);
-            }
+            self.ward.pardon_if_all_out();
             self.ward.leave();
             return Some(Change::Returned { after: now.saturating_duration_since(since) });
         }
@@ -479,7 +364,7 @@ impl Outlier {
         let pause = pause + part(pause / 4, roll);
         inner.doublings = (inner.doublings + 1).min(MOST_DOUBLINGS);
         let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        self.gate.store(self.ward.clock.nanos(now).saturating_add(nanos).max(1), Ordering::Release);
+        self.gate.store(self.ward.nanos(now).saturating_add(nanos).max(1), Ordering::Release);
         pause
     }
 }
@@ -487,12 +372,6 @@ impl Outlier {
 impl Drop for Outlier {
     fn drop(&mut self) {
         self.retire();
-    }
-}
-
-impl Tally {
-    fn clear(&self) {
-        [&self.all, &self.failed, &self.timed, &self.latency].into_iter().for_each(Ring::clear);
     }
 }
 
@@ -505,19 +384,12 @@ fn ended(rows: &[&AtomicU32]) {
     }
 }
 
-/// The least that `part` of `whole` surely stands for: the lower end of Wilson's interval (1927).
-fn surely(part: u64, whole: u64) -> f64 {
-    let (n, share) = (whole as f64, part as f64 / whole as f64);
-    let square = SURELY * SURELY;
-    let spread = SURELY * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
-    (share + square / (2.0 * n) - spread) / (1.0 + square / n)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::rules::{LatencyRule, Share};
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)

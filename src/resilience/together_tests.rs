@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::load::Load;
-use super::outlier::{Begun, Outlier, Seen, Ward};
+use super::outlier::{Begun, Outlier, Seen};
 use super::pick::{Dice, Draw, Shares};
 use super::verdict::{Asking, Fate, Moment, Outcome, Verdict, judge};
+use super::ward::Ward;
 use crate::deadline::Deadline;
 use crate::plan::peer::Balance;
 use crate::plan::rules::{Condition, EjectRule, RetryRule};
