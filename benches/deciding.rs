@@ -1,9 +1,11 @@
-//! What deciding costs: a pick among few and among ten thousand endpoints, and taking over a control file of that size.
+//! What deciding costs: a pick among few and among ten thousand endpoints, what the resilience machines add to a good
+//! request, and taking over a control file of ten thousand endpoints.
 //!
 //! `cargo bench --bench deciding`
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use outrigger::ids::PeerName;
@@ -11,6 +13,14 @@ use outrigger::life::tasks::Tasks;
 use outrigger::plan::control_file;
 use outrigger::plan::door::Protocol;
 use outrigger::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerSource, Routes};
+use outrigger::plan::rules::{BreakerRule, EjectRule};
+use outrigger::resilience::breaker::Breaker;
+use outrigger::resilience::budget::Budget;
+use outrigger::resilience::limit::{Limit, Limits};
+use outrigger::resilience::maglev::Maglev;
+use outrigger::resilience::outlier::{Outlier, Seen};
+use outrigger::resilience::ring::{HashRing, Member};
+use outrigger::resilience::ward::Ward;
 use outrigger::telemetry::metrics::Metrics;
 use outrigger::upstream::adhoc::default_policy;
 use outrigger::upstream::peer::Peer;
@@ -79,6 +89,48 @@ fn pick_peak_ewma(bencher: Bencher<'_, '_>, endpoints: usize) {
 fn pick_round_robin(bencher: Bencher<'_, '_>, endpoints: usize) {
     let (peer, now) = (peer(endpoints, Balance::RoundRobin), Instant::now());
     bencher.bench(|| black_box(peer.pick(now, &[])));
+}
+
+fn members(endpoints: usize) -> Vec<Member> {
+    let id = |n: usize| outrigger::resilience::keyhash::hash(&n.to_le_bytes());
+    (0..endpoints).map(|n| Member { id: id(n), weight: 1 + n as u32 % 9 }).collect()
+}
+
+#[divan::bench(args = [2, 10, MANY])]
+fn pick_ring(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let (ring, mut key) = (HashRing::new(&members(endpoints)), 0u64);
+    bencher.bench_local(|| {
+        key = key.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        black_box(ring.pick(key, |_| false))
+    });
+}
+
+#[divan::bench(args = [2, 10, MANY])]
+fn pick_maglev(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let (maglev, mut key) = (Maglev::new(&members(endpoints)), 0u64);
+    bencher.bench_local(|| {
+        key = key.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        black_box(maglev.pick(key, |_| false))
+    });
+}
+
+/// What a request that goes well asks of budget, limits, breaker and ejection, all of them on.
+#[divan::bench]
+fn machines_of_a_good_request(bencher: Bencher<'_, '_>) {
+    let now = Instant::now();
+    let (budget, limits, breaker, ward) = (Budget::new(now), Limits::default(), Breaker::new(now), Ward::new(now));
+    ward.set_members(10);
+    let outlier = Outlier::new(ward);
+    let (eject, brk, took) = (EjectRule::default(), BreakerRule::default(), Duration::from_millis(2));
+    bencher.bench(|| {
+        budget.deposit(now);
+        let permit = Limit::take(&limits.in_flight, Some(1_000));
+        if let (Ok(pass), Some(begun)) = (breaker.admit(now, &brk), outlier.begin(now, &eject)) {
+            black_box(outlier.report(begun, now, Seen::Well, took, &eject, 7));
+            black_box(breaker.report(pass, now, true, took, &brk));
+        }
+        black_box(permit.is_ok())
+    });
 }
 
 /// The text of a control file to endpoints: 10 000 bare addresses, then with every field.

@@ -8,6 +8,7 @@ pub mod hosts;
 pub mod matching;
 pub mod peer;
 pub mod route;
+pub mod rules;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

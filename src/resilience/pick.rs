@@ -4,8 +4,11 @@
 //! so at equal cost the traffic follows the weights.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use super::keyhash::{mix, scale};
 use crate::plan::peer::Balance;
+use crate::plan::rules::SlowStartRule;
 
 /// How much better the second choice must be where weights differ: what the file asks for is overridden by load only
 /// where the difference is clear.
@@ -29,10 +32,7 @@ impl Dice {
 
     /// The next number.
     pub fn roll(&self) -> u64 {
-        let mut z = self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        mix(self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN))
     }
 }
 
@@ -124,11 +124,6 @@ impl Table {
     }
 }
 
-/// `point` as a fraction of 2^64, times `n`.
-fn scale(point: u64, n: u64) -> u64 {
-    ((u128::from(point) * u128::from(n)) >> 64) as u64
-}
-
 /// `a * b / c` without overflow.
 fn scale_wide(a: u64, b: u64, c: u64) -> u64 {
     (u128::from(a) * u128::from(b) / u128::from(c.max(1))) as u64
@@ -139,6 +134,23 @@ fn scale_wide(a: u64, b: u64, c: u64) -> u64 {
 pub struct Draw {
     dice: Dice,
     turn: AtomicU64,
+}
+
+/// An endpoint that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Its index.
+    pub at: usize,
+    /// Whether it was chosen although it is out, because all are: to be counted, and said in the log when it begins
+    /// and ends.
+    pub open: bool,
+}
+
+/// How much of its share an endpoint of this `age` takes, the whole being 1. Without effect where the whole group is
+/// as young: see [`Draw::too_cold`].
+pub fn warmth(age: Duration, rule: &SlowStartRule) -> f64 {
+    let grown = age.as_secs_f64() / rule.window.as_secs_f64().max(f64::MIN_POSITIVE);
+    grown.max(rule.least.as_f64()).min(1.0)
 }
 
 impl Draw {
@@ -173,6 +185,39 @@ impl Draw {
         let margin = if shares.table.is_some() { CLEARLY } else { 1.0 };
         let better = cost(second, shares.relative(second)) * margin < cost(first, shares.relative(first));
         Some(if better { second } else { first })
+    }
+
+    /// As [`Draw::pick`], with regard to ejection and to endpoints already tried: first one that is neither tried nor
+    /// out; then one that was tried, because "out" is the surer knowledge; and only if all are out (`all_out`, or no
+    /// other is found) one that is out, if possible an untried one. `None` only if the group is empty.
+    pub fn choose(
+        &self,
+        balance: Balance,
+        shares: &Shares,
+        all_out: bool,
+        tried: impl Fn(usize) -> bool,
+        out: impl Fn(usize) -> bool,
+        cost: impl Fn(usize, f64) -> f64,
+    ) -> Option<Choice> {
+        let pick = |balance, avoided: &dyn Fn(usize) -> bool| self.pick(balance, shares, avoided, &cost);
+        // Only the first look takes a turn: several in one choice would go round and round to the same endpoint.
+        let again = if balance == Balance::RoundRobin { Balance::Random } else { balance };
+        // Known beforehand, it spares a large group a look at each of its members.
+        if !all_out {
+            let well = pick(balance, &|at| out(at) || tried(at)).or_else(|| pick(again, &out));
+            if let Some(at) = well {
+                return Some(Choice { at, open: false });
+            }
+        }
+        let any = pick(if all_out { balance } else { again }, &tried).or_else(|| pick(again, &|_| false));
+        any.map(|at| Choice { at, open: true })
+    }
+
+    /// Whether an endpoint of this [`warmth`] is to be passed over this time, so that it takes its part of its share
+    /// whatever the balance. Ask it within `avoided`; if then no endpoint is left, pick again without it: where all are
+    /// equally young, none is favoured.
+    pub fn too_cold(&self, warmth: f64) -> bool {
+        warmth < 1.0 && (self.dice.roll() >> 11) as f64 / (1u64 << 53) as f64 >= warmth
     }
 
     fn first(&self, balance: Balance, shares: &Shares, avoided: impl Fn(usize) -> bool) -> Option<usize> {
@@ -287,6 +332,87 @@ mod tests {
         for balance in ALL {
             let picked = Draw::new(1).pick(balance, &Shares::new(&[]), |_| false, |_, _| 0.0);
             assert_eq!(picked, None);
+        }
+    }
+
+    #[test]
+    fn out_is_surer_than_tried_and_open_only_when_all_are_out() {
+        // (tried, out) of three endpoints; which may be chosen, and whether that is failing open.
+        for (tried, out, want, open) in [
+            (&[][..], &[][..], &[0, 1, 2][..], false),
+            (&[0], &[1], &[2], false),
+            (&[0, 1], &[], &[2], false),
+            (&[0, 1, 2], &[], &[0, 1, 2], false),
+            (&[0], &[1, 2], &[0], false),
+            (&[], &[0, 1, 2], &[0, 1, 2], true),
+            (&[1], &[0, 1, 2], &[0, 2], true),
+            (&[0, 1, 2], &[0, 1, 2], &[0, 1, 2], true),
+        ] {
+            for balance in ALL {
+                for known in [false, out.len() == 3] {
+                    let (shares, draw) = (Shares::new(&[1, 1, 1]), Draw::new(3));
+                    let choose = || {
+                        let (tried, out) = (|at| tried.contains(&at), |at| out.contains(&at));
+                        draw.choose(balance, &shares, known, tried, out, |_, _| 1.0).unwrap()
+                    };
+                    let chosen: Vec<_> = (0..200).map(|_| choose()).collect();
+                    assert!(chosen.iter().all(|one| want.contains(&one.at) && one.open == open), "{tried:?} {out:?}");
+                    assert!(want.iter().all(|at| chosen.iter().any(|one| one.at == *at)), "{tried:?} {out:?}");
+                }
+            }
+        }
+        let none = Draw::new(1).choose(Balance::Random, &Shares::new(&[]), false, |_| false, |_| false, |_, _| 1.0);
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn least_request_keeps_what_is_in_flight_in_proportion_to_the_weights() {
+        let weights = [4u32, 2, 1, 1];
+        let (shares, draw) = (Shares::new(&weights), Draw::new(5));
+        let mut busy = [0u32; 4];
+        for turn in 0..40_000usize {
+            let cost = |at: usize, share: f64| 1.0 + f64::from(busy[at]) / share;
+            busy[draw.pick(Balance::LeastRequest, &shares, |_| false, cost).unwrap()] += 1;
+            // After a while as many end as begin, the fuller an endpoint the more of them its own.
+            if turn >= 80 {
+                let total: u32 = busy.iter().sum();
+                let mut at = scale(draw.dice.roll(), u64::from(total)) as u32;
+                let ended = busy
+                    .iter()
+                    .position(|n| {
+                        if at < *n {
+                            true
+                        } else {
+                            at -= *n;
+                            false
+                        }
+                    })
+                    .unwrap();
+                busy[ended] -= 1;
+            }
+        }
+        for (busy, weight) in busy.iter().zip(weights) {
+            assert!(busy.abs_diff(weight * 10) <= weight * 5 + 3, "{busy} for weight {weight}");
+        }
+    }
+
+    #[test]
+    fn a_young_endpoint_takes_its_part_and_grows() {
+        let secs = Duration::from_secs;
+        let rule = SlowStartRule::over(secs(100));
+        for (age, want) in [(0, 0.1), (5, 0.1), (50, 0.5), (100, 1.0), (1_000, 1.0)] {
+            assert!((warmth(secs(age), &rule) - want).abs() < 1e-9, "{age}");
+        }
+        assert_eq!(warmth(Duration::ZERO, &SlowStartRule::over(Duration::ZERO)), 0.1);
+        let (shares, draw) = (Shares::new(&[1, 1, 1, 1]), Draw::new(9));
+        for (warm, want) in [(0.1, 0.1), (0.5, 0.5), (1.0, 1.0)] {
+            let cold = |at: usize| at == 3 && draw.too_cold(warm);
+            let mut counts = [0u32; 4];
+            for _ in 0..40_000 {
+                counts[draw.pick(Balance::Random, &shares, cold, |_, _| 1.0).unwrap()] += 1;
+            }
+            let part = f64::from(counts[3]) / (f64::from(counts[0] + counts[1] + counts[2]) / 3.0);
+            assert!((part - want).abs() < 0.05, "{warm}: {counts:?}");
         }
     }
 
