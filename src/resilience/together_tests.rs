@@ -31,6 +31,8 @@ enum Does {
     Swallows,
     /// Serves, after so many milliseconds more.
     Dawdles(u64),
+    /// Serves, and it takes so many times as long.
+    Labours(u64),
 }
 
 /// By endpoint, millisecond and chance.
@@ -86,11 +88,15 @@ struct World {
 
 impl World {
     fn run(hosts: usize, script: Script) -> Self {
+        let on = RetryRule::default().on.with(Condition::GatewayError);
+        Self::with(hosts, script, RetryRule { on, ..RetryRule::default() }, EjectRule::default())
+    }
+
+    fn with(hosts: usize, script: Script, retry: RetryRule, eject: EjectRule) -> Self {
         let base = Instant::now();
         let ward = Ward::new(base);
         ward.set_members(hosts as u32);
         let host = |_| Host { load: Load::new(base), outlier: Outlier::new(ward.clone()), free_at: 0 };
-        let on = RetryRule::default().on.with(Condition::GatewayError);
         let mut world = Self {
             base,
             hosts: (0..hosts).map(host).collect(),
@@ -98,8 +104,8 @@ impl World {
             draw: Draw::new(11),
             dice: Dice::new(12),
             budget: Budget::new(base),
-            retry: RetryRule { on, ..RetryRule::default() },
-            eject: EjectRule::default(),
+            retry,
+            eject,
             ward,
             script,
             requests: (0..END / STEP).map(|n| Request { came: n * STEP, ..Request::default() }).collect(),
@@ -141,9 +147,18 @@ impl World {
             Does::Refuses => ms + 1,
             Does::Fails => ms + 2,
             Does::Swallows => u64::MAX,
-            Does::Serves | Does::Dawdles(_) => {
-                host.free_at = host.free_at.max(ms) + takes;
-                host.free_at + if let Does::Dawdles(more) = does { more } else { 0 }
+            Does::Serves | Does::Dawdles(_) | Does::Labours(_) => {
+                let (more, times) = match does {
+                    Does::Dawdles(more) => (more, 1),
+                    Does::Labours(times) => (0, times),
+                    _ => (0, 1),
+                };
+                let begins = host.free_at.max(ms);
+                // Who has left the queue by then is not served.
+                if begins - ms < ATTEMPT {
+                    host.free_at = begins + takes * times;
+                }
+                begins + takes * times + more
             }
         };
         let late = end > ms + ATTEMPT;
@@ -292,4 +307,24 @@ fn one_that_flaps_costs_little() {
     let world = World::run(10, |at, ms, _| if at == 3 && ms / 3_000 % 2 == 1 { Does::Refuses } else { Does::Serves });
     assert_eq!(world.failures(0..END), 0);
     assert!(world.amplification(0..END) < 1.02);
+}
+
+#[test]
+fn a_brown_out_is_not_made_worse_and_ends_with_its_cause() {
+    // All take five times as long: twice what they can do is asked of them.
+    let script: Script = |_, ms, _| during(ms, Does::Labours(5));
+    let world = World::run(10, script);
+    assert!(world.amplification(FAULT) <= 1.2, "{}", world.amplification(FAULT));
+    let eject = EjectRule { local_failures: None, failure_share: None, ..EjectRule::default() };
+    let bare = World::with(10, script, RetryRule { attempts: 1, ..RetryRule::default() }, eject);
+    let (with, without) = (world.failures(FAULT), bare.failures(FAULT));
+    assert!(with <= without, "{with} failed with retries and ejection, {without} without");
+    assert_eq!((world.failures(22_000..END), world.ward.ejected()), (0, 0));
+}
+
+#[test]
+fn nine_dead_of_ten_are_back_soon_after() {
+    let world = World::run(10, |at, ms, _| during(ms, if at == 9 { Does::Serves } else { Does::Refuses }));
+    assert!(world.amplification(FAULT) <= 1.2, "{}", world.amplification(FAULT));
+    assert_eq!((world.failures(22_500..END), world.ward.ejected()), (0, 0));
 }
