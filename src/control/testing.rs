@@ -50,6 +50,7 @@ pub(crate) fn app(addr: Addr) -> PeerPlan {
             body_idle: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
             keep_alive: Duration::from_secs(4),
+            ..PeerPolicy::default()
         }),
         routes: crate::plan::peer::Routes::default(),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::door::Protocol;
 use super::route::Route;
+use super::rules::Rules;
 use crate::ids::{Addr, PeerName};
 
 /// One peer. A reload that changes only the policy keeps the living state of the source.
@@ -136,6 +137,22 @@ pub struct PeerPolicy {
     pub tunnel_idle: Duration,
     /// Idle HTTP/1 connections, until the server's own keep-alive is learned.
     pub keep_alive: Duration,
+    /// What the machines of resilience go by.
+    pub rules: Rules,
+}
+
+impl Default for PeerPolicy {
+    fn default() -> Self {
+        Self {
+            balance: Balance::PeakEwma,
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: None,
+            body_idle: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
+            keep_alive: Duration::from_secs(4),
+            rules: Rules::default(),
+        }
+    }
 }
 
 /// How an endpoint is chosen.

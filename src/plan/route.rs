@@ -372,6 +372,7 @@ mod tests {
                 body_idle: Duration::from_secs(1),
                 tunnel_idle: Duration::from_secs(1),
                 keep_alive: Duration::from_secs(1),
+                ..PeerPolicy::default()
             })
         };
         let to = [(0, 90), (1, 0), (2, 10)];

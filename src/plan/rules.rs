@@ -44,6 +44,45 @@ impl Share {
     }
 }
 
+/// All that may be asked of the machines where a peer is called. `None` is a machine that is off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// When a failed attempt is followed by another.
+    pub retry: RetryRule,
+    /// When a second attempt is sent beside the first.
+    pub hedge: Option<HedgeRule>,
+    /// When an endpoint is taken out of the choice.
+    pub eject: Option<EjectRule>,
+    /// What goes to the whole peer at one time.
+    pub limits: LimitsRule,
+    /// What goes to each of its endpoints at one time.
+    pub endpoint_limits: LimitsRule,
+    /// When the whole peer is no longer asked.
+    pub breaker: Option<BreakerRule>,
+    /// The adaptive limit of requests in flight.
+    pub concurrency: Option<ConcurrencyRule>,
+    /// Client-side admission control.
+    pub admission: Option<AdmissionRule>,
+    /// How endpoints that have just appeared grow into their share.
+    pub slow_start: Option<SlowStartRule>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            retry: RetryRule::default(),
+            hedge: None,
+            eject: Some(EjectRule::default()),
+            limits: LimitsRule::default(),
+            endpoint_limits: LimitsRule::default(),
+            breaker: None,
+            concurrency: None,
+            admission: None,
+            slow_start: None,
+        }
+    }
+}
+
 /// How many further attempts (retries and hedges) a peer may be given: over the last ten seconds at most the larger
 /// of `share` of the first attempts and `floor` per second. Not their sum: at 100 requests per second 20 % is 20 %.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

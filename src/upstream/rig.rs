@@ -42,6 +42,7 @@ pub(super) fn policy() -> PeerPolicy {
         body_idle: Duration::from_secs(60),
         tunnel_idle: Duration::from_secs(3600),
         keep_alive: Duration::from_secs(4),
+        ..PeerPolicy::default()
     }
 }
 

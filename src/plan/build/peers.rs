@@ -15,6 +15,7 @@ use crate::ids::{Addr, PeerName};
 use crate::plan::peer::{
     Addresses, Balance, ClientTlsPlan, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Roots, Routes,
 };
+use crate::plan::rules::Rules;
 
 /// All of them, in the order of the file.
 pub fn peers(config: &Config, parts: &mut Parts<'_>) {
@@ -168,6 +169,7 @@ fn policy(peer: &Peer) -> PeerPolicy {
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
+        rules: Rules::default(),
     }
 }
 
