@@ -25,6 +25,7 @@ use crate::http::head::Facts;
 use crate::http::hop;
 use crate::http::unsent::Sending;
 use crate::net::io::Io;
+use crate::plan::door::Protocol;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::http1;
@@ -101,8 +102,18 @@ pub async fn switch(
         return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
     }
     let asked = asked(conn, &parts, protocol, facts)?;
+    // Where neither the file nor ALPN decides, an extended CONNECT is passed on as such if it can be, else in HTTP/1's words.
+    let free = peer.source().protocol == Protocol::Auto && peer.source().tls.is_none();
+    let mut version = if asked.http2 { Leg::Http2 } else { Leg::Http1 };
     let asking = loop {
-        let lease = tries.lease(&mut record.trail, Leg::Http1, deadline).await?;
+        let leased = tries.lease(&mut record.trail, version, deadline).await;
+        let fits = leased.as_ref().is_ok_and(|lease| lease.version() == Leg::Http1 || lease.extended_connect());
+        if version == Leg::Http2 && free && !fits {
+            version = Leg::Http1;
+            tries = Tries::new(peer, Instant::now());
+            continue;
+        }
+        let lease = leased?;
         // Each attempt is worded anew: the next connection may be of the other version.
         let answered = match lease.version() {
             Leg::Http1 => lease.send(ask_http1(&parts, facts, &asked)?, None).await.map(Answered::Http1),
