@@ -2,9 +2,10 @@
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::collect::{List, Named, OneOrMore, OrNone, Pairs};
+use super::collect::{List, Named, OneOrMore, OrNone, OrOff, Pairs};
 use super::kind::{Scalar, Set, Wrong, words};
 use super::pattern::{Pattern, Template};
+use super::retry::Retry;
 use super::section::section;
 use super::units::{Count, Share, Span, Timer};
 use super::values::{FieldName, Name, is_host};
@@ -23,6 +24,8 @@ section! {
         sticky "sticky": Option<Set<Sticky>> = Unset("{ header: x-user }");
         /// How long its requests may take, in place of what the peer says.
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
+        /// When a failed attempt of its requests is followed by another, in place of what the peer says.
+        retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ attempts: 3, on: [5xx] }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.
@@ -107,6 +110,8 @@ section! {
     RouteTimeout {
         /// A request, from its head to the answer's last byte, or `none`.
         request "request": Option<Set<OrNone<Timer>>> = Unset("3s");
+        /// One attempt, until its answer begins, or `none`.
+        attempt "attempt": Option<Set<OrNone<Timer>>> = Unset("1s");
         /// A body that stands still, either way.
         idle "idle": Option<Set<Timer>> = Unset("60s");
         /// A tunnel that stands still.

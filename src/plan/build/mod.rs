@@ -4,6 +4,7 @@ pub mod check;
 pub mod doors;
 pub mod lint;
 pub mod peers;
+pub mod retry;
 pub mod routes;
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Content, Parts};
+use super::{Content, Parts, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
 use crate::config::kind::Set;
@@ -24,13 +24,15 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
     for (name, peer) in &config.peers.0 {
         reserved(name, peer, &mut names, parts.problems);
         connect_before_request(&peer.timeout.connect, &peer.timeout.request, parts.problems);
+        let attempt = &peer.timeout.attempt;
+        retry::attempt_before_request(attempt, (attempt.0, peer.timeout.request.0), parts.problems);
         hosts.add(peer, parts);
         let source = PeerSource {
             addresses: addresses(name, peer, parts),
             protocol: super::doors::protocol(peer.protocol.value),
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
-        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer)));
+        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer, parts.problems)));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
     }
 }
@@ -155,7 +157,7 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
     Some(ClientTlsPlan { roots, sni: sni.value.0.trim_end_matches('.').to_ascii_lowercase() })
 }
 
-fn policy(peer: &Peer) -> PeerPolicy {
+fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
     PeerPolicy {
         balance: match peer.balance.value {
@@ -169,7 +171,11 @@ fn policy(peer: &Peer) -> PeerPolicy {
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
-        rules: Rules::default(),
+        rules: Rules {
+            retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
+            hedge: retry::hedge(&peer.hedge),
+            ..Rules::default()
+        },
     }
 }
 

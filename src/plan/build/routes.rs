@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::Parts;
+use super::{Parts, retry};
 use crate::config::Config;
-use crate::config::collect::{List, Pairs};
+use crate::config::collect::{List, OrNone, Pairs};
 use crate::config::kind::Set;
 use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
+use crate::config::units::Timer;
 use crate::plan::door::Protocol;
 use crate::plan::matching::{Match, PathMatch, TextMatch};
 use crate::plan::peer::{PeerPlan, PeerPolicy, Routes};
@@ -74,6 +75,7 @@ fn covers(before: &Route, later: &Route) -> bool {
 
 fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Route {
     one_end(set, problems);
+    again(set, problems);
     let matches: Vec<Match> =
         set.matches.iter().flat_map(|list| &list.0).map(|item| matching(item, problems)).collect();
     let by_prefix = !matches.is_empty() && matches.iter().all(|one| matches!(one.path, Some(PathMatch::Prefix(_))));
@@ -93,6 +95,17 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut
     }
 }
 
+/// What a route says about doing things again, told once however many peers it leads to.
+fn again(set: &Set<said::Route>, problems: &mut Problems) {
+    if let Some(said) = &set.retry {
+        retry::rule(said, None, problems);
+    }
+    let Some(timeout) = &set.timeout else { return };
+    if let (Some(attempt), Some(request)) = (&timeout.attempt, &timeout.request) {
+        retry::attempt_before_request(attempt, (attempt.0, request.0), problems);
+    }
+}
+
 /// A request has one end: a peer, another place, or an answer from here.
 fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
     let ends = [("redirect", set.redirect.is_some()), ("respond", set.respond.is_some())];
@@ -103,6 +116,7 @@ fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
         ("sticky", set.sticky.is_some()),
         ("rewrite", set.rewrite.is_some()),
         ("timeout", set.timeout.is_some()),
+        ("retry", set.retry.is_some()),
         ("request-headers", set.request.is_some()),
     ];
     for (other, _) in others.into_iter().filter(|(_, given)| *given) {
@@ -242,16 +256,25 @@ fn destinations(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problem
 
 fn destination(set: &said::Route, peer: usize, weight: u32, peers: &[PeerPlan]) -> Option<Destination> {
     let own = Arc::clone(&peers.get(peer)?.policy);
-    let policy = match &set.timeout {
-        None => own,
-        Some(timeout) => Arc::new(PeerPolicy {
-            request_timeout: timeout.request.as_ref().map_or(own.request_timeout, |set| set.0.map(|timer| timer.0)),
-            body_idle: timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0),
-            tunnel_idle: timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0),
-            ..PeerPolicy::clone(&own)
-        }),
-    };
-    Some(Destination { peer, weight, policy })
+    if set.timeout.is_none() && set.retry.is_none() {
+        return Some(Destination { peer, weight, policy: own });
+    }
+    let mut policy = PeerPolicy::clone(&own);
+    let attempt = policy.rules.retry.attempt_timeout;
+    if let Some(timeout) = &set.timeout {
+        let timer =
+            |said: &Option<Set<OrNone<Timer>>>, own| said.as_ref().map_or(own, |set| set.0.map(|timer| timer.0));
+        policy.request_timeout = timer(&timeout.request, policy.request_timeout);
+        policy.rules.retry.attempt_timeout = timer(&timeout.attempt, attempt);
+        policy.body_idle = timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0);
+        policy.tunnel_idle = timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0);
+    }
+    if let Some(said) = &set.retry {
+        // What is wrong with it is told by `route`.
+        let attempt = policy.rules.retry.attempt_timeout;
+        policy.rules.retry = retry::rule(said, attempt, &mut Problems::new(""));
+    }
+    Some(Destination { peer, weight, policy: Arc::new(policy) })
 }
 
 fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
