@@ -167,8 +167,8 @@ fn new_cookie(name: &str) -> (String, Option<HeaderValue>) {
 fn told(respond: &Respond) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::copy_from_slice(respond.body.as_bytes()));
     *answer.status_mut() = respond.status;
-    // A 204 or 304 has no body, whatever the file says (RFC 9110 §6.4.1).
-    if matches!(respond.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    // These have no body, whatever the file says (RFC 9110 §6.4.1, §15.3.6).
+    if matches!(respond.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
         *answer.body_mut() = Bytes::new();
     } else if !respond.body.is_empty() {
         answer.headers_mut().insert(header::CONTENT_TYPE, respond.content_type.clone());

@@ -58,6 +58,16 @@ async fn an_answer_from_the_file_opens_no_tunnel() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_without_content_has_none_whatever_the_file_says() {
+    for status in [204, 205, 304] {
+        let house = House::new(&format!(", routes: [{{ respond: {{ status: {status}, body: hi }} }}]"));
+        let mut caller = house.caller("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        let answer = rest(&mut caller).await;
+        assert!(answer.contains(&format!(" {status} ")) && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_redirect_of_the_whole_server_names_no_path() {
     let house = House::new(", routes: [{ redirect: { host: b.example } }]");
     let mut caller = house.caller("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").await;
