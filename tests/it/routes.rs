@@ -98,6 +98,24 @@ fn faults_are_made_where_they_are_asked_for_and_named() {
 }
 
 #[test]
+fn a_connect_has_no_path_and_takes_no_answer_for_a_tunnel() {
+    let (one, two) = (App::http(V1), App::http(V2));
+    let sidecar = sidecar(
+        &one,
+        &two,
+        "      - { match: { headers: { x-to: respond } }, respond: { body: hi } }\n      - { match: { headers: { x-to: redirect } }, redirect: { host: other } }\n      - { rewrite: { path: /x } }\n",
+    );
+    for to in ["respond", "redirect"] {
+        let mut caller = Caller::connect(sidecar.outbound);
+        let answer = caller.send(format!("CONNECT shop:80 HTTP/1.1\r\nHost: shop:80\r\nx-to: {to}\r\n\r\n")).answer();
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("method_not_allowed"), "{to}: {answer}");
+    }
+    let mut caller = Caller::connect(sidecar.outbound);
+    let answer = caller.send("CONNECT shop:80 HTTP/1.1\r\nHost: shop:80\r\n\r\n").until(b"\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
 fn the_service_has_routes_of_its_own() {
     let app = App::http(V1);
     let sidecar = Sidecar::start(&format!(
