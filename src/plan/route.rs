@@ -49,6 +49,12 @@ impl Route {
         self.matches.is_empty() || self.matches.iter().any(|one| one.holds(asked))
     }
 
+    /// Whether what it means depends on this request's path, or it is to change it.
+    pub fn needs_path(&self, asked: &Asked<'_>) -> bool {
+        let judged = self.matches.iter().any(|one| one.path.is_some() && one.rest_holds(asked));
+        judged || (self.rewrite.path.is_some() && self.means(asked))
+    }
+
     /// Whether it looks at paths, which must be normal then.
     pub fn looks_at_paths(&self) -> bool {
         self.matches.iter().any(|one| one.path.is_some()) || self.rewrite.path.is_some()

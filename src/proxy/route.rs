@@ -31,15 +31,21 @@ impl Taken {
     /// # Errors
     /// `PathNotNormal` where a route looks at paths and this one can be read in two ways.
     pub fn find(routes: &Routes, parts: &Parts) -> Result<Option<Self>, Failure> {
-        if routes.by_path
-            && let Some(why) = path::ambiguity(parts.uri.path())
-        {
-            let detail = format!("the path has {why}: servers read it differently, so no rule for paths can judge it");
-            return Err(Failure::new(Reason::PathNotNormal, detail));
-        }
         let asked = asked(parts);
-        let route = routes.list.iter().find(|route| route.means(&asked));
-        Ok(route.map(|route| Self { route: route.clone(), cookie: None }))
+        let ambiguity = if routes.by_path { path::ambiguity(parts.uri.path()) } else { None };
+        for route in &routes.list {
+            if let Some(why) = ambiguity
+                && route.needs_path(&asked)
+            {
+                let detail =
+                    format!("the path has {why}: servers read it differently, so `{}` cannot judge it", route.name);
+                return Err(Failure::new(Reason::PathNotNormal, detail));
+            }
+            if route.means(&asked) {
+                return Ok(Some(Self { route: route.clone(), cookie: None }));
+            }
+        }
+        Ok(None)
     }
 
     /// Which peer takes the request; `None` where the route ends it here.

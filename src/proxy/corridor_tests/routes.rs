@@ -42,6 +42,8 @@ async fn an_upgrade_is_asked_for_and_answered_as_its_route_says() {
 
         let mut house = House::new(EDITS);
         let (_caller, answered) = extended_connect(&house).await;
+        // An app that knows no HTTP/2 is asked in HTTP/1.
+        drop(house.app().await);
         let mut app = house.app().await;
         let asked = read_until(&mut app, "\r\n\r\n").await;
         assert!(asked.starts_with("GET /chat ") && asked.contains("ost: b.example\r\n"), "{asked}");
