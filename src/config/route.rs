@@ -405,6 +405,13 @@ impl Scalar for Text {
     }
 }
 
+impl HostText {
+    /// Whether it names a port.
+    pub fn has_port(&self) -> bool {
+        self.0.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
+    }
+}
+
 impl Scalar for HostText {
     const NAME: &'static str = "host-text";
 

@@ -382,10 +382,11 @@ fn joined_cookie(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Adds what the next hop is to know.
 fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authority) -> Result<(), HeadError> {
+    let names_host = parts.method != Method::CONNECT || is_extended_connect(parts);
     let headers = &mut parts.headers;
     // Room for all that may be added, so that the map grows once at most.
     headers.reserve(6);
-    if headers.get(header::HOST) != Some(authority.raw()) && parts.method != Method::CONNECT {
+    if headers.get(header::HOST) != Some(authority.raw()) && names_host {
         headers.insert(header::HOST, authority.raw().clone());
     }
     if found.te_trailers || found.grpc {

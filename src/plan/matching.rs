@@ -34,8 +34,12 @@ pub struct Match {
 impl Match {
     /// Whether all conditions hold.
     pub fn holds(&self, asked: &Asked<'_>) -> bool {
+        self.path.as_ref().is_none_or(|path| path.holds(asked.uri.path())) && self.rest_holds(asked)
+    }
+
+    /// Whether all conditions hold but that on the path.
+    pub fn rest_holds(&self, asked: &Asked<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(asked.method))
-            && self.path.as_ref().is_none_or(|path| path.holds(asked.uri.path()))
             && self.headers.iter().all(|(name, text)| text.holds_any(asked.headers.get_all(name).iter().map(bytes)))
             && self.query.iter().all(|(name, text)| text.holds_any(parameters(asked.uri, name)))
             && (!self.grpc || is_grpc(asked.headers))
@@ -62,7 +66,9 @@ fn bytes(value: &http::HeaderValue) -> &[u8] {
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    // `application/grpc-web` is another protocol.
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The values of a parameter of the query, in order.

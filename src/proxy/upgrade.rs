@@ -41,6 +41,16 @@ pub enum Switch {
     Refused(Box<(Answer, Guard)>),
 }
 
+impl Switch {
+    /// The fields of the answer that the caller gets.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Tunnel(opening) => opening.head.headers_mut(),
+            Self::Refused(refused) => refused.0.headers_mut(),
+        }
+    }
+}
+
 /// A tunnel whose answer has still to be sent.
 pub struct Opening {
     /// What the caller gets.
@@ -116,12 +126,12 @@ pub async fn switch(
         let lease = leased?;
         // Each attempt is worded anew: the next connection may be of the other version.
         let answered = match lease.version() {
-            Leg::Http1 => lease.send(ask_http1(&parts, facts, &asked)?, None).await.map(Answered::Http1),
+            Leg::Http1 => lease.send(ask_http1(&parts, &asked)?, None).await.map(Answered::Http1),
             Leg::Http2 if !lease.extended_connect() => {
                 let detail = "the peer speaks HTTP/2 and does not offer extended CONNECT";
                 return Err(Failure::new(Reason::UpgradeFailed, detail));
             }
-            Leg::Http2 => lease.open_tunnel(ask_http2(&parts, facts, &asked)).await.map(Answered::Http2),
+            Leg::Http2 => lease.open_tunnel(ask_http2(&parts, &asked)).await.map(Answered::Http2),
         };
         match answered {
             Ok(Answered::Http1(answer)) => break agreed_http1(answer, &asked).await?,
@@ -194,14 +204,13 @@ fn caller_side(parts: &mut Parts, body: Body) -> Result<CallerSide, Failure> {
 }
 
 /// The request to an HTTP/1 peer; an extended CONNECT is told in HTTP/1's words (RFC 8441 §5).
-fn ask_http1(parts: &Parts, facts: &Facts, asked: &Asked) -> Result<Request<Body>, Failure> {
+fn ask_http1(parts: &Parts, asked: &Asked) -> Result<Request<Body>, Failure> {
     let mut parts = parts.clone();
     parts.version = Version::HTTP_11;
     if asked.http2 {
         parts.method = Method::GET;
         let token = HeaderValue::from_str(&asked.token);
         let token = token.map_err(|_| Failure::new(Reason::BadHead, "the protocol is not a token"))?;
-        parts.headers.insert(header::HOST, facts.authority.raw().clone());
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, token);
         parts.headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
@@ -232,13 +241,12 @@ async fn agreed_http1(mut answer: Answer, asked: &Asked) -> Result<Asking, Failu
 }
 
 /// The extended CONNECT to an HTTP/2 peer; the scheme is that of the leg.
-fn ask_http2(parts: &Parts, facts: &Facts, asked: &Asked) -> Request<()> {
+fn ask_http2(parts: &Parts, asked: &Asked) -> Request<()> {
     let mut parts = parts.clone();
     parts.method = Method::CONNECT;
     parts.uri = parts.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     parts.extensions.insert(h2::ext::Protocol::from(asked.token.as_str()));
     parts.headers = without(&parts.headers, &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
-    parts.headers.insert(header::HOST, facts.authority.raw().clone());
     parts.version = Version::HTTP_2;
     Request::from_parts(parts, ())
 }

@@ -29,10 +29,14 @@ pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
                 }
             }
         }
-        for app in 0..apps {
+        let speaks_http = |app: &usize| parts.peers.get(*app).is_some_and(|plan| plan.source.protocol != Protocol::Tcp);
+        let http: Vec<usize> = (0..apps).filter(speaks_http).collect();
+        // Where no port speaks HTTP, the first one tells that.
+        let them = if http.is_empty() { (0..apps.min(1)).collect() } else { http };
+        for (n, app) in them.into_iter().enumerate() {
             // What is wrong with them is told once.
             let mut silent = Problems::new("");
-            let problems = if app == 0 { &mut *parts.problems } else { &mut silent };
+            let problems = if n == 0 { &mut *parts.problems } else { &mut silent };
             let list = list(&inbound.routes, app, &parts.peers, problems);
             give(list, app, parts);
         }
@@ -212,6 +216,9 @@ fn rewritten(set: &Set<said::Rewrite>, by_prefix: bool, problems: &mut Problems)
 
 fn leads(set: &Set<said::Route>, peer: usize, by_prefix: bool, peers: &[PeerPlan], problems: &mut Problems) -> Leads {
     if let Some(to) = &set.redirect {
+        if let Some(host) = to.host.as_ref().filter(|host| host.value.has_port() && to.port.is_some()) {
+            host.refuse(problems, "`host` has a port already, so `port` means nothing: remove one");
+        }
         return Leads::Redirect(Redirect {
             status: to.status.value.0,
             scheme: to.scheme.as_ref().map(|scheme| if scheme.value == Scheme::Http { "http" } else { "https" }),
@@ -333,6 +340,9 @@ fn sets_itself(name: &HeaderName) -> String {
 fn fault(set: &Set<said::Fault>, problems: &mut Problems) -> Fault {
     if set.delay.is_none() && set.abort.is_none() {
         set.refuse(problems, "does nothing: give `delay`, `abort` or both");
+    }
+    if let Some(abort) = set.abort.as_ref().filter(|abort| abort.value.0.as_u16() < 400) {
+        abort.refuse(problems, "an abort is an error, from 400 to 599; any other answer is given by `respond`");
     }
     Fault {
         share: set.share.value.0,
