@@ -52,6 +52,19 @@ conditions! {
     Unavailable => "unavailable";
 }
 
+const ANSWERS: u16 = 1 << Condition::ServerError as u16
+    | 1 << Condition::GatewayError as u16
+    | 1 << Condition::Retriable4xx as u16
+    | 1 << Condition::StatusCodes as u16
+    | 1 << Condition::Headers as u16;
+
+const GRPC: u16 = 1 << Condition::Cancelled as u16
+    | 1 << Condition::DeadlineExceeded as u16
+    | 1 << Condition::ResourceExhausted as u16
+    | 1 << Condition::Aborted as u16
+    | 1 << Condition::Internal as u16
+    | 1 << Condition::Unavailable as u16;
+
 /// A set of [`Condition`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conditions(u16);
@@ -77,6 +90,22 @@ impl Conditions {
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// Whether it has one that says nothing about whether the request was processed.
+    pub fn acts_on_unknown(self) -> bool {
+        let unsent = [Condition::ConnectFailure, Condition::ResetBeforeRequest, Condition::RefusedStream];
+        self.0 & !Self::of(&unsent).0 != 0
+    }
+
+    /// Whether it has one that an answer can meet.
+    pub fn looks_at_answers(self) -> bool {
+        self.0 & (ANSWERS | GRPC) != 0
+    }
+
+    /// Whether it has one that a gRPC code can meet.
+    pub fn looks_at_grpc(self) -> bool {
+        self.0 & GRPC != 0
     }
 
     /// The first in the order of the list; `None` if it is empty.

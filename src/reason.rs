@@ -134,6 +134,8 @@ reasons! {
     ResponseTimeout => "response_timeout", Peer, "http_response_timeout";
     /// The peer did not accept the upgrade as asked.
     UpgradeFailed => "upgrade_failed", Peer, "http_upgrade_failed";
+    /// An attempt's time was over before its answer began.
+    AttemptTimeout => "attempt_timeout", Peer, "http_response_timeout";
     /// The request's deadline passed.
     DeadlinePassed => "deadline_passed", Peer, "http_response_timeout";
     /// A tunnel stood still for too long.

@@ -1,26 +1,28 @@
-//! Attempts: pick an endpoint, lease a connection, send; again only where provably nothing was sent.
+//! One attempt after another: pick an endpoint, connect to it, and judge whether a failure is followed by another try.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::Request;
+use http::{Method, Request};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::Failure;
+use super::retry::Spare;
+use crate::condition::Condition;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
+use crate::http::head;
 use crate::net::io::Io;
 use crate::plan::peer::Addresses;
+use crate::plan::rules::Rules;
 use crate::reason::Reason;
+use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
-
-/// Endpoints tried while none can be connected to.
-const MOST_ENDPOINTS: usize = 2;
 
 /// Connections tried while each turns out to be dead before anything was written to it.
 const MOST_STALE: usize = 3;
@@ -29,9 +31,14 @@ const MOST_STALE: usize = 3;
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// What to call and how.
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
     /// Whom.
     pub peer: &'a Arc<Peer>,
+    /// By which rules.
+    pub rules: &'a Rules,
+    /// Whether the request came as a sidecar's further attempt.
+    pub marked: bool,
     /// The version the caller speaks; used where the peer's protocol is `auto` and no ALPN decides.
     pub version: Version,
     /// When the answer's head must be there.
@@ -40,6 +47,14 @@ pub struct Call<'a> {
     pub now: Instant,
     /// Whom to tell of informational answers.
     pub informational: Option<&'a OnInformational>,
+}
+
+impl<'a> Call<'a> {
+    /// A call in HTTP/1 without a deadline.
+    pub fn plain(peer: &'a Arc<Peer>, rules: &'a Rules, now: Instant) -> Self {
+        let (version, deadline) = (Version::Http1, Deadline::NONE);
+        Self { peer, rules, marked: false, version, deadline, now, informational: None }
+    }
 }
 
 /// What a call did so far, kept up to date so that a cancelled one can still be told of.
@@ -51,20 +66,12 @@ pub struct Trail {
     pub in_flight: Option<InFlight>,
     /// Attempts made.
     pub attempts: u32,
+    /// Why the last failure was not followed by another attempt, where it was worth one.
+    pub skipped: Option<Skip>,
     /// Whether the last attempt used a kept-alive connection.
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
-}
-
-/// Calls the peer and returns its answer's head, with the body to come.
-///
-/// # Errors
-/// Why there is no answer; `trail` tells how far it came.
-pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
-    // Pinned here: a future of this size is not worth moving.
-    let attempts = std::pin::pin!(attempts(call, request, trail));
-    in_time(call.deadline, attempts).await
 }
 
 /// Waits for an answer's head until `deadline`.
@@ -84,43 +91,32 @@ pub async fn in_time<T>(
     }
 }
 
-async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
-    // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
-    let mut tries = Tries::new(call.peer, call.now);
-    loop {
-        let lease = tries.lease(trail, call.version, call.deadline).await?;
-        // hyper's HTTP/1 server cannot send informational answers on: to be told of them only to count them would cost
-        // each request a callback, a fiftieth of all that is done for it.
-        let deaf = call.version == Version::Http1 && lease.version() == Version::Http1;
-        let informational = call.informational.filter(|_| !deaf).cloned();
-        match lease.send(request, informational).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => request = tries.again(trail, error)?,
-        }
-    }
-}
-
 /// What may still be tried, for requests and for tunnels.
 pub struct Tries<'a> {
-    peer: &'a Arc<Peer>,
+    call: Call<'a>,
     now: Instant,
-    unreachable: SmallVec<[Arc<Endpoint>; MOST_ENDPOINTS]>,
+    /// When the attempt that is being made is to be over.
+    until: Deadline,
+    tried: SmallVec<[Arc<Endpoint>; 2]>,
+    attempts: u32,
     stale: usize,
 }
 
 impl<'a> Tries<'a> {
-    /// Nothing of `peer` was tried yet; the first attempt begins at `now`.
-    pub fn new(peer: &'a Arc<Peer>, now: Instant) -> Self {
-        Self { peer, now, unreachable: SmallVec::new(), stale: 0 }
+    /// Nothing was tried yet; the first attempt begins at the call's own `now`.
+    pub fn new(call: Call<'a>) -> Self {
+        // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
+        call.peer.budget().deposit(call.now);
+        Self { now: call.now, until: call.deadline, tried: SmallVec::new(), attempts: 0, stale: 0, call }
     }
 
     /// A connection for one request.
     ///
     /// # Errors
     /// Why no endpoint could be reached; `trail` tells of the last one.
-    pub async fn lease(&mut self, trail: &mut Trail, version: Version, deadline: Deadline) -> Result<Lease, Failure> {
-        let peer = self.peer;
-        let lease = |endpoint: Arc<Endpoint>| async move { endpoint.lease(peer, version, deadline).await };
+    pub async fn lease(&mut self, trail: &mut Trail, version: Version) -> Result<Lease, Failure> {
+        let peer = self.call.peer;
+        let lease = |endpoint: Arc<Endpoint>, until| async move { endpoint.lease(peer, version, until).await };
         let lease = self.connect(trail, lease).await?;
         trail.reused = lease.reused();
         trail.version = Some(lease.version());
@@ -131,42 +127,158 @@ impl<'a> Tries<'a> {
     ///
     /// # Errors
     /// As [`Tries::lease`].
-    pub async fn dial(&mut self, trail: &mut Trail, deadline: Deadline) -> Result<Io, Failure> {
-        let peer = self.peer;
-        let dial = |endpoint: Arc<Endpoint>| async move { endpoint.dial(peer, deadline).await };
+    pub async fn dial(&mut self, trail: &mut Trail) -> Result<Io, Failure> {
+        let peer = self.call.peer;
+        let dial = |endpoint: Arc<Endpoint>, until| async move { endpoint.dial(peer, until).await };
         let io = self.connect(trail, dial).await?;
         trail.in_flight = None;
         Ok(io)
     }
 
-    /// The request, where provably nothing of it was sent and it may be sent again.
+    /// When the attempt that is being made has to be answered, where the rule bounds it.
+    pub fn attempt_ends(&self) -> Option<Instant> {
+        self.call.rules.retry.attempt_timeout.and(self.until.instant())
+    }
+
+    /// The request for another attempt after one without an answer.
     ///
     /// # Errors
-    /// What it failed by.
-    pub fn again(&mut self, trail: &mut Trail, error: SendError) -> Result<Request<Body>, Failure> {
-        match error {
-            SendError { unsent: Some(unsent), .. } if self.stale < MOST_STALE => {
-                self.stale += 1;
-                self.now = Instant::now();
-                self.peer.metrics().reconnects.inc();
-                Ok(unsent)
+    /// What it failed by, where there is no other.
+    pub async fn after_failure(
+        &mut self,
+        trail: &mut Trail,
+        error: SendError,
+        method: &Method,
+        spare: Option<&Spare>,
+    ) -> Result<Request<Body>, Failure> {
+        self.now = Instant::now();
+        let SendError { reason, unsent, unprocessed, reused, detail, .. } = error;
+        if unsent.is_some() && reused && reason != Reason::RefusedStream && self.stale < MOST_STALE {
+            // The connection had died while nobody used it: no attempt was made, so none is counted.
+            self.stale += 1;
+            self.attempts = self.attempts.saturating_sub(1);
+            self.call.peer.metrics().reconnects.inc();
+            return unsent.ok_or_else(|| Failure::new(reason, detail));
+        }
+        trail.failed();
+        let fate = match (&unsent, unprocessed) {
+            (Some(_), _) => Fate::Unsent,
+            (None, true) => Fate::Unprocessed,
+            (None, false) => Fate::Unknown,
+        };
+        let replayable = unsent.is_some() || spare.is_some_and(Spare::is_whole);
+        let outcome = Outcome::Failed { reason, fate };
+        let Some(pause) = self.judge(trail, &outcome, method, replayable) else {
+            return Err(Failure::new(reason, detail));
+        };
+        self.rest(pause).await;
+        let request = unsent.or_else(|| spare.and_then(Spare::again));
+        let mut request = request.ok_or_else(|| Failure::new(reason, detail))?;
+        head::mark(request.headers_mut(), self.attempts + 1);
+        Ok(request)
+    }
+
+    /// The request for another attempt after one whose time was over.
+    ///
+    /// # Errors
+    /// `AttemptTimeout`, where there is no other.
+    pub async fn after_timeout(
+        &mut self,
+        trail: &mut Trail,
+        method: &Method,
+        spare: Option<&Spare>,
+    ) -> Result<Request<Body>, Failure> {
+        self.now = Instant::now();
+        trail.failed();
+        let failure = || Failure::new(Reason::AttemptTimeout, "no answer began within `timeout.attempt`");
+        let whole = spare.is_some_and(Spare::is_whole);
+        let pause = self.judge(trail, &Outcome::TimedOut, method, whole).ok_or_else(failure)?;
+        self.rest(pause).await;
+        let mut request = spare.and_then(Spare::again).ok_or_else(failure)?;
+        head::mark(request.headers_mut(), self.attempts + 1);
+        Ok(request)
+    }
+
+    /// The request for another attempt in place of an answer that asks for one; else the answer itself.
+    pub async fn after_answer(
+        &mut self,
+        trail: &mut Trail,
+        mut answer: Answer,
+        spare: &Spare,
+    ) -> Result<Request<Body>, Answer> {
+        self.now = Instant::now();
+        let early = self.call.rules.retry.on.looks_at_grpc() && head::is_grpc_call(answer.headers());
+        let trailers = if early { answer.body_mut().early_trailers().cloned() } else { None };
+        let status = answer.status();
+        let outcome = Outcome::Answered { status, fields: answer.headers(), trailers: trailers.as_ref() };
+        let Some(pause) = self.judge(trail, &outcome, spare.method(), spare.is_whole()) else { return Err(answer) };
+        let Some(mut request) = spare.again() else { return Err(answer) };
+        if let Some(mut in_flight) = trail.in_flight.take() {
+            in_flight.answered(self.now, !status.is_server_error());
+        }
+        drop(answer);
+        self.rest(pause).await;
+        head::mark(request.headers_mut(), self.attempts + 1);
+        Ok(request)
+    }
+
+    /// How long to wait before another attempt, or `None` if there is to be none; `trail` knows why then.
+    fn judge(&self, trail: &mut Trail, outcome: &Outcome<'_>, method: &Method, replayable: bool) -> Option<Duration> {
+        let Call { peer, rules, marked, deadline, .. } = self.call;
+        let asking = Asking { method, attempts: self.attempts, replayable, marked, deadline };
+        let at = Moment { now: self.now, wall: SystemTime::now(), roll: fastrand::u64(..) };
+        match verdict::judge(&rules.retry, &asking, outcome, peer.budget(), at) {
+            Verdict::Retry { after, because } => {
+                peer.metrics().retries.inc();
+                let elsewhere = peer.endpoints().len() > self.tried.len() + 1;
+                // Nothing was done there, and another endpoint has nothing to recover from.
+                let at_once = elsewhere && matches!(because, Condition::ConnectFailure | Condition::ResetBeforeRequest);
+                Some(if at_once { Duration::ZERO } else { after })
             }
-            error => {
-                trail.failed();
-                Err(Failure::new(error.reason, error.detail))
+            Verdict::GiveUp(skip) => {
+                if skip != Skip::NotNamed && rules.retry.attempts > 1 {
+                    trail.skipped = Some(skip);
+                    peer.metrics().retries_skipped.inc();
+                }
+                None
             }
         }
     }
 
+    async fn rest(&mut self, pause: Duration) {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+            self.now = Instant::now();
+        }
+    }
+
+    /// The endpoint was tried: others come first from now on.
+    fn tried(&mut self, endpoint: Option<Arc<Endpoint>>) {
+        let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
+        if let Some(endpoint) = endpoint.filter(|one| !known(one)) {
+            self.tried.push(endpoint);
+        }
+    }
+
     /// Connects to an endpoint, and to another one where the first cannot be reached.
-    async fn connect<T, F>(&mut self, trail: &mut Trail, connect: impl Fn(Arc<Endpoint>) -> F) -> Result<T, Failure>
+    async fn connect<T, F>(
+        &mut self,
+        trail: &mut Trail,
+        connect: impl Fn(Arc<Endpoint>, Deadline) -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, ConnectError>>,
     {
         loop {
-            let endpoint = self.pick().ok_or_else(|| no_endpoint(self.peer))?;
-            trail.begin(self.peer, &endpoint, endpoint.begin(self.now));
-            let mut connecting = std::pin::pin!(connect(endpoint));
+            if self.attempts > 0 {
+                self.tried(trail.endpoint.clone());
+            }
+            let picked = self.call.peer.pick(self.now, &self.tried);
+            let endpoint = picked.ok_or_else(|| no_endpoint(self.call.peer))?;
+            self.attempts += 1;
+            self.until = Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline);
+            trail.begin(self.call.peer, &endpoint, endpoint.begin(self.now));
+            let mut connecting = std::pin::pin!(connect(endpoint, self.until));
             let connected = match futures_util::poll!(connecting.as_mut()) {
                 Poll::Ready(connected) => connected,
                 // What takes its time is boxed, so that a connection that is at hand costs nothing.
@@ -176,12 +288,25 @@ impl<'a> Tries<'a> {
                 Ok(connected) => return Ok(connected),
                 Err(error) => error,
             };
-            self.now = Instant::now();
-            trail.unconnected(self.now, error.reason);
-            self.unreachable.extend(trail.endpoint.clone());
-            if self.unreachable.len() >= MOST_ENDPOINTS || self.pick().is_none() {
-                return Err(Failure::new(error.reason, error.detail));
+            Box::pin(self.after_unconnected(trail, error)).await?;
+        }
+    }
+
+    /// Waits for the next attempt where no connection was made.
+    async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
+        self.now = Instant::now();
+        // What was over is the attempt's time, not the caller's.
+        let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
+        let reason = if cut { Reason::ConnectTimeout } else { error.reason };
+        trail.unconnected(self.now, reason);
+        let outcome = Outcome::Failed { reason, fate: Fate::Unsent };
+        // Whatever the method: it never left.
+        match self.judge(trail, &outcome, &Method::GET, true) {
+            Some(pause) => {
+                self.rest(pause).await;
+                Ok(())
             }
+            None => Err(Failure::new(reason, error.detail)),
         }
     }
 
@@ -191,7 +316,7 @@ impl<'a> Tries<'a> {
         &mut self,
         trail: &mut Trail,
         mut first: Pin<&mut F>,
-        connect: &impl Fn(Arc<Endpoint>) -> F,
+        connect: &impl Fn(Arc<Endpoint>, Deadline) -> F,
     ) -> Result<T, ConnectError>
     where
         F: Future<Output = Result<T, ConnectError>>,
@@ -204,8 +329,9 @@ impl<'a> Tries<'a> {
         };
         let mut beside = Trail::default();
         trail.attempts += 1;
-        beside.begin(self.peer, &other, other.begin(Instant::now()));
-        let mut second = std::pin::pin!(connect(other));
+        self.attempts += 1;
+        beside.begin(self.call.peer, &other, other.begin(Instant::now()));
+        let mut second = std::pin::pin!(connect(other, self.until));
         let error = tokio::select! {
             biased;
             connected = first.as_mut() => match connected {
@@ -219,7 +345,7 @@ impl<'a> Tries<'a> {
                 }
                 Err(error) => {
                     beside.unconnected(Instant::now(), error.reason);
-                    self.unreachable.extend(beside.endpoint);
+                    self.tried(beside.endpoint);
                     return first.await;
                 }
             },
@@ -231,26 +357,19 @@ impl<'a> Tries<'a> {
             }
             Err(late) => {
                 beside.unconnected(Instant::now(), late.reason);
-                self.unreachable.extend(beside.endpoint);
+                self.tried(beside.endpoint);
                 Err(error)
             }
         }
     }
 
-    /// An endpoint that was not found unreachable.
-    fn pick(&self) -> Option<Arc<Endpoint>> {
-        let picked = self.peer.pick(self.now, &self.unreachable)?;
-        let tried = self.unreachable.iter().any(|tried| Arc::ptr_eq(tried, &picked));
-        (!tried).then_some(picked)
-    }
-
     /// An endpoint whose address is of the IP family that `slow` is not of.
     fn of_other_family(&self, slow: &Endpoint) -> Option<Arc<Endpoint>> {
         let family = |endpoint: &Endpoint| endpoint.addr().tcp().map(|addr| addr.is_ipv6());
-        let (slow, all) = (family(slow)?, self.peer.endpoints());
+        let (slow, all) = (family(slow)?, self.call.peer.endpoints());
         let same: Vec<_> = all.all().iter().filter(|one| family(one) != Some(!slow)).cloned().collect();
-        let picked = self.peer.pick(Instant::now(), &same)?;
-        let tried = self.unreachable.iter().any(|tried| Arc::ptr_eq(tried, &picked));
+        let picked = self.call.peer.pick(Instant::now(), &same)?;
+        let tried = self.tried.iter().any(|tried| Arc::ptr_eq(tried, &picked));
         (family(&picked) == Some(!slow) && !tried).then_some(picked)
     }
 }
@@ -334,8 +453,9 @@ mod tests {
     /// Which address was connected to, or why none, after how many milliseconds and attempts.
     async fn connect(peer: &Arc<Peer>, manners: &[Manners]) -> (Result<String, Reason>, u128, u32) {
         let (start, mut trail) = (Instant::now(), Trail::default());
-        let connected = Tries::new(peer, start)
-            .connect(&mut trail, |endpoint| async move {
+        let rules = Rules::default();
+        let connected = Tries::new(Call::plain(peer, &rules, start))
+            .connect(&mut trail, |endpoint, _| async move {
                 let (_, wait, accepts) =
                     *manners.iter().find(|(addr, ..)| *addr == endpoint.addr().to_string()).unwrap();
                 tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -391,8 +511,9 @@ mod tests {
         let mut slow = 0;
         for _ in 0..20 {
             let (start, mut trail) = (Instant::now(), Trail::default());
-            let tries = &mut Tries::new(&peer, start);
-            let connected = tries.connect(&mut trail, |endpoint| async move {
+            let rules = Rules::default();
+            let tries = &mut Tries::new(Call::plain(&peer, &rules, start));
+            let connected = tries.connect(&mut trail, |endpoint, _| async move {
                 let v6 = endpoint.addr().to_string() == V6;
                 tokio::time::sleep(Duration::from_millis(manners[usize::from(!v6)].1)).await;
                 Ok(())

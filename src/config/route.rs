@@ -24,8 +24,8 @@ section! {
         sticky "sticky": Option<Set<Sticky>> = Unset("{ header: x-user }");
         /// How long its requests may take, in place of what the peer says.
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
-        /// When a failed attempt of its requests is followed by another, in place of what the peer says.
-        retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ attempts: 3, on: [5xx] }");
+        /// When a failed attempt is followed by another, in place of the peer's.
+        retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ on: [5xx] }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.

@@ -142,7 +142,8 @@ impl HttpBody for Replay {
     fn is_end_stream(&self) -> bool {
         let shared = self.shared.lock();
         let read_all = self.at >= shared.kept.len() || shared.lost;
-        self.at == usize::MAX || (read_all && shared.trailers.is_none() && (shared.ended || shared.source.is_end_stream()))
+        self.at == usize::MAX
+            || (read_all && shared.trailers.is_none() && (shared.ended || shared.source.is_end_stream()))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -17,7 +17,8 @@ use super::route::Taken;
 use super::target::{Target, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
-use crate::call::attempt::{Call, call, in_time};
+use crate::call::attempt::{Call, in_time};
+use crate::call::retry::call;
 use crate::deadline::Deadline;
 use crate::http::body::{Body, content_length};
 use crate::http::guard::{Guard, Guarded, Progress};
@@ -92,7 +93,15 @@ async fn pass(
     if http10 {
         parts.version = Version::HTTP_11;
     }
-    let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
+    let to = Call {
+        peer: &peer,
+        rules: &policy.rules,
+        marked: facts.marked,
+        version,
+        deadline,
+        now: record.started(),
+        informational: Some(informational),
+    };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
     let mut answer = answer.map_err(|failure| record.own_fault(failure))?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -51,7 +51,7 @@ pub fn row(reason: Reason) -> Row {
         R::RefusedStream => (503, 14, false),
         R::TlsFailed | R::Reset | R::UpgradeFailed => (502, 14, false),
         R::BadResponse | R::ResponseHeadTooLarge | R::ResponseIncomplete => (502, 13, false),
-        R::ResponseTimeout | R::DeadlinePassed | R::TunnelIdle => (504, 4, false),
+        R::ResponseTimeout | R::AttemptTimeout | R::DeadlinePassed | R::TunnelIdle => (504, 4, false),
     };
     Row { http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), grpc, close }
 }

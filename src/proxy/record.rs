@@ -14,6 +14,7 @@ use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::plan::route::Route;
 use crate::reason::Reason;
+use crate::resilience::verdict::Skip;
 use crate::telemetry::line::Line;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
@@ -201,6 +202,7 @@ impl Exchange {
             route: self.route.as_ref().map_or("", |route| &*route.name),
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
+            retry_skipped: self.trail.skipped.map_or("", Skip::word),
             reused: self.trail.reused,
             bytes_in: self.bytes_in(),
             bytes_out: self.received,

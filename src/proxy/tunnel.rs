@@ -9,12 +9,12 @@ use super::Conn;
 use super::failure;
 use super::record::Exchange;
 use crate::call::Failure;
-use crate::call::attempt::{Trail, Tries};
-use crate::deadline::Deadline;
+use crate::call::attempt::{Call, Trail, Tries};
 use crate::life::drain::Phase;
 use crate::net::io::Io;
 use crate::net::pump::{Carried, End, pump};
 use crate::reason::Reason;
+use crate::resilience::verdict::Skip;
 use crate::telemetry::line::Line;
 use crate::upstream::peer::Peer;
 
@@ -102,7 +102,8 @@ impl Opaque {
     /// # Errors
     /// Why none could be reached; the record knows it too.
     pub async fn dial(&mut self) -> Result<Io, Failure> {
-        let dialled = Tries::new(&self.peer, self.started).dial(&mut self.trail, Deadline::NONE).await;
+        let policy = self.peer.policy();
+        let dialled = Tries::new(Call::plain(&self.peer, &policy.rules, self.started)).dial(&mut self.trail).await;
         self.connected = dialled.is_ok().then(Instant::now);
         self.failure = dialled.as_ref().err().cloned();
         dialled
@@ -167,6 +168,7 @@ impl Drop for Opaque {
             route: "",
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
+            retry_skipped: self.trail.skipped.map_or("", Skip::word),
             reused: false,
             bytes_in: self.carried.forth,
             bytes_out: self.carried.back,

@@ -16,7 +16,7 @@ use super::record::Exchange;
 use super::serve::taken_back;
 use super::tunnel;
 use crate::call::Failure;
-use crate::call::attempt::Tries;
+use crate::call::attempt::{Call, Tries};
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::guard::Guard;
@@ -105,9 +105,10 @@ pub async fn switch(
 ) -> Result<Switch, Failure> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
-    let mut tries = Tries::new(peer, record.started());
+    let call = Call { marked: facts.marked, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
+    let mut tries = Tries::new(call);
     if parts.method == Method::CONNECT && protocol.is_none() {
-        let io = tries.dial(&mut record.trail, deadline).await?;
+        let io = tries.dial(&mut record.trail).await?;
         let head = Response::new(());
         return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
     }
@@ -116,11 +117,11 @@ pub async fn switch(
     let free = peer.source().protocol == Protocol::Auto && peer.source().tls.is_none();
     let mut version = if asked.http2 { Leg::Http2 } else { Leg::Http1 };
     let asking = loop {
-        let leased = tries.lease(&mut record.trail, version, deadline).await;
+        let leased = tries.lease(&mut record.trail, version).await;
         let fits = leased.as_ref().is_ok_and(|lease| lease.version() == Leg::Http1 || lease.extended_connect());
         if version == Leg::Http2 && free && !fits {
             version = Leg::Http1;
-            tries = Tries::new(peer, Instant::now());
+            tries = Tries::new(Call { now: Instant::now(), ..call });
             continue;
         }
         let lease = leased?;
@@ -136,7 +137,7 @@ pub async fn switch(
         match answered {
             Ok(Answered::Http1(answer)) => break agreed_http1(answer, &asked).await?,
             Ok(Answered::Http2(opened)) => break agreed_http2(opened, &asked),
-            Err(error) => drop(tries.again(&mut record.trail, error)?),
+            Err(error) => drop(Box::pin(tries.after_failure(&mut record.trail, error, &parts.method, None)).await?),
         }
     };
     match asking {

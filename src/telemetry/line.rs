@@ -50,6 +50,8 @@ pub struct Line<'a> {
     pub endpoint: Option<&'a dyn Display>,
     /// Attempts made.
     pub attempts: u32,
+    /// Why there was no further attempt although the last one failed in a way that was worth one.
+    pub retry_skipped: &'a str,
     /// Whether the last attempt used a connection that had served before.
     pub reused: bool,
     /// Body bytes from the caller.
@@ -87,6 +89,7 @@ impl Line<'_> {
             route: "",
             endpoint: None,
             attempts: 0,
+            retry_skipped: "",
             reused: false,
             bytes_in: 0,
             bytes_out: 0,
@@ -120,6 +123,7 @@ impl Line<'_> {
             fields.shown("endpoint", endpoint);
         }
         fields.number("attempts", Some(u64::from(self.attempts)));
+        fields.text("retry_skipped", self.retry_skipped);
         fields.word_unquoted("reused", if self.reused { "true" } else { "false" });
         fields.number("bytes_in", Some(self.bytes_in));
         fields.number("bytes_out", Some(self.bytes_out));
@@ -324,6 +328,7 @@ mod tests {
             route: "",
             endpoint: Some(&"10.0.0.7:9000"),
             attempts: 2,
+            retry_skipped: "",
             bytes_in: 12,
             bytes_out: u64::MAX,
             duration: Duration::from_micros(1_234_056),

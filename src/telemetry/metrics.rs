@@ -145,6 +145,10 @@ pub struct PeerMetrics {
     pub attempts: Counter,
     /// Attempts repeated on another connection because a reused one was already dead.
     pub reconnects: Counter,
+    /// Further attempts after a failed one.
+    pub retries: Counter,
+    /// Failed attempts that were worth another one, which something forbade.
+    pub retries_skipped: Counter,
     /// Connections opened.
     pub connects: Counter,
     /// Connections that could not be opened.

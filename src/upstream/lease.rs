@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -261,6 +261,8 @@ impl Drop for ManyHold {
 pub struct AnswerBody {
     body: Body,
     hold: Hold,
+    /// A frame that was read before its turn.
+    ahead: Option<Box<Result<Frame<Bytes>, BodyError>>>,
 }
 
 /// What an answer holds until its end.
@@ -296,11 +298,23 @@ impl Hold {
 
 impl AnswerBody {
     pub(super) fn new(body: Body, hold: Hold) -> Self {
-        let mut this = Self { body, hold };
+        let mut this = Self { body, hold, ahead: None };
         if this.body.is_end_stream() {
             this.take().finish();
         }
         this
+    }
+
+    /// The trailers, if they come next and are there already. What comes instead is kept for whoever reads the body.
+    pub fn early_trailers(&mut self) -> Option<&HeaderMap> {
+        if self.ahead.is_none() {
+            let mut waker = Context::from_waker(std::task::Waker::noop());
+            if let Poll::Ready(Some(frame)) = Pin::new(&mut *self).poll_frame(&mut waker) {
+                self.ahead = Some(Box::new(frame));
+            }
+        }
+        let ahead = self.ahead.as_deref().and_then(|frame| frame.as_ref().ok());
+        ahead.and_then(Frame::trailers_ref)
     }
 
     fn take(&mut self) -> Hold {
@@ -320,6 +334,9 @@ impl HttpBody for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(frame) = this.ahead.take() {
+            return Poll::Ready(Some(*frame));
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             None => this.take().finish(),
@@ -332,10 +349,11 @@ impl HttpBody for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.ahead.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        // Only what is not known by its length is ever looked at before it is read.
         self.body.size_hint()
     }
 }

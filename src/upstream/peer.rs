@@ -17,6 +17,7 @@ use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::resilience::budget::Budget;
 use crate::resilience::pick::{Draw, Shares};
 use crate::telemetry::metrics::PeerMetrics;
 use crate::tls::client::ClientTls;
@@ -34,6 +35,7 @@ pub struct Peer {
     discovery: Mutex<Discovery>,
     doubts: Arc<Notify>,
     draw: Draw,
+    budget: Budget,
     tls: Option<ClientTls>,
     tasks: Tasks,
 }
@@ -82,6 +84,7 @@ impl Peer {
             discovery: Mutex::new(Discovery::Pending),
             doubts: Arc::default(),
             draw: Draw::new(fastrand::u64(..)),
+            budget: Budget::new(Instant::now()),
             tls,
             tasks: shared.tasks.clone(),
         });
@@ -126,6 +129,11 @@ impl Peer {
     /// Its counters.
     pub fn metrics(&self) -> &Arc<PeerMetrics> {
         &self.metrics
+    }
+
+    /// What further attempts it may be given.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Which endpoint takes the next attempt; `avoid` (already tried) is passed over while others exist. `None`: no

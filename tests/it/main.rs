@@ -21,6 +21,7 @@ mod http1;
 mod http2;
 mod memory;
 mod reload;
+mod retries;
 mod routes;
 mod start;
 mod tcp;

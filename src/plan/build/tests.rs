@@ -1,6 +1,7 @@
 //! What files mean, as tables; nothing here opens a file.
 
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -13,6 +14,8 @@ use crate::ids::Door;
 use crate::plan::Plan;
 use crate::plan::door::{Leads, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, PeerKind};
+use crate::plan::route;
+use crate::plan::rules::{BudgetRule, Condition, Conditions, HedgeAfter, HedgeRule, Methods, Share};
 
 mod mistakes;
 
@@ -97,7 +100,8 @@ peers:
           - { path: { prefix: /b }, methods: POST }
         split: { one: 1, two: 3 }
         sticky: { cookie: v }
-        timeout: { request: 20s, idle: 21s, tunnel: 22s }
+        timeout: { request: 20s, attempt: 19s, idle: 21s, tunnel: 22s }
+        retry: off
         rewrite: { prefix: /c, host: "c.d:1" }
         request-headers: { set: { x-c: "3" }, add: { x-d: "4" }, remove: [x-e] }
         response-headers: { remove: [server] }
@@ -105,7 +109,9 @@ peers:
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
     balance: round-robin
-    timeout: { connect: 11s, request: 12s, idle: 13s, tunnel: 14s, keep-alive: 15s }
+    retry: { attempts: 4, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
+    hedge: { after: 70ms, at-least: 9ms }
+    timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
   three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request }
   four: { static: [{ address: "10.0.0.1:80", weight: 0, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
@@ -161,7 +167,25 @@ fn the_numbers(plan: &Plan) {
     };
     assert_eq!(policy(0), (Some(4), [3, 5, 6, 4]));
     assert_eq!(policy(3), (Some(12), [11, 13, 14, 15]));
+    the_retries(plan);
     assert_eq!(plan.dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.2:53", "[::1]:5353"]);
+}
+
+fn the_retries(plan: &Plan) {
+    let rules = &plan.peers[3].policy.rules;
+    let retry = &rules.retry;
+    let on = [Condition::ServerError, Condition::StatusCodes, Condition::Unavailable, Condition::Headers];
+    assert_eq!((retry.attempts, retry.on, &*retry.statuses), (4, Conditions::of(&on), &[409][..]));
+    let headers: Vec<_> = retry.headers.iter().map(|one| (one.name.as_str(), one.value.is_some())).collect();
+    assert_eq!((retry.methods, headers), (Methods::Any, vec![("x-again", false), ("x-mood", true)]));
+    assert_eq!(retry.budget, BudgetRule { share: Share::percent(30), floor: 3 });
+    let times = [retry.backoff.base, retry.backoff.cap, retry.backoff.asked_cap, retry.attempt_timeout.unwrap()];
+    assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3, 11]);
+    let (after, least) = (Duration::from_millis(70), Duration::from_millis(9));
+    assert_eq!(rules.hedge, Some(HedgeRule { after: HedgeAfter::Delay(after), at_least: least }));
+    let route::Leads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
+    let route = &split.to[0].policy.rules.retry;
+    assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn peer_problems() {
         ),
         (
             "a: { dns: b:1, timeout: 5 }",
-            "f:4:27: peers.a.timeout: expected a mapping with keys of connect, request, idle, tunnel, keep-alive, found `5`",
+            "f:4:27: peers.a.timeout: expected a mapping with keys of connect, request, attempt, idle, tunnel, keep-alive, found `5`",
         ),
         (
             "a: { dns: b:1, timeout: { keepalive: 5s } }",
@@ -190,12 +190,10 @@ fn keys_of_later_steps_are_unknown() {
         "inbound: { limits: { rate: 1/s } }",
         "inbound: { probes: [] }",
         "peers: { a: { mtls: {} } }",
-        "peers: { a: { retry: {} } }",
         "peers: { a: { breaker: {} } }",
         "peers: { a: { eject: {} } }",
         "peers: { a: { health: {} } }",
         "peers: { a: { fallback: {} } }",
-        "peers: { a: { timeout: { attempt: 1s } } }",
         "telemetry: { traces: {} }",
     ] {
         assert!(problems(text).contains("unknown key"), "{text}: {}", problems(text));
