@@ -15,6 +15,7 @@ use crate::http::body::Body;
 use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::reason::Reason;
+use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
@@ -34,6 +35,8 @@ pub struct Call<'a> {
     pub peer: &'a Arc<Peer>,
     /// The version the caller speaks; used where the peer's protocol is `auto` and no ALPN decides.
     pub version: Version,
+    /// Which of its endpoints will do.
+    pub ask: Ask<'a>,
     /// When the answer's head must be there.
     pub deadline: Deadline,
     /// When the request's head was complete; the first attempt begins then.
@@ -86,7 +89,7 @@ pub async fn in_time<T>(
 
 async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
-    let mut tries = Tries::new(call.peer, call.now);
+    let mut tries = Tries::new(call.peer, call.now).asking(call.ask);
     loop {
         let lease = tries.lease(trail, call.version, call.deadline).await?;
         // hyper's HTTP/1 server cannot send informational answers on: to be told of them only to count them would cost
@@ -103,6 +106,7 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
 /// What may still be tried, for requests and for tunnels.
 pub struct Tries<'a> {
     peer: &'a Arc<Peer>,
+    ask: Ask<'a>,
     now: Instant,
     unreachable: SmallVec<[Arc<Endpoint>; MOST_ENDPOINTS]>,
     stale: usize,
@@ -111,7 +115,13 @@ pub struct Tries<'a> {
 impl<'a> Tries<'a> {
     /// Nothing of `peer` was tried yet; the first attempt begins at `now`.
     pub fn new(peer: &'a Arc<Peer>, now: Instant) -> Self {
-        Self { peer, now, unreachable: SmallVec::new(), stale: 0 }
+        Self { peer, ask: Ask::default(), now, unreachable: SmallVec::new(), stale: 0 }
+    }
+
+    /// Only endpoints that will do for `ask` are tried, in its order.
+    #[must_use]
+    pub fn asking(self, ask: Ask<'a>) -> Self {
+        Self { ask, ..self }
     }
 
     /// A connection for one request.
@@ -164,7 +174,7 @@ impl<'a> Tries<'a> {
         F: Future<Output = Result<T, ConnectError>>,
     {
         loop {
-            let endpoint = self.pick().ok_or_else(|| no_endpoint(self.peer))?;
+            let endpoint = self.pick().ok_or_else(|| no_endpoint(self.peer, self.ask))?;
             trail.begin(self.peer, &endpoint, endpoint.begin(self.now));
             let mut connecting = std::pin::pin!(connect(endpoint));
             let connected = match futures_util::poll!(connecting.as_mut()) {
@@ -239,7 +249,7 @@ impl<'a> Tries<'a> {
 
     /// An endpoint that was not found unreachable.
     fn pick(&self) -> Option<Arc<Endpoint>> {
-        let picked = self.peer.pick(self.now, &self.unreachable)?;
+        let picked = self.peer.pick_for(self.ask, self.now, &self.unreachable)?;
         let tried = self.unreachable.iter().any(|tried| Arc::ptr_eq(tried, &picked));
         (!tried).then_some(picked)
     }
@@ -249,7 +259,7 @@ impl<'a> Tries<'a> {
         let family = |endpoint: &Endpoint| endpoint.addr().tcp().map(|addr| addr.is_ipv6());
         let (slow, all) = (family(slow)?, self.peer.endpoints());
         let same: Vec<_> = all.all().iter().filter(|one| family(one) != Some(!slow)).cloned().collect();
-        let picked = self.peer.pick(Instant::now(), &same)?;
+        let picked = self.peer.pick_for(self.ask, Instant::now(), &same)?;
         let tried = self.unreachable.iter().any(|tried| Arc::ptr_eq(tried, &picked));
         (family(&picked) == Some(!slow) && !tried).then_some(picked)
     }
@@ -286,8 +296,17 @@ impl Trail {
 }
 
 /// Why a peer has no endpoint, as far as discovery knows.
-pub fn no_endpoint(peer: &Peer) -> Failure {
+pub fn no_endpoint(peer: &Peer, ask: Ask<'_>) -> Failure {
     let name = peer.name();
+    let others = peer.endpoints().len();
+    if let Some(subset) = ask.subset.filter(|_| others > 0) {
+        let facts: Vec<String> = subset.wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let facts = facts.join(", ");
+        return Failure::new(
+            Reason::NoEndpoint,
+            format!("peer {name} has no endpoint with {facts} among its {others}; `otherwise: any` would use them"),
+        );
+    }
     match peer.discovery() {
         Discovery::Failed { why } | Discovery::Stale { why, .. } => {
             let asked_dns = !matches!(peer.source().addresses, Addresses::File { .. });

@@ -10,6 +10,7 @@ use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::Conn;
+use super::affinity::Stuck;
 use super::answer::Reply;
 use super::failure;
 use super::record::Exchange;
@@ -25,6 +26,7 @@ use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
 use crate::reason::Reason;
+use crate::upstream::choice::Ask;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, OnInformational};
 
@@ -64,8 +66,12 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
-    let Target { peer, policy, deadline, route } = target(conn, &world, &parts, &facts, record.started()).await?;
+    let Target { peer, policy, subset, deadline, route } =
+        target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
+    // From the caller's own fields, before a route changes them.
+    let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
+    let ask = Ask { key: stuck.key, subset: subset.as_ref() };
     if let Some(taken) = &route {
         record.route = Some(taken.route.clone());
         // Boxed: routes are rare, and must not make every exchange larger.
@@ -79,9 +85,10 @@ async fn pass(
             return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
         }
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
-        let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
-        let switched = in_time(deadline, Box::pin(switched)).await;
-        return switched.map(|switch| Passed::Switched(Box::new(switch)));
+        let switched = upgrade::switch(conn, parts, body, &facts, &peer, ask, &policy, deadline, record);
+        let mut switch = in_time(deadline, Box::pin(switched)).await?;
+        stuck.dress(switch.headers_mut());
+        return Ok(Passed::Switched(Box::new(switch)));
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
     let http10 = parts.version == Version::HTTP_10;
@@ -89,7 +96,7 @@ async fn pass(
     if http10 {
         parts.version = Version::HTTP_11;
     }
-    let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
+    let to = Call { peer: &peer, version, ask, deadline, now: record.started(), informational: Some(informational) };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
     let mut answer = answer.map_err(|failure| record.own_fault(failure))?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -100,6 +107,7 @@ async fn pass(
     if let Some(taken) = &route {
         taken.dress(answer.headers_mut());
     }
+    stuck.dress(answer.headers_mut());
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
 }
 

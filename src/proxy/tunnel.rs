@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::Conn;
+use super::affinity;
 use super::failure;
 use super::record::Exchange;
 use crate::call::Failure;
@@ -16,6 +17,7 @@ use crate::net::io::Io;
 use crate::net::pump::{Carried, End, pump};
 use crate::reason::Reason;
 use crate::telemetry::line::Line;
+use crate::upstream::choice::Ask;
 use crate::upstream::peer::Peer;
 
 /// Runs the tunnel of an upgraded exchange to its end; the record is told and dropped.
@@ -102,7 +104,8 @@ impl Opaque {
     /// # Errors
     /// Why none could be reached; the record knows it too.
     pub async fn dial(&mut self) -> Result<Io, Failure> {
-        let dialled = Tries::new(&self.peer, self.started).dial(&mut self.trail, Deadline::NONE).await;
+        let ask = Ask { key: affinity::of_connection(&self.peer.policy(), &self.conn), subset: None };
+        let dialled = Tries::new(&self.peer, self.started).asking(ask).dial(&mut self.trail, Deadline::NONE).await;
         self.connected = dialled.is_ok().then(Instant::now);
         self.failure = dialled.as_ref().err().cloned();
         dialled

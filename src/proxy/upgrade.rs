@@ -27,6 +27,7 @@ use crate::http::unsent::Sending;
 use crate::net::io::Io;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
+use crate::upstream::choice::Ask;
 use crate::upstream::http1;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, Opened};
@@ -38,6 +39,16 @@ pub enum Switch {
     Tunnel(Box<Opening>),
     /// The peer answered with something else, which is passed on.
     Refused(Box<(Answer, Guard)>),
+}
+
+impl Switch {
+    /// The fields of the answer that the caller gets.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Tunnel(opening) => opening.head.headers_mut(),
+            Self::Refused(refused) => refused.0.headers_mut(),
+        }
+    }
 }
 
 /// A tunnel whose answer has still to be sent.
@@ -88,13 +99,14 @@ pub async fn switch(
     body: Body,
     facts: &Facts,
     peer: &Arc<Peer>,
+    ask: Ask<'_>,
     policy: &PeerPolicy,
     deadline: Deadline,
     record: &mut Exchange,
 ) -> Result<Switch, Failure> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
-    let mut tries = Tries::new(peer, record.started());
+    let mut tries = Tries::new(peer, record.started()).asking(ask);
     if parts.method == Method::CONNECT && protocol.is_none() {
         let io = tries.dial(&mut record.trail, deadline).await?;
         let head = Response::new(());

@@ -1,6 +1,7 @@
 //! The living side of the plan: peers, endpoints, pools, connections.
 
 pub mod adhoc;
+pub mod choice;
 pub mod connect;
 pub mod endpoint;
 pub mod http1;

@@ -116,6 +116,8 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: APP_KEEP_ALIVE,
+        // One place, which nothing is to be spread over.
+        connection_age: None,
         ..PeerPolicy::default()
     };
     let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));
