@@ -19,9 +19,9 @@ section! {
         matches "match": Option<Set<OneOrMore<Match>>> = Unset("{ path: { prefix: /v2 } }");
         /// Peers, each with its share relative to the others.
         split "split": Option<Set<Named<Part>>> = Unset("{ payments: 90, payments-v2: 10 }");
-        /// Only endpoints of the peer with these facts in their metadata; for a split, its parts say it.
+        /// Only endpoints with these facts (metadata); a split says it part by part.
         subset "subset": Option<Set<Pairs>> = Unset("{ version: \"2\" }");
-        /// What happens where no endpoint fits `subset`: the request fails (none), or any endpoint will do.
+        /// Who takes a request where no endpoint fits `subset`: none, or any of them.
         otherwise "otherwise": Set<Otherwise> = Is("none");
         /// What makes a split send requests of one kind to one peer.
         sticky "sticky": Option<Set<Sticky>> = Unset("{ header: x-user }");
@@ -49,9 +49,9 @@ section! {
         weight "weight": Set<Count<0, 1_000_000>> = Is("1");
         /// The peer, where the name of the part is not the peer's.
         peer "peer": Option<Set<Name>> = Follows("payments");
-        /// Only endpoints of the peer with these facts in their metadata.
+        /// Only endpoints with these facts in their metadata.
         subset "subset": Option<Set<Pairs>> = Unset("{ version: \"2\" }");
-        /// What happens where no endpoint fits `subset`: the request fails (none), or any endpoint will do.
+        /// Who takes a request where no endpoint fits `subset`: none, or any of them.
         otherwise "otherwise": Set<Otherwise> = Is("none");
     }
 }

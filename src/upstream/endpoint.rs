@@ -528,6 +528,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_old_connection_serves_until_another_is_there_and_ends_with_its_streams() {
+        let rig = Rig::new(Protocol::Http2);
+        let first = succeed(&rig, dialling(&rig, Version::Http2), server::Builder::new()).await;
+        let age = rig.peer.policy().connection_age.unwrap();
+        tokio::time::advance(age.mul_f64(0.89)).await;
+        assert!(rig.endpoint.expire(Instant::now()).is_none());
+        tokio::time::advance(age.mul_f64(0.22)).await;
+        let replacement = rig.endpoint.expire(Instant::now()).unwrap();
+        let Turn::Now(Given::Many(meanwhile)) = rig.endpoint.turn(Instant::now(), Some(Version::Http2)) else {
+            panic!("the old connection is to serve");
+        };
+        drop(succeed(&rig, replacement, server::Builder::new()).await);
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http2: 1, ..Counts::default() });
+        assert_eq!(rig.peer.metrics().connections.get(), 2, "its streams hold it open");
+        drop((first, meanwhile));
+        while rig.peer.metrics().connections.get() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rig.peer.metrics().connects.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn no_wait_is_without_a_clock() {
         let rig = Rig::new(Protocol::Http2);
         let dialling = dialling(&rig, Version::Http2);

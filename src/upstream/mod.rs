@@ -2,6 +2,8 @@
 
 pub mod adhoc;
 pub mod choice;
+#[cfg(test)]
+mod choice_tests;
 pub mod connect;
 pub mod endpoint;
 pub mod http1;
