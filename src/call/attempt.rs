@@ -20,6 +20,7 @@ use crate::plan::peer::Addresses;
 use crate::plan::rules::Rules;
 use crate::reason::Reason;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
+use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
@@ -41,6 +42,8 @@ pub struct Call<'a> {
     pub marked: bool,
     /// The version the caller speaks; used where the peer's protocol is `auto` and no ALPN decides.
     pub version: Version,
+    /// Which of its endpoints will do.
+    pub ask: Ask<'a>,
     /// When the answer's head must be there.
     pub deadline: Deadline,
     /// When the request's head was complete; the first attempt begins then.
@@ -53,7 +56,7 @@ impl<'a> Call<'a> {
     /// A call in HTTP/1 without a deadline.
     pub fn plain(peer: &'a Arc<Peer>, rules: &'a Rules, now: Instant) -> Self {
         let (version, deadline) = (Version::Http1, Deadline::NONE);
-        Self { peer, rules, marked: false, version, deadline, now, informational: None }
+        Self { peer, rules, marked: false, version, ask: Ask::default(), deadline, now, informational: None }
     }
 }
 
@@ -273,8 +276,8 @@ impl<'a> Tries<'a> {
             if self.attempts > 0 {
                 self.tried(trail.endpoint.clone());
             }
-            let picked = self.call.peer.pick(self.now, &self.tried);
-            let endpoint = picked.ok_or_else(|| no_endpoint(self.call.peer))?;
+            let picked = self.call.peer.pick_for(self.call.ask, self.now, &self.tried);
+            let endpoint = picked.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
             self.attempts += 1;
             self.until = Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline);
             trail.begin(self.call.peer, &endpoint, endpoint.begin(self.now));
@@ -368,7 +371,7 @@ impl<'a> Tries<'a> {
         let family = |endpoint: &Endpoint| endpoint.addr().tcp().map(|addr| addr.is_ipv6());
         let (slow, all) = (family(slow)?, self.call.peer.endpoints());
         let same: Vec<_> = all.all().iter().filter(|one| family(one) != Some(!slow)).cloned().collect();
-        let picked = self.call.peer.pick(Instant::now(), &same)?;
+        let picked = self.call.peer.pick_for(self.call.ask, Instant::now(), &same)?;
         let tried = self.tried.iter().any(|tried| Arc::ptr_eq(tried, &picked));
         (family(&picked) == Some(!slow) && !tried).then_some(picked)
     }
@@ -405,8 +408,17 @@ impl Trail {
 }
 
 /// Why a peer has no endpoint, as far as discovery knows.
-pub fn no_endpoint(peer: &Peer) -> Failure {
+pub fn no_endpoint(peer: &Peer, ask: Ask<'_>) -> Failure {
     let name = peer.name();
+    let others = peer.endpoints().len();
+    if let Some(subset) = ask.subset.filter(|_| others > 0) {
+        let facts: Vec<String> = subset.wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let facts = facts.join(", ");
+        return Failure::new(
+            Reason::NoEndpoint,
+            format!("peer {name} has no endpoint with {facts} among its {others}; `otherwise: any` would use them"),
+        );
+    }
     match peer.discovery() {
         Discovery::Failed { why } | Discovery::Stale { why, .. } => {
             let asked_dns = !matches!(peer.source().addresses, Addresses::File { .. });

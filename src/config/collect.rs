@@ -32,6 +32,10 @@ pub struct OrNone<T>(pub Option<T>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrSystem<T>(pub Option<T>);
 
+/// A value, or the word `source` for the caller's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrSource<T>(pub Option<T>);
+
 /// Free text under free keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pairs(pub Vec<(String, String)>);
@@ -154,6 +158,7 @@ macro_rules! or_word {
 or_word!(OrOff, "off");
 or_word!(OrNone, "none");
 or_word!(OrSystem, "system");
+or_word!(OrSource, "source");
 
 /// Any text; what [`Pairs`] hold.
 struct AnyText;

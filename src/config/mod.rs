@@ -37,16 +37,21 @@ use section::section;
 use telemetry::{Admin, Telemetry};
 use tree::{Entry, Node, Trail, What, parse};
 use units::{Count, Span};
-use values::{Name, TcpListen};
+use values::{Label, Name, TcpListen};
 
 /// Where the admin server listens, unless the file says it, and where the client commands ask.
 pub const ADMIN_VARIABLE: &str = "OUTRIGGER_ADMIN";
+
+/// Where this sidecar runs, unless the file says it.
+pub const ZONE_VARIABLE: &str = "OUTRIGGER_ZONE";
 
 section! {
     /// The configuration of one sidecar.
     Config {
         /// The name of the service that this sidecar stands beside.
         service "service": Option<Set<Name>> = Required("checkout");
+        /// Where this sidecar runs: endpoints of the same zone are preferred.
+        zone "zone": Option<Set<Label>> = Unset("eu-1a");
         /// Data threads; by default the CPU quota of the control group in whole CPUs, without a quota 1.
         workers "workers": Set<Count<1, 1024>> = Asks(Facts::workers);
         /// How long a shutdown may take in all.
@@ -83,6 +88,7 @@ pub fn read(text: &str, facts: &Facts, variables: Variables<'_>, problems: &mut 
     let mut root = parse(text, problems)?;
     expand(&mut root, &Trail::Root, variables, problems);
     admin_from_environment(&mut root, variables);
+    zone_from_environment(&mut root, variables);
     let places = Places::of(&root, problems.file());
     let mut config = Config::read(&root, &Trail::Root, &mut Reader { facts, problems })?;
     settle::settle(&mut config);
@@ -104,6 +110,18 @@ fn admin_from_environment(root: &mut Node<'_>, variables: Variables<'_>) {
             What::Map(keys) if keys.iter().all(|entry| entry.key != "listen") => keys.push(listen),
             _ => {}
         },
+    }
+}
+
+/// Puts the zone that OUTRIGGER_ZONE names where the file says none.
+fn zone_from_environment(root: &mut Node<'_>, variables: Variables<'_>) {
+    let What::Map(entries) = &mut root.what else { return };
+    if entries.iter().any(|entry| entry.key == "zone") {
+        return;
+    }
+    if let Some(zone) = variables(ZONE_VARIABLE).filter(|zone| !zone.trim().is_empty()) {
+        let value = Node { at: None, what: What::Expanded(zone, ZONE_VARIABLE.into()) };
+        entries.push(Entry { key: "zone".into(), at: None, value });
     }
 }
 

@@ -1,12 +1,12 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
-use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSystem, Pairs};
+use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSource, OrSystem, Pairs};
 use super::kind::{Set, words};
 use super::listener::Protocol;
 use super::retry::{Hedge, Retry};
-use super::route::Route;
+use super::route::{Route, Sticky};
 use super::section::section;
-use super::units::{Count, Timer};
+use super::units::{Count, Excess, Timer};
 use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, SrvName, Target};
 
 words! {
@@ -20,6 +20,22 @@ words! {
         RoundRobin "round-robin";
         /// By chance.
         Random "random";
+        /// Requests of one kind stick to one endpoint, by a ring; one that comes or goes moves its own requests only.
+        RingHash "ring-hash";
+        /// Requests of one kind stick to one endpoint, by a table: more even than a ring.
+        Maglev "maglev";
+    }
+}
+
+section! {
+    /// Which endpoint takes the next request; short form: the way alone.
+    Balancing = "by" {
+        /// peak-ewma, least-request, round-robin or random; or, with a key, ring-hash or maglev.
+        by "by": Set<Balance> = Is("peak-ewma");
+        /// What ring-hash and maglev go by: a field, a cookie, or `source`, the caller's address.
+        key "key": Option<Set<OrSource<Sticky>>> = Unset("{ header: x-user }");
+        /// With a key: what an endpoint takes at most, relative to its fair part; beyond it the next one is used.
+        bounded "bounded-load": Set<OrOff<Excess>> = Is("off");
     }
 }
 
@@ -40,8 +56,12 @@ section! {
         protocol "protocol": Set<Protocol> = Is("auto");
         /// TLS with a server certificate, for a service outside the mesh.
         tls "tls": Option<Set<ClientTls>> = Unset("{}");
-        /// Which endpoint takes the next request: peak-ewma, least-request, round-robin or random.
-        balance "balance": Set<Balance> = Is("peak-ewma");
+        /// Which endpoint takes the next request.
+        balance "balance": Set<Balancing> = Is("{}");
+        /// How long an endpoint that appeared later than the others takes to grow into its share, or `off`.
+        slow_start "slow-start": Set<OrOff<Timer>> = Is("off");
+        /// The age, give or take a tenth, at which an HTTP/2 connection is replaced by a new one, or `none`.
+        connection_age "connection-age": Set<OrNone<Timer>> = Is("10m");
         /// How long things may take.
         timeout "timeout": Set<PeerTimeout> = Is("{}");
         /// When a failed attempt is followed by another, or `off`.
@@ -90,6 +110,8 @@ section! {
         address "address": Option<Set<Target>> = Required("10.0.0.7:9000");
         /// Share of the traffic relative to the others; 0 takes none.
         weight "weight": Set<Count<0, 1_000_000>> = Is("1");
+        /// The lowest number is used first; what it cannot take overflows to the next.
+        priority "priority": Set<Count<0, 65535>> = Is("0");
         /// Where it runs.
         zone "zone": Option<Set<Label>> = Unset("eu-1a");
         /// The SPIFFE ID that it must prove once identity is in force.

@@ -19,7 +19,11 @@ section! {
         /// The requests that are meant, one or any of a list; by default all.
         matches "match": Option<Set<OneOrMore<Match>>> = Unset("{ path: { prefix: /v2 } }");
         /// Peers, each with its share relative to the others.
-        split "split": Option<Set<Named<Count<0, 1_000_000>>>> = Unset("{ payments: 90, payments-v2: 10 }");
+        split "split": Option<Set<Named<Part>>> = Unset("{ payments: 90, payments-v2: 10 }");
+        /// Only endpoints with these facts (metadata); a split says it part by part.
+        subset "subset": Option<Set<Pairs>> = Unset("{ version: \"2\" }");
+        /// Who takes a request where no endpoint fits `subset`: none, or any of them.
+        otherwise "otherwise": Set<Otherwise> = Is("none");
         /// What makes a split send requests of one kind to one peer.
         sticky "sticky": Option<Set<Sticky>> = Unset("{ header: x-user }");
         /// How long its requests may take, in place of what the peer says.
@@ -38,6 +42,30 @@ section! {
         respond "respond": Option<Set<Respond>> = Unset("{ status: 410, body: gone }");
         /// Faults that are made on purpose, to see what callers do.
         fault "fault": Option<Set<Fault>> = Unset("{ delay: 200ms, share: 5% }");
+    }
+}
+
+section! {
+    /// A part of a split; short form: its weight.
+    Part = "weight" {
+        /// Its share relative to the others.
+        weight "weight": Set<Count<0, 1_000_000>> = Is("1");
+        /// The peer, where the name of the part is not the peer's.
+        peer "peer": Option<Set<Name>> = Follows("payments");
+        /// Only endpoints with these facts in their metadata.
+        subset "subset": Option<Set<Pairs>> = Unset("{ version: \"2\" }");
+        /// Who takes a request where no endpoint fits `subset`: none, or any of them.
+        otherwise "otherwise": Set<Otherwise> = Is("none");
+    }
+}
+
+words! {
+    /// What happens where no endpoint fits a subset.
+    Otherwise {
+        /// The request fails.
+        None "none";
+        /// Any endpoint of the peer will do.
+        Any "any";
     }
 }
 
@@ -96,9 +124,9 @@ section! {
 }
 
 section! {
-    /// What makes requests of one kind go to one peer; exactly one key.
+    /// What requests of one kind have in common; exactly one key.
     Sticky {
-        /// The value of this field; requests without it are split by chance.
+        /// The value of this field; requests without it go by chance.
         header "header": Option<Set<FieldName>> = Unset("x-user");
         /// The value of this cookie, which callers without it are given.
         cookie "cookie": Option<Set<FieldName>> = Unset("variant");

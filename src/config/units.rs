@@ -33,6 +33,10 @@ pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(pub u32);
 
+/// A share of the whole or more, in parts per million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Excess(pub u32);
+
 const TIMES: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
@@ -220,6 +224,25 @@ impl<const MIN: u64, const MAX: u64> Scalar for Count<MIN, MAX> {
     }
 }
 
+/// A percentage in parts per million.
+fn percentage(text: &str) -> Result<u32, Wrong> {
+    let Some(number) = text.strip_suffix('%') else {
+        return Err(whole(text).map_or_else(Wrong::default, |number| Wrong::meant(format!("{number}%"))));
+    };
+    let (percent, rest) = number.split_once('.').unwrap_or((number, "0"));
+    let legal = (1..=4).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_digit());
+    let parts = format!("{rest:0<4}").parse::<u64>().ok().filter(|_| legal);
+    let parts = whole(percent).zip(parts).and_then(|(percent, rest)| percent.checked_mul(10_000)?.checked_add(rest));
+    parts.and_then(|parts| u32::try_from(parts).ok()).ok_or_else(Wrong::default)
+}
+
+fn as_percentage(parts: u32) -> String {
+    let (percent, rest) = (parts / 10_000, parts % 10_000);
+    let rest = format!(".{rest:04}");
+    let rest = rest.trim_end_matches('0').trim_end_matches('.');
+    format!("{percent}{rest}%")
+}
+
 impl Scalar for Share {
     const NAME: &'static str = "share";
 
@@ -232,25 +255,33 @@ impl Scalar for Share {
     }
 
     fn parse(text: &str) -> Result<Self, Wrong> {
-        let Some(number) = text.strip_suffix('%') else {
-            return Err(whole(text).map_or_else(Wrong::default, |number| Wrong::meant(format!("{number}%"))));
-        };
-        let (percent, rest) = number.split_once('.').unwrap_or((number, "0"));
-        let legal = (1..=4).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_digit());
-        let parts = format!("{rest:0<4}").parse::<u64>().ok().filter(|_| legal);
-        let parts =
-            whole(percent).zip(parts).and_then(|(percent, rest)| percent.checked_mul(10_000)?.checked_add(rest));
-        match parts.and_then(|parts| u32::try_from(parts).ok()) {
-            Some(parts) if parts <= 1_000_000 => Ok(Self(parts)),
-            _ => Err(Wrong::default()),
-        }
+        let parts = percentage(text)?;
+        if parts <= 1_000_000 { Ok(Self(parts)) } else { Err(Wrong::default()) }
     }
 
     fn write(&self) -> String {
-        let (percent, rest) = (self.0 / 10_000, self.0 % 10_000);
-        let rest = format!(".{rest:04}");
-        let rest = rest.trim_end_matches('0').trim_end_matches('.');
-        format!("{percent}{rest}%")
+        as_percentage(self.0)
+    }
+}
+
+impl Scalar for Excess {
+    const NAME: &'static str = "excess";
+
+    fn expected() -> String {
+        "a share such as `125%`, from `100%` to `1000%`".into()
+    }
+
+    fn pattern() -> String {
+        r"^(1000|[1-9][0-9][0-9])(\.[0-9]{1,4})?%$".into()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let parts = percentage(text)?;
+        if (1_000_000..=10_000_000).contains(&parts) { Ok(Self(parts)) } else { Err(Wrong::default()) }
+    }
+
+    fn write(&self) -> String {
+        as_percentage(self.0)
     }
 }
 
@@ -351,6 +382,11 @@ mod tests {
         for text in ["101%", "100.0001%", "-1%", "1.%", ".5%", "1.00001%", "1.+5%", "%", "", "01%", "1e1%"] {
             assert!(Share::parse(text).is_err(), "{text}");
         }
+        for (text, parts) in [("100%", 1_000_000), ("125%", 1_250_000), ("1000%", 10_000_000)] {
+            assert_eq!(Excess::parse(text), Ok(Excess(parts)), "{text}");
+            assert_eq!(Excess(parts).write(), text);
+        }
+        assert!(Excess::parse("99.9999%").is_err() && Excess::parse("1000.0001%").is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::door::Protocol;
-use super::route::Route;
-use super::rules::Rules;
+use super::route::{Route, Sticky};
+use super::rules::{Rules, Share, SubsetRule};
 use crate::ids::{Addr, PeerName};
 
 /// One peer. A reload that changes only the policy keeps the living state of the source.
@@ -127,6 +127,16 @@ impl EndpointSpec {
 pub struct PeerPolicy {
     /// Which endpoint takes the next request.
     pub balance: Balance,
+    /// What requests stick to an endpoint by; given where the balance goes by a key.
+    pub affinity: Option<Affinity>,
+    /// Where requests stick: what an endpoint takes at most, relative to its fair part; `None` is no bound.
+    pub bounded_load: Option<Share>,
+    /// Where this sidecar runs: endpoints of the same zone are preferred.
+    pub zone: Option<Arc<str>>,
+    /// The parts of its endpoints that routes name, each once.
+    pub subsets: Vec<Arc<SubsetRule>>,
+    /// The age, give or take a tenth, at which an HTTP/2 connection is replaced; `None` is never.
+    pub connection_age: Option<Duration>,
     /// One connection attempt, TCP and TLS together.
     pub connect_timeout: Duration,
     /// From the request's head to the answer's last byte; `None` is no limit.
@@ -145,6 +155,11 @@ impl Default for PeerPolicy {
     fn default() -> Self {
         Self {
             balance: Balance::PeakEwma,
+            affinity: None,
+            bounded_load: None,
+            zone: None,
+            subsets: Vec::new(),
+            connection_age: Some(Duration::from_secs(600)),
             connect_timeout: Duration::from_secs(1),
             request_timeout: None,
             body_idle: Duration::from_secs(60),
@@ -166,4 +181,36 @@ pub enum Balance {
     RoundRobin,
     /// By chance.
     Random,
+    /// By a key, on a ring of hashes: an endpoint that comes or goes moves its own keys only.
+    RingHash,
+    /// By a key, in Maglev's table: more even than a ring, and few other keys move.
+    Maglev,
+}
+
+impl Balance {
+    /// Its name in the file and in `/state`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PeakEwma => "peak-ewma",
+            Self::LeastRequest => "least-request",
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::RingHash => "ring-hash",
+            Self::Maglev => "maglev",
+        }
+    }
+
+    /// Whether requests with the same key go to the same endpoint.
+    pub fn goes_by_key(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
+}
+
+/// What requests stick to an endpoint by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affinity {
+    /// The address of the caller.
+    Source,
+    /// Something in its fields.
+    Sticky(Sticky),
 }

@@ -9,6 +9,7 @@ use http::{StatusCode, Uri};
 
 use super::matching::{Asked, Match, PathMatch, below};
 use super::peer::PeerPolicy;
+use super::rules::SubsetRule;
 
 /// One route. Of a peer's routes the first one that means a request takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,8 @@ pub struct Destination {
     pub weight: u32,
     /// How it is called: its own policy with what the route says on top.
     pub policy: Arc<PeerPolicy>,
+    /// Which of its endpoints may be used; `None` is all. One of its own policy's `subsets`.
+    pub subset: Option<Arc<SubsetRule>>,
 }
 
 impl Split {
@@ -392,7 +395,7 @@ mod tests {
             })
         };
         let to = [(0, 90), (1, 0), (2, 10)];
-        let to = to.map(|(peer, weight)| Destination { peer, weight, policy: policy() }).to_vec();
+        let to = to.map(|(peer, weight)| Destination { peer, weight, policy: policy(), subset: None }).to_vec();
         let split = Split { to, sticky: None };
         assert_eq!(split.choose(None, 0).unwrap().peer, 0);
         assert_eq!(split.choose(None, u64::MAX).unwrap().peer, 2);

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 pub use crate::condition::{Condition, Conditions};
 
 /// A part of a whole, in millionths, so that rules can be compared exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Share(u32);
 
 impl Share {

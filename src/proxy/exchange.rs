@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::Conn;
+use super::affinity::Stuck;
 use super::answer::Reply;
 use super::failure;
 use super::record::Exchange;
@@ -26,6 +27,7 @@ use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
 use crate::reason::Reason;
+use crate::upstream::choice::Ask;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, OnInformational};
 
@@ -65,8 +67,12 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
-    let Target { peer, policy, deadline, route } = target(conn, &world, &parts, &facts, record.started()).await?;
+    let Target { peer, policy, subset, deadline, route } =
+        target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
+    // From the caller's own fields, before a route changes them.
+    let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
+    let ask = Ask { key: stuck.key, subset: subset.as_ref() };
     if let Some(taken) = &route {
         record.route = Some(taken.route.clone());
         // Boxed: routes are rare, and must not make every exchange larger.
@@ -80,11 +86,9 @@ async fn pass(
             return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
         }
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
-        let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
+        let switched = upgrade::switch(conn, parts, body, &facts, &peer, ask, &policy, deadline, record);
         let mut switch = in_time(deadline, Box::pin(switched)).await?;
-        if let Some(taken) = &route {
-            taken.dress(switch.headers_mut());
-        }
+        given_back(route.as_deref(), &stuck, switch.headers_mut());
         return Ok(Passed::Switched(Box::new(switch)));
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
@@ -98,6 +102,7 @@ async fn pass(
         rules: &policy.rules,
         marked: facts.marked,
         version,
+        ask,
         deadline,
         now: record.started(),
         informational: Some(informational),
@@ -109,10 +114,16 @@ async fn pass(
         return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
     }
     dress(&mut answer, &facts, record.http1(), http10);
-    if let Some(taken) = &route {
-        taken.dress(answer.headers_mut());
-    }
+    given_back(route.as_deref(), &stuck, answer.headers_mut());
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
+}
+
+/// What the caller is given beside the peer's own answer: the route's changes, and a cookie to stick by.
+fn given_back(route: Option<&Taken>, stuck: &Stuck, headers: &mut HeaderMap) {
+    if let Some(taken) = route {
+        taken.dress(headers);
+    }
+    stuck.dress(headers);
 }
 
 /// What a route does before a request is forwarded; an answer where it ends here.

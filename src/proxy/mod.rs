@@ -1,5 +1,6 @@
 //! The life of a request: doors, the corridor, tunnels, and the one table of invented answers.
 
+pub mod affinity;
 pub mod answer;
 pub mod connection;
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use tokio::time::Instant;
 
+use super::affinity::NewCookie;
 use crate::call::Failure;
 use crate::deadline::Deadline;
 use crate::http::authority::Authority;
@@ -22,7 +23,7 @@ pub struct Taken {
     /// The route.
     pub route: Arc<Route>,
     /// The cookie that makes the caller stick to the part of a split that it was given.
-    cookie: Option<HeaderValue>,
+    cookie: Option<NewCookie>,
 }
 
 impl Taken {
@@ -56,9 +57,9 @@ impl Taken {
             Some(sticky) => match (sticky.text(headers), sticky) {
                 (Some(text), _) => split.choose(Some(text), 0),
                 (None, Sticky::Cookie(name)) => {
-                    let (text, cookie) = new_cookie(name);
-                    let chosen = split.choose(Some(text.as_bytes()), 0).cloned();
-                    self.cookie = cookie;
+                    let cookie = NewCookie::new(name);
+                    let chosen = split.choose(Some(cookie.text.as_bytes()), 0).cloned();
+                    self.cookie = Some(cookie);
                     return chosen;
                 }
                 (None, Sticky::Header(_)) => split.choose(None, fastrand::u64(..)),
@@ -154,20 +155,20 @@ impl Taken {
     pub fn dress(&self, headers: &mut HeaderMap) {
         self.route.response.make(headers);
         if let Some(cookie) = &self.cookie {
-            headers.append(header::SET_COOKIE, cookie.clone());
+            cookie.give(headers);
         }
+    }
+
+    /// The value of the cookie `name`, where the caller is given one by this route.
+    pub fn made(&self, name: &str) -> Option<&str> {
+        let Leads::To(split) = &self.route.leads else { return None };
+        let same = matches!(&split.sticky, Some(Sticky::Cookie(cookie)) if cookie == name);
+        self.cookie.as_ref().filter(|_| same).map(|cookie| cookie.text.as_str())
     }
 }
 
 fn asked(parts: &Parts) -> Asked<'_> {
     Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers }
-}
-
-/// A new value for a cookie that a split sticks by, and the field that gives it to the caller for its session.
-fn new_cookie(name: &str) -> (String, Option<HeaderValue>) {
-    let text = format!("{:016x}", fastrand::u64(..));
-    let field = HeaderValue::try_from(format!("{name}={text}; Path=/; HttpOnly; SameSite=Lax")).ok();
-    (text, field)
 }
 
 fn told(respond: &Respond) -> Response<Bytes> {

@@ -14,6 +14,7 @@ use crate::http::head::Facts;
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Otherwise};
 use crate::plan::peer::PeerPolicy;
+use crate::plan::rules::SubsetRule;
 use crate::reason::Reason;
 use crate::upstream::peer::Peer;
 use crate::upstream::world::World;
@@ -24,6 +25,8 @@ pub struct Target {
     pub peer: Arc<Peer>,
     /// How.
     pub policy: Arc<PeerPolicy>,
+    /// Which of its endpoints may be used; `None` is all.
+    pub subset: Option<Arc<SubsetRule>>,
     /// Until when.
     pub deadline: Deadline,
     /// The route it takes, if one of its peer's means it.
@@ -61,13 +64,13 @@ pub async fn target(
     let Some(mut taken) = taken else {
         let policy = peer.policy();
         let deadline = Deadline::after(now, policy.request_timeout).min(patience);
-        return Ok(Target { peer, policy, deadline, route: None });
+        return Ok(Target { peer, policy, subset: None, deadline, route: None });
     };
     let to = taken.destination(&parts.headers);
-    let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy)));
-    let (peer, policy) = destination.unwrap_or_else(|| (peer.clone(), peer.policy()));
+    let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy, to.subset)));
+    let (peer, policy, subset) = destination.unwrap_or_else(|| (peer.clone(), peer.policy(), None));
     let deadline = Deadline::after(now, policy.request_timeout).min(patience);
-    Ok(Target { peer, policy, deadline, route: Some(Box::new(taken)) })
+    Ok(Target { peer, policy, subset, deadline, route: Some(Box::new(taken)) })
 }
 
 fn default_port(conn: &Conn) -> u16 {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::Conn;
+use super::affinity;
 use super::failure;
 use super::record::Exchange;
 use crate::call::Failure;
@@ -16,6 +17,7 @@ use crate::net::pump::{Carried, End, pump};
 use crate::reason::Reason;
 use crate::resilience::verdict::Skip;
 use crate::telemetry::line::Line;
+use crate::upstream::choice::Ask;
 use crate::upstream::peer::Peer;
 
 /// Runs the tunnel of an upgraded exchange to its end; the record is told and dropped.
@@ -103,7 +105,9 @@ impl Opaque {
     /// Why none could be reached; the record knows it too.
     pub async fn dial(&mut self) -> Result<Io, Failure> {
         let policy = self.peer.policy();
-        let dialled = Tries::new(Call::plain(&self.peer, &policy.rules, self.started)).dial(&mut self.trail).await;
+        let ask = Ask { key: affinity::of_connection(&policy, &self.conn), subset: None };
+        let call = Call { ask, ..Call::plain(&self.peer, &policy.rules, self.started) };
+        let dialled = Tries::new(call).dial(&mut self.trail).await;
         self.connected = dialled.is_ok().then(Instant::now);
         self.failure = dialled.as_ref().err().cloned();
         dialled

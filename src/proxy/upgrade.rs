@@ -28,6 +28,7 @@ use crate::net::io::Io;
 use crate::plan::door::Protocol;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
+use crate::upstream::choice::Ask;
 use crate::upstream::http1;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, Opened};
@@ -99,13 +100,14 @@ pub async fn switch(
     body: Body,
     facts: &Facts,
     peer: &Arc<Peer>,
+    ask: Ask<'_>,
     policy: &PeerPolicy,
     deadline: Deadline,
     record: &mut Exchange,
 ) -> Result<Switch, Failure> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
-    let call = Call { marked: facts.marked, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
+    let call = Call { marked: facts.marked, ask, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
     let mut tries = Tries::new(call);
     if parts.method == Method::CONNECT && protocol.is_none() {
         let io = tries.dial(&mut record.trail).await?;

@@ -18,7 +18,7 @@ pub(super) fn mix(z: u64) -> u64 {
 }
 
 /// The `n`th number that belongs to `id`.
-pub(super) fn nth(id: u64, n: u64) -> u64 {
+pub fn nth(id: u64, n: u64) -> u64 {
     mix(id ^ mix(n.wrapping_add(0x9E37_79B9_7F4A_7C15)))
 }
 

@@ -175,7 +175,7 @@ impl Draw {
         }
         let two_choices = match balance {
             Balance::PeakEwma | Balance::LeastRequest => true,
-            Balance::RoundRobin | Balance::Random => false,
+            Balance::RoundRobin | Balance::Random | Balance::RingHash | Balance::Maglev => false,
         };
         let first = self.first(balance, shares, &avoided)?;
         if !two_choices || shares.len() == 1 {
@@ -211,6 +211,11 @@ impl Draw {
         }
         let any = pick(if all_out { balance } else { again }, &tried).or_else(|| pick(again, &|_| false));
         any.map(|at| Choice { at, open: true })
+    }
+
+    /// A number for whatever else is left to chance.
+    pub fn roll(&self) -> u64 {
+        self.dice.roll()
     }
 
     /// Whether an endpoint of this [`warmth`] is to be passed over this time, so that it takes its part of its share

@@ -105,6 +105,13 @@ impl Dialling {
         }
     }
 
+    /// Opens the connection for nobody in particular: it is there when the one it replaces takes no new streams.
+    pub(super) async fn beforehand(self, peer: Arc<Peer>) {
+        let addr = self.endpoint.addr().clone();
+        // What went wrong is noted where all failures to connect are; the older connection goes on.
+        drop(self.run(&peer, Deadline::NONE, dial::dial(&addr, Deadline::NONE)).await);
+    }
+
     /// Gives the connection its place in the pool and its task.
     fn register(&self, peer: &Peer, opened: Opened) -> Lease {
         let (endpoint, tasks) = (&self.endpoint, peer.tasks());
@@ -121,7 +128,9 @@ impl Dialling {
                 Lease::one(OneHold::new(endpoint.clone(), id, One::new(sender, task), false))
             }
             Opened::Many(many, driver) => {
-                let id = endpoint.opened_many(self.expected, many.clone(), driver.max_streams());
+                // A tenth more or less, so that connections that were opened together do not end together.
+                let age = peer.policy().connection_age.map(|age| age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+                let id = endpoint.opened_many(self.expected, many.clone(), driver.max_streams(), age);
                 let open = Open::new(endpoint, id, Version::Http2, peer.metrics());
                 let weak = Arc::downgrade(endpoint);
                 tasks.spawn(async move {

@@ -23,6 +23,7 @@ use crate::net::io::Io;
 use crate::plan::peer::EndpointSpec;
 use crate::reason::Reason;
 use crate::resilience::load::Load;
+use crate::telemetry::metrics::Gauge;
 
 /// The living state of one address of a peer.
 pub struct Endpoint {
@@ -30,6 +31,10 @@ pub struct Endpoint {
     spec: ArcSwap<EndpointSpec>,
     load: Load,
     pool: Mutex<Pool<One, Many, Line>>,
+    /// When it joined others that were there already; unset where it came with the first answer.
+    joined: OnceLock<Instant>,
+    /// Exchanges in flight at all endpoints of its peer; unset where nobody counts them.
+    crowd: OnceLock<Arc<Gauge>>,
     /// TLS with sessions of its own, made when first needed.
     tls: OnceLock<Arc<ClientConfig>>,
     last_error: Mutex<Option<LastError>>,
@@ -75,6 +80,8 @@ impl Endpoint {
             spec: ArcSwap::from_pointee(spec),
             load: Load::new(now),
             pool: Mutex::new(Pool::new(Bounds::default(), unlearned)),
+            joined: OnceLock::new(),
+            crowd: OnceLock::new(),
             tls: OnceLock::new(),
             last_error: Mutex::new(None),
         })
@@ -90,6 +97,21 @@ impl Endpoint {
         &self.addr
     }
 
+    /// Said once, before anyone can pick it: what counts the exchanges of its whole peer, and since when it is there if
+    /// others were there before.
+    pub(super) fn introduce(&self, crowd: Arc<Gauge>, joined: Option<Instant>) {
+        // Set twice it would keep the first, which is the same.
+        let _ = self.crowd.set(crowd);
+        if let Some(joined) = joined {
+            let _ = self.joined.set(joined);
+        }
+    }
+
+    /// Since when it is there, if others were there before.
+    pub(super) fn joined(&self) -> Option<Instant> {
+        self.joined.get().copied()
+    }
+
     /// Its load.
     pub fn load(&self) -> &Load {
         &self.load
@@ -98,6 +120,7 @@ impl Endpoint {
     /// Counts an exchange for balancing, from now until the value is dropped.
     pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
         self.load.begin();
+        self.count(1);
         InFlight { endpoint: self.clone(), began: now, answered: false }
     }
 
@@ -227,6 +250,12 @@ impl Endpoint {
         }
     }
 
+    fn count(&self, n: i64) {
+        if let Some(crowd) = self.crowd.get() {
+            crowd.add(n);
+        }
+    }
+
     fn overloaded(&self, what: &str) -> ConnectError {
         ConnectError { reason: Reason::Overloaded, detail: format!("{what} {}", self.addr) }
     }
@@ -251,8 +280,19 @@ impl Endpoint {
         id
     }
 
-    pub(super) fn opened_many(self: &Arc<Self>, expected: Option<Version>, many: Many, max: usize) -> u64 {
-        let (id, grants) = self.pool.lock().opened_many(Instant::now(), expected, many, max);
+    /// `age` is when the connection is to be replaced by a new one.
+    pub(super) fn opened_many(
+        self: &Arc<Self>,
+        expected: Option<Version>,
+        many: Many,
+        max: usize,
+        age: Option<Duration>,
+    ) -> u64 {
+        let now = Instant::now();
+        let mut pool = self.pool.lock();
+        let (id, grants) = pool.opened_many(now, expected, many, max);
+        pool.replace_at(id, age.and_then(|age| now.checked_add(age)));
+        drop(pool);
         self.deliver(grants);
         id
     }
@@ -282,10 +322,14 @@ impl Endpoint {
         self.deliver(grants);
     }
 
-    /// Drops connections that were idle for too long.
-    pub(super) fn expire(self: &Arc<Self>, now: Instant) {
-        let grants = self.pool.lock().expire(now);
+    /// Drops connections that were idle for too long. Where one is past its age and in use, whoever calls this is to
+    /// open another in its place.
+    pub(super) fn expire(self: &Arc<Self>, now: Instant) -> Option<Dialling> {
+        let mut pool = self.pool.lock();
+        let (grants, replacement) = (pool.expire(now), pool.replace(now));
+        drop(pool);
         self.deliver(grants);
+        replacement.map(|expected| Dialling::new(self.clone(), expected))
     }
 
     /// It is no longer one of its peer's.
@@ -359,6 +403,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.load.end();
+        self.endpoint.count(-1);
     }
 }
 
@@ -480,6 +525,28 @@ mod tests {
         // Whoever follows the peer's name is told, once.
         let told = || rig.peer.doubts().notified().now_or_never().is_some();
         assert!(told() && !told());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_serves_until_another_is_there_and_ends_with_its_streams() {
+        let rig = Rig::new(Protocol::Http2);
+        let first = succeed(&rig, dialling(&rig, Version::Http2), server::Builder::new()).await;
+        let age = rig.peer.policy().connection_age.unwrap();
+        tokio::time::advance(age.mul_f64(0.89)).await;
+        assert!(rig.endpoint.expire(Instant::now()).is_none());
+        tokio::time::advance(age.mul_f64(0.22)).await;
+        let replacement = rig.endpoint.expire(Instant::now()).unwrap();
+        let Turn::Now(Given::Many(meanwhile)) = rig.endpoint.turn(Instant::now(), Some(Version::Http2)) else {
+            panic!("the old connection is to serve");
+        };
+        drop(succeed(&rig, replacement, server::Builder::new()).await);
+        assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http2: 1, ..Counts::default() });
+        assert_eq!(rig.peer.metrics().connections.get(), 2, "its streams hold it open");
+        drop((first, meanwhile));
+        while rig.peer.metrics().connections.get() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rig.peer.metrics().connects.get(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,9 @@
 //! The living side of the plan: peers, endpoints, pools, connections.
 
 pub mod adhoc;
+pub mod choice;
+#[cfg(test)]
+mod choice_tests;
 pub mod connect;
 pub mod endpoint;
 pub mod http1;

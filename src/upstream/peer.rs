@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::choice::{Ask, EndpointSet, HEADROOM, Pick};
 use super::endpoint::Endpoint;
 use super::lease::Version;
 use super::state::PeerState;
@@ -16,10 +17,11 @@ use super::world::Upstreams;
 use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
 use crate::plan::door::Protocol;
-use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 use crate::resilience::budget::Budget;
-use crate::resilience::pick::{Draw, Shares};
-use crate::telemetry::metrics::PeerMetrics;
+use crate::resilience::levels::NO_OVERFLOW;
+use crate::resilience::pick::Draw;
+use crate::telemetry::metrics::{Gauge, PeerMetrics};
 use crate::tls::client::ClientTls;
 
 /// A named service with its endpoints.
@@ -36,6 +38,8 @@ pub struct Peer {
     doubts: Arc<Notify>,
     draw: Draw,
     budget: Budget,
+    /// Exchanges in flight at all endpoints.
+    crowd: Arc<Gauge>,
     tls: Option<ClientTls>,
     tasks: Tasks,
 }
@@ -85,6 +89,7 @@ impl Peer {
             doubts: Arc::default(),
             draw: Draw::new(fastrand::u64(..)),
             budget: Budget::new(Instant::now()),
+            crowd: Arc::default(),
             tls,
             tasks: shared.tasks.clone(),
         });
@@ -124,6 +129,21 @@ impl Peer {
                 endpoint.set_unlearned(policy.keep_alive);
             }
         }
+        let prepared = |policy: &PeerPolicy| (policy.balance, policy.zone.clone(), policy.subsets.clone());
+        if prepared(&before) != prepared(&policy) {
+            let _one_at_a_time = self.updating.lock();
+            let all = self.endpoints.load().all().to_vec();
+            self.prepare(all);
+        }
+    }
+
+    /// Puts these endpoints in force; to be called by one at a time.
+    fn prepare(&self, all: Vec<Arc<Endpoint>>) {
+        // The lowest priority of SRV records that can be reached takes all (RFC 2782).
+        let spill = if matches!(self.source.addresses, Addresses::Srv { .. }) { NO_OVERFLOW } else { HEADROOM };
+        self.endpoints.store(Arc::new(EndpointSet::new(all, &self.policy.load(), spill)));
+        // What was ejected while it was prepared is not forgotten.
+        self.divide();
     }
 
     /// Its counters.
@@ -139,8 +159,19 @@ impl Peer {
     /// Which endpoint takes the next attempt; `avoid` (already tried) is passed over while others exist. `None`: no
     /// endpoint takes traffic.
     pub fn pick(&self, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        let balance = self.policy.load().balance;
-        self.endpoints.load().pick(&self.draw, balance, now, avoid)
+        self.pick_for(Ask::default(), now, avoid)
+    }
+
+    /// As [`Peer::pick`], for a request that asks for more than any endpoint.
+    pub fn pick_for(&self, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        let policy = self.policy.load();
+        let (draw, crowd) = (&self.draw, &*self.crowd);
+        self.endpoints.load().pick(&Pick { draw, policy: &policy, crowd, now, ask, avoid })
+    }
+
+    /// Divides the traffic anew among priorities and zones; to be called when an endpoint was ejected or came back.
+    pub fn divide(&self) {
+        self.endpoints.load().divide();
     }
 
     /// Replaces the set of endpoints; equal addresses keep their [`Endpoint`] (load, connections), of two equal ones
@@ -150,14 +181,16 @@ impl Peer {
         let (old, now) = (self.endpoints.load_full(), Instant::now());
         let unlearned = self.policy.load().keep_alive;
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
-            old.all.iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
+            old.all().iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
+        // Who comes with the first answer has nobody to leave its share to while it grows.
+        let joined = (!old.is_empty()).then_some(now);
         let (mut all, mut added) = (HashMap::with_capacity(specs.len()), 0);
         let mut order = Vec::with_capacity(specs.len());
         for spec in specs {
             if all.contains_key(&spec.addr) {
                 continue;
             }
-            let (addr, traits) = (spec.addr.clone(), (spec.weight, spec.priority));
+            let addr = spec.addr.clone();
             let endpoint = match known.remove(&addr) {
                 Some(endpoint) => {
                     endpoint.set_spec(spec);
@@ -165,15 +198,17 @@ impl Peer {
                 }
                 None => {
                     added += 1;
-                    Endpoint::new(spec, now, unlearned)
+                    let endpoint = Endpoint::new(spec, now, unlearned);
+                    endpoint.introduce(self.crowd.clone(), joined);
+                    endpoint
                 }
             };
             all.insert(addr, ());
-            order.push((endpoint, traits));
+            order.push(endpoint);
         }
         let removed = known.len();
         let gone: Vec<_> = known.into_values().cloned().collect();
-        self.endpoints.store(Arc::new(EndpointSet::new(order)));
+        self.prepare(order);
         for endpoint in gone {
             endpoint.retire();
         }
@@ -189,7 +224,7 @@ impl Peer {
 
     /// What is known of the endpoints in force.
     pub fn specs(&self) -> Vec<EndpointSpec> {
-        self.endpoints.load().all.iter().map(|endpoint| (*endpoint.spec()).clone()).collect()
+        self.endpoints.load().all().iter().map(|endpoint| (*endpoint.spec()).clone()).collect()
     }
 
     /// Where discovery stands, for /ready, /state and for the reason when there is no endpoint.
@@ -247,80 +282,14 @@ pub(super) fn client_tls(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<C
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.metrics.endpoints.add(-(self.endpoints.load().all.len() as i64));
-    }
-}
-
-/// A peer's endpoints, prepared for picking.
-#[derive(Default)]
-pub struct EndpointSet {
-    all: Vec<Arc<Endpoint>>,
-    /// Those that take traffic, by SRV priority, lowest first.
-    groups: Vec<Group>,
-}
-
-struct Group {
-    members: Vec<Arc<Endpoint>>,
-    shares: Shares,
-}
-
-impl EndpointSet {
-    fn new(endpoints: Vec<(Arc<Endpoint>, (u32, u16))>) -> Self {
-        let mut taking: Vec<_> = endpoints.iter().filter(|(_, (weight, _))| *weight > 0).collect();
-        taking.sort_by_key(|(_, (_, priority))| *priority);
-        let groups = taking
-            .chunk_by(|(_, (_, a)), (_, (_, b))| a == b)
-            .map(|group| Group {
-                members: group.iter().map(|(endpoint, _)| endpoint.clone()).collect(),
-                shares: Shares::new(&group.iter().map(|(_, (weight, _))| *weight).collect::<Vec<_>>()),
-            })
-            .collect();
-        Self { groups, all: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect() }
-    }
-
-    /// Every endpoint, also those of weight 0, in the order discovery gave them.
-    pub fn all(&self) -> &[Arc<Endpoint>] {
-        &self.all
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// The lowest priority with an endpoint that was not tried is used (RFC 2782); if all were tried, the first again.
-    fn pick(&self, draw: &Draw, balance: Balance, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        let from = |group: &Group, avoid: &[Arc<Endpoint>]| {
-            let at = draw.pick(
-                balance,
-                &group.shares,
-                |at| group.members.get(at).is_some_and(|member| avoid.iter().any(|tried| Arc::ptr_eq(tried, member))),
-                |at, share| group.members.get(at).map_or(f64::MAX, |member| cost(balance, member, now, share)),
-            )?;
-            group.members.get(at).cloned()
-        };
-        let fresh = self.groups.iter().find_map(|group| from(group, avoid));
-        if avoid.is_empty() { fresh } else { fresh.or_else(|| self.groups.first().and_then(|group| from(group, &[]))) }
-    }
-}
-
-fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 {
-    match balance {
-        Balance::PeakEwma => endpoint.load().cost(now, share),
-        Balance::LeastRequest | Balance::RoundRobin | Balance::Random => {
-            1.0 + f64::from(endpoint.load().in_flight()) / share
-        }
+        self.metrics.endpoints.add(-(self.endpoints.load().len() as i64));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::peer::Balance;
     use crate::upstream::rig::{plan, policy};
 
     fn spec(port: u16) -> EndpointSpec {

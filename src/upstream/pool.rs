@@ -23,6 +23,9 @@ const SHARED_IDLE: Duration = Duration::from_secs(300);
 /// After a further HTTP/2 connection could not be opened, the ones at hand must do for this long.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// After a connection that is past its age could not be replaced, it serves on for this long before the next try.
+const SERVES_ON: Duration = Duration::from_secs(10);
+
 /// Bounds of one endpoint's pool.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -132,6 +135,16 @@ struct Shared<M> {
     streams: usize,
     max: usize,
     since: Instant,
+    /// When it is to be replaced.
+    replace_at: Option<Instant>,
+    /// Another one is being opened in its place.
+    leaving: bool,
+}
+
+impl<M> Shared<M> {
+    fn is_old(&self, now: Instant) -> bool {
+        self.replace_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// One of each for those who take either version, HTTP/1 and HTTP/2.
@@ -212,7 +225,11 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
         self.connected(expected, Version::Http2);
         let id = self.new_id();
         if !self.retired {
-            self.shared.push(Shared { id, conn, streams: 1, max, since: now });
+            self.shared.push(Shared { id, conn, streams: 1, max, since: now, replace_at: None, leaving: false });
+            // The streams that it has hold it open until they end.
+            if let Some(at) = self.shared.iter().position(|shared| shared.leaving) {
+                self.shared.remove(at);
+            }
         }
         (id, self.serve(now))
     }
@@ -287,8 +304,29 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
         while self.idle.front().is_some_and(|idle| now.saturating_duration_since(idle.since) >= limit) {
             self.idle.pop_front();
         }
-        self.shared.retain(|shared| shared.streams > 0 || now.saturating_duration_since(shared.since) < SHARED_IDLE);
+        let fresh =
+            |shared: &Shared<M>| now.saturating_duration_since(shared.since) < SHARED_IDLE && !shared.is_old(now);
+        self.shared.retain(|shared| shared.streams > 0 || fresh(shared));
         self.serve(now)
+    }
+
+    /// Says when a shared connection is to be replaced.
+    pub fn replace_at(&mut self, id: u64, at: Option<Instant>) {
+        if let Some(shared) = self.shared.iter_mut().find(|shared| shared.id == id) {
+            shared.replace_at = at;
+        }
+    }
+
+    /// Whether a connection is to be opened in place of one that is past its age: what to answer the caller's dialling
+    /// with, as for a `Connect`. The old one serves until the new one is there, so that no request waits or fails for
+    /// it; called now and then.
+    pub fn replace(&mut self, now: Instant) -> Option<Option<Version>> {
+        let at = self.shared.iter().position(|shared| shared.is_old(now))?;
+        let Offer::Connect(expected) = self.connect(Some(Version::Http2), 1)? else { return None };
+        let old = self.shared.get_mut(at)?;
+        old.leaving = true;
+        old.replace_at = now.checked_add(SERVES_ON);
+        Some(expected)
     }
 
     /// The endpoint is no longer one of the peer's: what is idle is dropped, what is in use ends after its exchange.
@@ -568,6 +606,35 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_past_its_age_serves_until_another_takes_its_place() {
+        let (mut pool, t, age) = (pool(Bounds::default()), Instant::now(), Duration::from_secs(60));
+        let _ = pool.checkout(t, H2);
+        let (old, _) = pool.opened_many(t, H2, "old", 9);
+        pool.replace_at(old, Some(t + age));
+        assert_eq!(pool.replace(t + age - Duration::from_millis(1)), None);
+        let late = t + age;
+        let _ = pool.expire(late);
+        assert_eq!(pool.replace(late), Some(H2));
+        // Nobody waits for the new one, and only one is opened.
+        assert_eq!(pool.checkout(late, H2), Checkout::Now(Offer::Many(old, "old")));
+        assert_eq!(pool.replace(late + SERVES_ON), None);
+        // It cannot be opened: the old one goes on, and the next try is later.
+        let _ = pool.failed(late, H2, Some(&error()));
+        assert_eq!(pool.checkout(late, H2), Checkout::Now(Offer::Many(old, "old")));
+        assert_eq!(pool.replace(late + SERVES_ON / 2), None);
+        assert_eq!(pool.replace(late + SERVES_ON), Some(H2));
+        let (new, _) = pool.opened_many(late + SERVES_ON, H2, "new", 9);
+        assert_eq!(pool.checkout(late + SERVES_ON, H2), Checkout::Now(Offer::Many(new, "new")));
+        let _ = pool.released(late + SERVES_ON, old);
+        assert_eq!(pool.counts(), Counts { http2: 1, streams: 2, ..Counts::default() });
+        // Without streams it needs no other in its place.
+        pool.replace_at(new, Some(late + SERVES_ON));
+        let _ = (pool.released(late + SERVES_ON, new), pool.released(late + SERVES_ON, new));
+        let _ = pool.expire(late + SERVES_ON);
+        assert_eq!((pool.counts(), pool.replace(late + SERVES_ON)), (Counts::default(), None));
+    }
+
+    #[test]
     fn an_unknown_protocol_is_decided_by_the_first_connection() {
         for (version, expect) in [(Version::Http1, H1), (Version::Http2, H2)] {
             let (mut pool, t) = (pool(Bounds::default()), Instant::now());
@@ -722,7 +789,10 @@ mod tests {
                 Act::OpenMany(at, max) if want != H1 => {
                     let Some(at) = nth(0..model.connecting.len(), at) else { continue };
                     let (id, grants) = pool.opened_many(now, model.connecting.remove(at), "many", max);
+                    pool.replace_at(id, (max == 3).then(|| now + Duration::from_secs(2)));
                     model.many.insert(id, (1, max));
+                    // One whose replacement this is takes no new streams.
+                    model.many.retain(|id, _| pool.shared.iter().any(|shared| shared.id == *id));
                     model.held.push(Offer::Many(id, "many"));
                     model.grant(now, grants);
                 }
@@ -785,6 +855,7 @@ mod tests {
                     let grants = pool.expire(now);
                     model.many.retain(|id, _| pool.shared.iter().any(|shared| shared.id == *id));
                     model.grant(now, grants);
+                    model.connecting.extend(pool.replace(now));
                 }
             }
             // Connections that were dropped for their age end, and their task says so.

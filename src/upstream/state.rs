@@ -11,7 +11,7 @@ use super::endpoint::LastError;
 use super::peer::{Discovery, Peer};
 use super::pool::Counts;
 use crate::plan::door::Protocol;
-use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind};
+use crate::plan::peer::{Addresses, EndpointSpec, PeerKind};
 use crate::resilience::load::Load;
 
 /// A peer as it is now.
@@ -98,12 +98,7 @@ impl PeerState {
                 Protocol::Tcp => "tcp",
             },
             tls: peer.source().tls.is_some(),
-            balance: match peer.policy().balance {
-                Balance::PeakEwma => "peak-ewma",
-                Balance::LeastRequest => "least-request",
-                Balance::RoundRobin => "round-robin",
-                Balance::Random => "random",
-            },
+            balance: peer.policy().balance.word(),
             discovery: DiscoveryState::new(peer.discovery()),
             endpoints: peer.endpoints().all().iter().map(|endpoint| endpoint.state(now)).collect(),
         }

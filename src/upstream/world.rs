@@ -131,7 +131,9 @@ impl Upstreams {
                 let Some(peers) = peers.upgrade() else { return };
                 for peer in alive(&peers) {
                     for endpoint in peer.endpoints().all() {
-                        endpoint.expire(now);
+                        if let Some(dialling) = endpoint.expire(now) {
+                            peer.tasks().spawn(dialling.beforehand(peer.clone()));
+                        }
                     }
                 }
             }

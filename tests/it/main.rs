@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod balance;
 mod check;
 mod demo;
 mod drain;

@@ -123,7 +123,10 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: APP_KEEP_ALIVE,
+        // One place, which nothing is to be spread over.
+        connection_age: None,
         rules: app_rules(),
+        ..PeerPolicy::default()
     };
     let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));
     parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });

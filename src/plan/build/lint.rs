@@ -18,6 +18,7 @@ pub fn lint(config: &Config, problems: &mut Problems) {
         port_in_the_open(peer, problems);
         hosts(peer, problems);
         weights(peer, problems);
+        one_source(config, peer, problems);
     }
 }
 
@@ -78,5 +79,14 @@ fn weights(peer: &Set<Peer>, problems: &mut Problems) {
     let Some(list) = &peer.fixed else { return };
     if !list.0.is_empty() && list.0.iter().all(|endpoint| endpoint.weight.0 == 0) {
         list.warn(problems, "every weight is 0: this peer takes no traffic");
+    }
+}
+
+/// Behind doors that only this machine can reach every caller has the same address.
+fn one_source(config: &Config, peer: &Set<Peer>, problems: &mut Problems) {
+    let own = peer.listen.iter().flat_map(|listen| &listen.0);
+    let local = config.outbound.listen.0.iter().chain(own).all(|listen| listen.0.is_local());
+    if let Some(key) = peer.balance.key.as_ref().filter(|key| key.0.is_none() && local) {
+        key.warn(problems, "only this machine can call: all requests would go to one endpoint");
     }
 }

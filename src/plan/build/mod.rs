@@ -1,5 +1,6 @@
 //! `Config` → `Plan`, or all that is wrong: one file per section, then the checks that need the whole.
 
+pub mod balance;
 pub mod check;
 pub mod doors;
 pub mod lint;

@@ -7,15 +7,15 @@ use super::{Content, Parts, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
 use crate::config::kind::Set;
-use crate::config::peer::{self, ClientTls, Endpoint, Peer, PeerTimeout};
+use crate::config::peer::{ClientTls, Endpoint, Peer, PeerTimeout};
 use crate::config::problem::Problems;
 use crate::config::tree::Mark;
 use crate::config::units::Timer;
 use crate::ids::{Addr, PeerName};
 use crate::plan::peer::{
-    Addresses, Balance, ClientTlsPlan, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Roots, Routes,
+    Addresses, ClientTlsPlan, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Roots, Routes,
 };
-use crate::plan::rules::Rules;
+use crate::plan::rules::{Rules, SlowStartRule};
 
 /// All of them, in the order of the file.
 pub fn peers(config: &Config, parts: &mut Parts<'_>) {
@@ -32,7 +32,10 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
             protocol: super::doors::protocol(peer.protocol.value),
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
-        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer, parts.problems)));
+        let zone = config.zone.as_ref().map(|zone| zone.0.as_str().into());
+        let policy = PeerPolicy { zone, ..policy(peer, parts.problems) };
+        let policy = super::balance::balanced(peer, policy, parts.problems);
+        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
     }
 }
@@ -131,7 +134,7 @@ fn spec(said: &Endpoint) -> Option<EndpointSpec> {
     Some(EndpointSpec {
         addr: said.address.as_ref()?.value.0.clone(),
         weight: u32::try_from(said.weight.0).unwrap_or(u32::MAX),
-        priority: 0,
+        priority: u16::try_from(said.priority.0).unwrap_or(u16::MAX),
         zone: said.zone.as_ref().map(|zone| zone.value.0.as_str().into()),
         identity: said.identity.as_ref().map(|id| id.value.0.as_str().into()),
         metadata: said.metadata.as_ref().map(|pairs| Arc::new(pairs.value.0.iter().cloned().collect())),
@@ -160,12 +163,7 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
 fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
     PeerPolicy {
-        balance: match peer.balance.value {
-            peer::Balance::PeakEwma => Balance::PeakEwma,
-            peer::Balance::LeastRequest => Balance::LeastRequest,
-            peer::Balance::RoundRobin => Balance::RoundRobin,
-            peer::Balance::Random => Balance::Random,
-        },
+        connection_age: peer.connection_age.0.map(|age| age.0),
         connect_timeout: timeout.connect.0,
         request_timeout: timeout.request.0.map(|timer| timer.0),
         body_idle: timeout.idle.0,
@@ -174,8 +172,10 @@ fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         rules: Rules {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
             hedge: retry::hedge(&peer.hedge),
+            slow_start: peer.slow_start.0.map(|over| SlowStartRule::over(over.0)),
             ..Rules::default()
         },
+        ..PeerPolicy::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::{Parts, retry};
+use super::{Parts, balance, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, Pairs};
 use crate::config::kind::Set;
@@ -17,12 +17,18 @@ use crate::plan::peer::{PeerPlan, PeerPolicy, Routes};
 use crate::plan::route::{
     Destination, Edits, Fault, Leads, Line, NewPath, Redirect, Respond, Rewrite, Route, Split, Sticky,
 };
+use crate::plan::rules::SubsetRule;
 
 /// Gives every peer its routes; the apps, which are the first `apps` peers, share those of the inbound door.
 pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
     if let Some(inbound) = &config.inbound {
         for route in &inbound.routes.0 {
-            for (key, set) in [("split", route.split.is_some()), ("sticky", route.sticky.is_some())] {
+            let kept = [
+                ("split", route.split.is_some()),
+                ("sticky", route.sticky.is_some()),
+                ("subset", route.subset.is_some()),
+            ];
+            for (key, set) in kept {
                 if set {
                     let text = format!("`{key}` belongs to the routes of a peer: what comes in goes to the service");
                     route.refuse(parts.problems, text);
@@ -37,12 +43,12 @@ pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
             // What is wrong with them is told once.
             let mut silent = Problems::new("");
             let problems = if n == 0 { &mut *parts.problems } else { &mut silent };
-            let list = list(&inbound.routes, app, &parts.peers, problems);
+            let list = list(&inbound.routes, app, &mut parts.peers, problems);
             give(list, app, parts);
         }
     }
     for (n, (_, peer)) in config.peers.0.iter().enumerate() {
-        let list = list(&peer.routes, apps + n, &parts.peers, parts.problems);
+        let list = list(&peer.routes, apps + n, &mut parts.peers, parts.problems);
         give(list, apps + n, parts);
     }
 }
@@ -53,7 +59,12 @@ fn give(list: Vec<Arc<Route>>, peer: usize, parts: &mut Parts<'_>) {
     }
 }
 
-fn list(list: &Set<List<said::Route>>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Vec<Arc<Route>> {
+fn list(
+    list: &Set<List<said::Route>>,
+    peer: usize,
+    peers: &mut [PeerPlan],
+    problems: &mut Problems,
+) -> Vec<Arc<Route>> {
     let opaque = peers.get(peer).is_some_and(|plan| plan.source.protocol == Protocol::Tcp);
     if opaque && !list.0.is_empty() {
         list.refuse(problems, "`tcp` has no requests that a route could mean");
@@ -77,7 +88,7 @@ fn covers(before: &Route, later: &Route) -> bool {
     before.matches.is_empty() || matches.iter().all(|one| before.matches.iter().any(|wide| wide.covers(one)))
 }
 
-fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Route {
+fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: &mut Problems) -> Route {
     one_end(set, problems);
     again(set, problems);
     let matches: Vec<Match> =
@@ -118,6 +129,7 @@ fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
         ("respond", end != "respond" && set.respond.is_some()),
         ("split", set.split.is_some()),
         ("sticky", set.sticky.is_some()),
+        ("subset", set.subset.is_some()),
         ("rewrite", set.rewrite.is_some()),
         ("timeout", set.timeout.is_some()),
         ("retry", set.retry.is_some()),
@@ -214,7 +226,13 @@ fn rewritten(set: &Set<said::Rewrite>, by_prefix: bool, problems: &mut Problems)
     }
 }
 
-fn leads(set: &Set<said::Route>, peer: usize, by_prefix: bool, peers: &[PeerPlan], problems: &mut Problems) -> Leads {
+fn leads(
+    set: &Set<said::Route>,
+    peer: usize,
+    by_prefix: bool,
+    peers: &mut [PeerPlan],
+    problems: &mut Problems,
+) -> Leads {
     if let Some(to) = &set.redirect {
         if let Some(host) = to.host.as_ref().filter(|host| host.value.has_port() && to.port.is_some()) {
             host.refuse(problems, "`host` has a port already, so `port` means nothing: remove one");
@@ -238,33 +256,55 @@ fn leads(set: &Set<said::Route>, peer: usize, by_prefix: bool, peers: &[PeerPlan
     Leads::To(Split { to: destinations(set, peer, peers, problems), sticky: sticky(set, problems) })
 }
 
-fn destinations(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Vec<Destination> {
+fn destinations(
+    set: &Set<said::Route>,
+    peer: usize,
+    peers: &mut [PeerPlan],
+    problems: &mut Problems,
+) -> Vec<Destination> {
+    let whole = balance::subset(&set.subset, &set.otherwise, problems);
     let Some(split) = &set.split else {
-        return destination(set, peer, 1, peers).into_iter().collect();
+        return destination(set, peer, 1, whole, peers).into_iter().collect();
     };
-    if split.0.iter().all(|(_, weight)| weight.value.0 == 0) {
+    if whole.is_some() {
+        set.refuse(problems, "`subset` beside `split`: give it to the parts, as in `{ weight: 90, subset: {…} }`");
+    }
+    if split.0.iter().all(|(_, part)| part.weight.value.0 == 0) {
         split.refuse(problems, "the weights' sum must be above 0: no peer would take a request");
     }
     let mut to = Vec::with_capacity(split.0.len());
-    for (name, weight) in &split.0 {
-        let Some(at) = peers.iter().position(|peer| peer.name.as_str() == name) else {
+    for (key, part) in &split.0 {
+        let subset = balance::subset(&part.subset, &part.otherwise, problems);
+        let (name, path, at) = match &part.peer {
+            Some(peer) => (&peer.value.0, &peer.path, peer.origin.at()),
+            None => (key, &part.path, part.origin.at()),
+        };
+        let Some(index) = peers.iter().position(|peer| peer.name.as_str() == name) else {
             let names = peers.iter().map(|peer| peer.name.as_str());
             let near = nearest(name, names.filter(|name| !name.starts_with("app"))).map(str::to_owned);
-            problems.error(&weight.path, weight.origin.at(), format!("there is no peer `{name}`"), near);
+            problems.error(path, at, format!("there is no peer `{name}`"), near);
             continue;
         };
-        if peers.get(at).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
-            weight.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
+        if peers.get(index).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
+            part.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
         }
-        to.extend(destination(set, at, u32::try_from(weight.value.0).unwrap_or(u32::MAX), peers));
+        to.extend(destination(set, index, u32::try_from(part.weight.0).unwrap_or(u32::MAX), subset, peers));
     }
     to
 }
 
-fn destination(set: &said::Route, peer: usize, weight: u32, peers: &[PeerPlan]) -> Option<Destination> {
-    let own = Arc::clone(&peers.get(peer)?.policy);
+fn destination(
+    set: &said::Route,
+    peer: usize,
+    weight: u32,
+    subset: Option<SubsetRule>,
+    peers: &mut [PeerPlan],
+) -> Option<Destination> {
+    let plan = peers.get_mut(peer)?;
+    let subset = subset.map(|rule| balance::prepared(plan, rule));
+    let own = Arc::clone(&plan.policy);
     if set.timeout.is_none() && set.retry.is_none() {
-        return Some(Destination { peer, weight, policy: own });
+        return Some(Destination { peer, weight, policy: own, subset });
     }
     let mut policy = PeerPolicy::clone(&own);
     let attempt = policy.rules.retry.attempt_timeout;
@@ -281,7 +321,7 @@ fn destination(set: &said::Route, peer: usize, weight: u32, peers: &[PeerPlan]) 
         let attempt = policy.rules.retry.attempt_timeout;
         policy.rules.retry = retry::rule(said, attempt, &mut Problems::new(""));
     }
-    Some(Destination { peer, weight, policy: Arc::new(policy) })
+    Some(Destination { peer, weight, policy: Arc::new(policy), subset })
 }
 
 fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
@@ -289,7 +329,12 @@ fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
     if set.split.is_none() {
         sticky.refuse(problems, "there is no `split` whose parts requests could stick to");
     }
-    exactly_one(sticky, usize::from(sticky.header.is_some()) + usize::from(sticky.cookie.is_some()), problems);
+    stuck(sticky, &sticky.value, problems)
+}
+
+/// What requests stick by; `set` is where that stands.
+pub fn stuck<T>(set: &Set<T>, sticky: &said::Sticky, problems: &mut Problems) -> Option<Sticky> {
+    exactly_one(set, usize::from(sticky.header.is_some()) + usize::from(sticky.cookie.is_some()), problems);
     let header = sticky.header.as_ref().map(|name| Sticky::Header(name.value.0.clone()));
     header.or_else(|| sticky.cookie.as_ref().map(|name| Sticky::Cookie(name.value.0.as_str().to_owned())))
 }

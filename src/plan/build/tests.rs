@@ -12,10 +12,12 @@ use crate::config::problem::Problems;
 use crate::config::{Document, read};
 use crate::ids::Door;
 use crate::plan::Plan;
-use crate::plan::door::{Leads, Otherwise, Protocol};
-use crate::plan::peer::{Addresses, PeerKind};
-use crate::plan::route;
-use crate::plan::rules::{BudgetRule, Condition, Conditions, HedgeAfter, HedgeRule, Methods, Share};
+use crate::plan::door::{self, Otherwise, Protocol};
+use crate::plan::peer::{Addresses, Affinity, Balance, PeerKind, PeerPolicy};
+use crate::plan::route::{Leads, Sticky};
+use crate::plan::rules::{
+    BudgetRule, Condition, Conditions, HedgeAfter, HedgeRule, Methods, Share, SlowStartRule, SubsetFallback,
+};
 
 mod mistakes;
 
@@ -65,6 +67,7 @@ fn the_values_in_force_are_a_file_that_means_the_same() {
 /// Every key away from its default.
 const EVERYTHING: &str = r#"
 service: checkout
+zone: eu-1a
 workers: 3
 grace: 1m
 admin: { listen: "unix:/run/admin.sock", token: token }
@@ -89,7 +92,7 @@ outbound:
   limits: { connections: 8, head: 16KiB, fields: 10, body: 0B }
   timeout: { head: 7s, keep-alive: 8s, idle: 9s, tunnel: 10s }
 peers:
-  one: { dns: "One.shop.:${PORT}", hosts: [a, "b:80", "[::1]:80"], protocol: http2, tls: { roots: roots.pem }, balance: random }
+  one: { dns: "One.shop.:${PORT}", hosts: [a, "b:80", "[::1]:80"], protocol: http2, tls: { roots: roots.pem }, balance: random, slow-start: 30s, connection-age: none }
   two:
     srv: _grpc._tcp.two.shop
     tls: {}
@@ -98,7 +101,7 @@ peers:
         match:
           - { path: { prefix: /a }, methods: [GET, PUT], headers: { x-a: "1", x-b: { present: false } }, query: { v: { regex: "[0-9]+" } } }
           - { path: { prefix: /b }, methods: POST }
-        split: { one: 1, two: 3 }
+        split: { one: 1, two: { weight: 3, subset: { version: "2" }, otherwise: any }, again: { peer: one, weight: 5, subset: { version: "1" } } }
         sticky: { cookie: v }
         timeout: { request: 20s, attempt: 19s, idle: 21s, tunnel: 22s }
         retry: off
@@ -107,13 +110,14 @@ peers:
         response-headers: { remove: [server] }
         fault: { share: 0.5%, header: x-f, delay: 1s, abort: 503 }
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
+      - { match: { methods: DELETE }, subset: { version: "3" } }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
-    balance: round-robin
+    balance: { by: ring-hash, key: { cookie: shop }, bounded-load: 125% }
     retry: { attempts: 4, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
     hedge: { after: 70ms, at-least: 9ms }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
   three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request }
-  four: { static: [{ address: "10.0.0.1:80", weight: 0, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
+  four: { static: [{ address: "10.0.0.1:80", weight: 0, priority: 7, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
 telemetry: { access-log: { log: all, format: json } }
 "#;
@@ -123,12 +127,12 @@ fn every_key_reaches_the_plan() {
     let plan = plan(EVERYTHING);
     let listens: Vec<_> = plan.doors.iter().map(|door| (door.side, door.listen.to_string(), door.leads)).collect();
     let expect = [
-        (Door::Inbound, "0.0.0.0:15006", Leads::Peer(0)),
-        (Door::Inbound, "unix:/run/in.sock", Leads::Peer(0)),
-        (Door::Inbound, "0.0.0.0:15007", Leads::Peer(1)),
-        (Door::Inbound, "0.0.0.0:0", Leads::Peer(0)),
-        (Door::Outbound, "unix:/run/out.sock", Leads::ByAuthority),
-        (Door::Outbound, "127.0.0.1:5432", Leads::Peer(4)),
+        (Door::Inbound, "0.0.0.0:15006", door::Leads::Peer(0)),
+        (Door::Inbound, "unix:/run/in.sock", door::Leads::Peer(0)),
+        (Door::Inbound, "0.0.0.0:15007", door::Leads::Peer(1)),
+        (Door::Inbound, "0.0.0.0:0", door::Leads::Peer(0)),
+        (Door::Outbound, "unix:/run/out.sock", door::Leads::ByAuthority),
+        (Door::Outbound, "127.0.0.1:5432", door::Leads::Peer(4)),
     ];
     assert_eq!(listens, expect.map(|(side, listen, leads)| (side, listen.to_owned(), leads)));
     let names: Vec<_> = plan.peers.iter().map(|peer| (peer.name.as_str(), peer.kind)).collect();
@@ -168,6 +172,7 @@ fn the_numbers(plan: &Plan) {
     assert_eq!(policy(0), (Some(4), [3, 5, 6, 4]));
     assert_eq!(policy(3), (Some(12), [11, 13, 14, 15]));
     the_retries(plan);
+    who_is_picked(plan);
     assert_eq!(plan.dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.2:53", "[::1]:5353"]);
 }
 
@@ -183,9 +188,45 @@ fn the_retries(plan: &Plan) {
     assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3, 11]);
     let (after, least) = (Duration::from_millis(70), Duration::from_millis(9));
     assert_eq!(rules.hedge, Some(HedgeRule { after: HedgeAfter::Delay(after), at_least: least }));
-    let route::Leads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
+    let Leads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
     let route = &split.to[0].policy.rules.retry;
     assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));
+}
+
+/// What endpoints are chosen by.
+fn who_is_picked(plan: &Plan) {
+    let policy = |at: usize| &plan.peers[at].policy;
+    let (one, two) = (policy(2), policy(3));
+    assert_eq!((one.balance, one.connection_age), (Balance::Random, None));
+    assert_eq!(one.rules.slow_start, Some(SlowStartRule::over(Duration::from_secs(30))));
+    assert_eq!((two.balance, two.bounded_load), (Balance::RingHash, Some(Share::percent(125))));
+    assert_eq!(two.affinity, Some(Affinity::Sticky(Sticky::Cookie("shop".into()))));
+    assert!((2..6).all(|at| policy(at).zone.as_deref() == Some("eu-1a")));
+    let subset = |policy: &PeerPolicy| {
+        policy.subsets.iter().map(|rule| (rule.wanted["version"].clone(), rule.otherwise)).collect::<Vec<_>>()
+    };
+    assert_eq!(subset(one), [("1".to_owned(), SubsetFallback::None)]);
+    assert_eq!(subset(two), [("2".to_owned(), SubsetFallback::Any), ("3".to_owned(), SubsetFallback::None)]);
+    let routes = &plan.peers[3].routes.list;
+    let Leads::To(split) = &routes[0].leads else { panic!("it forwards") };
+    let to: Vec<_> = split.to.iter().map(|to| (to.peer, to.weight, to.subset.clone())).collect();
+    let (first, second) = (&one.subsets[0], &two.subsets[0]);
+    assert_eq!(to, [(2, 1, None), (3, 3, Some(second.clone())), (2, 5, Some(first.clone()))]);
+    let Addresses::Static(four) = &plan.peers[5].source.addresses else { panic!("it is static") };
+    assert_eq!(four.iter().map(|spec| spec.priority).collect::<Vec<_>>(), [7, 0]);
+}
+
+#[test]
+fn the_environment_says_where_this_sidecar_runs_unless_the_file_does() {
+    let zone = |text: &str, value: &str| {
+        let mut problems = Problems::new("f");
+        let set = |name: &str| (name == "OUTRIGGER_ZONE").then(|| value.to_owned());
+        let document = crate::config::read(text, &Facts::PLAIN, &set, &mut problems).unwrap();
+        document.config.zone.map(|zone| (zone.value.0, zone.origin.at().is_some()))
+    };
+    assert_eq!(zone("service: x", "b"), Some(("b".into(), false)));
+    assert_eq!(zone("service: x\nzone: a", "b"), Some(("a".into(), true)));
+    assert_eq!((zone("service: x", ""), zone("service: x", "\t")), (None, None));
 }
 
 #[test]

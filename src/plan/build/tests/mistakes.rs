@@ -8,7 +8,7 @@ fn each_problem_is_one_line_with_its_place() {
         ("", "f:1:1: service: is missing: expected a name of letters, digits, `-`, `_` and `.`, such as `checkout`"),
         (
             "- a",
-            "f:1:1: expected a mapping with keys of service, workers, grace, admin, status, inbound, outbound, peers, dns, telemetry, found a list",
+            "f:1:1: expected a mapping with keys of service, zone, workers, grace, admin, status, inbound, outbound, peers, dns, telemetry, found a list",
         ),
         (
             &with("grace: 5"),
@@ -148,7 +148,7 @@ fn peer_problems() {
         ),
         (
             "a: { dns: b:1, balance: ewma }",
-            "f:4:27: peers.a.balance: expected `peak-ewma`, `least-request`, `round-robin` or `random`, found `ewma`",
+            "f:4:27: peers.a.balance.by: expected `peak-ewma`, `least-request`, `round-robin`, `random`, `ring-hash` or `maglev`, found `ewma`",
         ),
     ] {
         assert_eq!(problems(&with(&format!("peers:\n  {text}"))), expect, "{text}");
@@ -201,6 +201,42 @@ fn keys_of_later_steps_are_unknown() {
 }
 
 #[test]
+fn balances_that_contradict_themselves() {
+    for (peer, expect) in [
+        (
+            "balance: ring-hash",
+            "peers.a.balance: `ring-hash` needs to know what requests stick by: `{ by: ring-hash, key: { header: x-user } }`",
+        ),
+        (
+            "balance: { by: random, key: source }",
+            "peers.a.balance.key: means nothing with `random`: only `ring-hash` and `maglev` go by a key",
+        ),
+        (
+            "balance: { bounded-load: 125% }",
+            "peers.a.balance.bounded-load: means nothing with `peak-ewma`: only `ring-hash` and `maglev` go by a key",
+        ),
+        ("balance: { by: maglev, key: { header: x }, bounded-load: 90% }", "peers.a.balance.bounded-load: expected"),
+        ("balance: { by: maglev, key: {} }", "peers.a.balance.key: expected exactly one of its keys, found 0"),
+        (
+            "balance: { by: maglev, key: { header: x } }, slow-start: 30s",
+            "peers.a.slow-start: means nothing with `maglev`, where a key decides and not a share: remove one",
+        ),
+        (
+            "protocol: tcp, listen: 127.0.0.1:7, balance: { by: maglev, key: { header: x } }",
+            "peers.a.balance.key: `tcp` has no fields: `source` is all that its connections can stick by",
+        ),
+        ("balance: fastest", "peers.a.balance.by: expected"),
+    ] {
+        let text = with(&format!("peers: {{ a: {{ dns: b:1, {peer} }} }}"));
+        assert!(
+            problems(&text).starts_with("f:3:") && problems(&text).contains(expect),
+            "{text}\n{}\nbut\n{expect}",
+            problems(&text)
+        );
+    }
+}
+
+#[test]
 fn all_problems_are_said_at_once() {
     let text = "servce: x\nworkers: none\ninbound:\n  app: here\n  tls: { key: k }\n  bogus: 1\npeers:\n  a: { srv: \"!\" }\n  b: { dns: \"b:1\", hosts: [a] }\n";
     let lines: Vec<_> =
@@ -249,6 +285,10 @@ fn what_is_probably_not_meant_is_a_warning() {
         (
             &with("peers: { a: { dns: b:1, hosts: [] } }"),
             "f:3:32: warning: peers.a.hosts: is empty and there is no `listen`: no request can reach this peer",
+        ),
+        (
+            &with("peers: { a: { dns: b:1, balance: { by: maglev, key: source } } }"),
+            "f:3:53: warning: peers.a.balance.key: only this machine can call: all requests would go to one endpoint",
         ),
         (
             &with("peers: { a: { static: [{ address: 1.1.1.1:1, weight: 0 }] } }"),
