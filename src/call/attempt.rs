@@ -135,7 +135,9 @@ impl<'a> Tries<'a> {
         let peer = self.peer;
         let dial = |endpoint: Arc<Endpoint>| async move { endpoint.dial(peer, deadline).await };
         let io = self.connect(trail, dial).await?;
-        trail.in_flight = None;
+        if let Some(in_flight) = trail.in_flight.take() {
+            in_flight.connected(Instant::now());
+        }
         Ok(io)
     }
 
@@ -152,7 +154,7 @@ impl<'a> Tries<'a> {
                 Ok(unsent)
             }
             error => {
-                trail.failed();
+                trail.failed(error.reason);
                 Err(Failure::new(error.reason, error.detail))
             }
         }
@@ -164,8 +166,9 @@ impl<'a> Tries<'a> {
         F: Future<Output = Result<T, ConnectError>>,
     {
         loop {
-            let endpoint = self.pick().ok_or_else(|| no_endpoint(self.peer))?;
-            trail.begin(self.peer, &endpoint, endpoint.begin(self.now));
+            let in_flight = self.begin().ok_or_else(|| no_endpoint(self.peer))?;
+            let endpoint = in_flight.endpoint().clone();
+            trail.begin(self.peer, &endpoint, in_flight);
             let mut connecting = std::pin::pin!(connect(endpoint));
             let connected = match futures_util::poll!(connecting.as_mut()) {
                 Poll::Ready(connected) => connected,
@@ -237,6 +240,13 @@ impl<'a> Tries<'a> {
         }
     }
 
+    /// An attempt at an endpoint that was not found unreachable.
+    fn begin(&self) -> Option<InFlight> {
+        let begun = self.peer.begin(self.now, &self.unreachable)?;
+        let tried = self.unreachable.iter().any(|tried| Arc::ptr_eq(tried, begun.endpoint()));
+        (!tried).then_some(begun)
+    }
+
     /// An endpoint that was not found unreachable.
     fn pick(&self) -> Option<Arc<Endpoint>> {
         let picked = self.peer.pick(self.now, &self.unreachable)?;
@@ -264,10 +274,10 @@ impl Trail {
         peer.metrics().attempts.inc();
     }
 
-    /// The attempt failed.
-    fn failed(&mut self) {
+    /// The attempt got no answer, for `reason`.
+    fn failed(&mut self, reason: Reason) {
         if let Some(mut in_flight) = self.in_flight.take() {
-            in_flight.answered(Instant::now(), false);
+            in_flight.failed(Instant::now(), reason);
         }
     }
 
@@ -278,9 +288,11 @@ impl Trail {
         }
     }
 
-    /// An attempt that began later was faster: the earlier one counts as failed, so that the next call avoids it.
+    /// An attempt that began later was faster.
     fn overtaken(&mut self, by: Self) {
-        self.failed();
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.overtaken(Instant::now());
+        }
         (self.endpoint, self.in_flight) = (by.endpoint, by.in_flight);
     }
 }
@@ -398,7 +410,7 @@ mod tests {
                 Ok(())
             });
             connected.await.unwrap();
-            trail.in_flight.take().unwrap().answered(Instant::now(), true);
+            trail.in_flight.take().unwrap().answered(Instant::now(), crate::resilience::outlier::Seen::Well);
             slow += u32::from(start.elapsed() >= STAGGER);
         }
         assert!(slow <= 1, "{slow}");

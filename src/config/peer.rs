@@ -1,10 +1,11 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
-use super::collect::{List, Named, OneOrMore, OrNone, OrSystem, Pairs};
+use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSystem, Pairs};
 use super::kind::{Set, words};
 use super::listener::Protocol;
 use super::route::Route;
 use super::section::section;
+use super::standing::{Eject, Health};
 use super::units::{Count, Timer};
 use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, SrvName, Target};
 
@@ -43,6 +44,10 @@ section! {
         balance "balance": Set<Balance> = Is("peak-ewma");
         /// How long things may take.
         timeout "timeout": Set<PeerTimeout> = Is("{}");
+        /// When an endpoint is taken out of the choice, or `off`.
+        eject "eject": Set<OrOff<Eject>> = Is("{}");
+        /// How endpoints are asked whether they are well, or `off`.
+        health "health": Option<Set<OrOff<Health>>> = Unset("{ http: /healthz }");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.

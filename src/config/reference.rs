@@ -42,7 +42,12 @@ impl Page {
     fn key(&mut self, key: &Key, indent: usize) {
         self.line(indent, &format!("# {}", key.about()));
         let unset = matches!(key.fallback, Fallback::Unset(_));
-        match (key.shape)() {
+        let shape = match (key.shape)() {
+            // The word is told by the line above.
+            Shape::Or(_, section) if matches!(*section, Shape::Section { .. }) => *section,
+            shape => shape,
+        };
+        match shape {
             Shape::Section { keys, .. } if unset => {
                 self.line(indent, &format!("# {}:", key.name));
                 self.brief(keys, indent, "  ");

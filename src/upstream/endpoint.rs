@@ -15,20 +15,25 @@ use super::http2::Many;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
+use super::roster::{Roster, Standing};
 use super::state::EndpointState;
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::dial::dial;
 use crate::net::io::Io;
+use crate::plan::health::HealthRule;
 use crate::plan::peer::EndpointSpec;
-use crate::reason::Reason;
+use crate::plan::rules::EjectRule;
+use crate::reason::{Reason, Side};
 use crate::resilience::load::Load;
+use crate::resilience::outlier::{Begun, Seen};
 
 /// The living state of one address of a peer.
 pub struct Endpoint {
     addr: Addr,
     spec: ArcSwap<EndpointSpec>,
     load: Load,
+    standing: Standing,
     pool: Mutex<Pool<One, Many, Line>>,
     /// TLS with sessions of its own, made when first needed.
     tls: OnceLock<Arc<ClientConfig>>,
@@ -69,11 +74,12 @@ pub(super) enum Turn {
 impl Endpoint {
     /// An endpoint without connections; `unlearned` is how long an idle one lives until the server's keep-alive is
     /// known.
-    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration) -> Arc<Self> {
+    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration, roster: &Arc<Roster>) -> Arc<Self> {
         Arc::new(Self {
             addr: spec.addr.clone(),
             spec: ArcSwap::from_pointee(spec),
             load: Load::new(now),
+            standing: Standing::new(roster.clone()),
             pool: Mutex::new(Pool::new(Bounds::default(), unlearned)),
             tls: OnceLock::new(),
             last_error: Mutex::new(None),
@@ -95,10 +101,36 @@ impl Endpoint {
         &self.load
     }
 
-    /// Counts an exchange for balancing, from now until the value is dropped.
+    /// Whether it is in the choice of its peer.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Gives it an exchange, whether it is in the choice or not; counted from now until the value is dropped.
     pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
+        self.in_flight(now, self.standing.begin(now))
+    }
+
+    /// Gives it an exchange for which it was chosen; `None` where it is ejected and another request was quicker to
+    /// try it.
+    pub(super) fn claim(self: &Arc<Self>, now: Instant, rule: Option<&EjectRule>) -> Option<InFlight> {
+        let begun = self.standing.claim(now, rule).ok()?;
+        Some(self.in_flight(now, begun))
+    }
+
+    fn in_flight(self: &Arc<Self>, now: Instant, begun: Option<Begun>) -> InFlight {
         self.load.begin();
-        InFlight { endpoint: self.clone(), began: now, answered: false }
+        InFlight { endpoint: self.clone(), began: now, begun, answered: false }
+    }
+
+    /// What a health check found at `now`, or why it failed; counts as `rule` says.
+    pub fn checked(&self, now: Instant, found: Result<(), String>, rule: &HealthRule) {
+        self.standing.checked(&self.addr, now, found, rule);
+    }
+
+    /// Its health is no longer checked: what was found no longer counts.
+    pub fn unchecked(&self) {
+        self.standing.unchecked();
     }
 
     /// A connection on which one request can be sent now, waiting for a free or a new one until `deadline`.
@@ -290,6 +322,7 @@ impl Endpoint {
 
     /// It is no longer one of its peer's.
     pub(super) fn retire(&self) {
+        self.standing.set_member(false);
         self.pool.lock().retire();
     }
 
@@ -323,22 +356,43 @@ impl Endpoint {
 
     /// What `/state` shows.
     pub(super) fn state(&self, now: Instant) -> EndpointState {
-        EndpointState::new(&self.spec(), &self.load, self.pool.lock().counts(), self.last_error.lock().clone(), now)
+        let told = (&self.load, &self.standing);
+        EndpointState::new(&self.spec(), told, self.pool.lock().counts(), self.last_error.lock().clone(), now)
     }
 }
 
-/// An exchange in flight at an endpoint; dropped without an answer it was cancelled and leaves no sample.
+/// An exchange in flight at an endpoint. It is how the endpoint learns what became of it; dropped without a word it was
+/// cancelled, and tells nothing.
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     began: Instant,
+    /// For ejection; `None` where nothing is to be learned.
+    begun: Option<Begun>,
     answered: bool,
 }
 
 impl InFlight {
-    /// The answer's head came at `now`, or the attempt failed; only the first call counts.
-    pub fn answered(&mut self, now: Instant, ok: bool) {
-        if !std::mem::replace(&mut self.answered, true) {
-            self.endpoint.load.answered(now, now.saturating_duration_since(self.began), ok);
+    /// What the answer's head says, which came at `now` (see [`Seen::answer`]); only the first word counts.
+    pub fn answered(&mut self, now: Instant, seen: Seen) {
+        self.sample(now, seen == Seen::Well);
+        self.report(now, seen);
+    }
+
+    /// The answer's head came at `now` and leaves open how the call ends: gRPC tells it in the trailers. `None` where
+    /// nobody wants to know.
+    pub fn headed(mut self, now: Instant) -> Option<Owed> {
+        self.sample(now, true);
+        let took = now.saturating_duration_since(self.began);
+        self.begun.take().map(|begun| Owed { endpoint: self.endpoint.clone(), begun: Some(begun), took })
+    }
+
+    /// There was no answer, for `reason`.
+    pub fn failed(&mut self, now: Instant, reason: Reason) {
+        if reason.side() != Side::Client {
+            self.sample(now, false);
+        }
+        if let Some(seen) = Seen::failure(reason) {
+            self.report(now, seen);
         }
     }
 
@@ -346,19 +400,81 @@ impl InFlight {
     /// the request's time short says nothing about whom to call next.
     pub fn unconnected(mut self, now: Instant, reason: Reason) {
         if is_its_doing(reason) {
-            self.answered(now, false);
+            self.answered(now, Seen::LocalFailure);
         }
+    }
+
+    /// There is a connection, for a tunnel. That is no sample of its latency: its peer answers nothing.
+    pub fn connected(mut self, now: Instant) {
+        self.report(now, Seen::Well);
+    }
+
+    /// An attempt that began later was faster. It counts as slow, so that the next call avoids it, and not as failed.
+    pub fn overtaken(mut self, now: Instant) {
+        self.sample(now, false);
     }
 
     /// Where it is.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
+
+    fn sample(&mut self, now: Instant, ok: bool) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.endpoint.load.answered(now, now.saturating_duration_since(self.began), ok);
+        }
+    }
+
+    fn report(&mut self, now: Instant, seen: Seen) {
+        if let Some(begun) = self.begun.take() {
+            let took = now.saturating_duration_since(self.began);
+            self.endpoint.standing.report(&self.endpoint.addr, begun, now, seen, took);
+        }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.load.end();
+        if let Some(begun) = self.begun.take() {
+            self.endpoint.standing.abandon(begun);
+        }
+    }
+}
+
+/// A call whose end an endpoint is still to learn; dropped it was cancelled, and tells nothing.
+pub struct Owed {
+    endpoint: Arc<Endpoint>,
+    begun: Option<Begun>,
+    took: Duration,
+}
+
+impl Owed {
+    /// Whether it is the one request that tries an ejected endpoint.
+    pub fn is_probe(&self) -> bool {
+        self.begun.as_ref().is_some_and(Begun::is_probe)
+    }
+
+    /// How it ended.
+    pub fn ended(mut self, now: Instant, seen: Seen) {
+        if let Some(begun) = self.begun.take() {
+            self.endpoint.standing.report(&self.endpoint.addr, begun, now, seen, self.took);
+        }
+    }
+
+    /// It broke off, for `reason`.
+    pub fn failed(self, now: Instant, reason: Reason) {
+        if let Some(seen) = Seen::failure(reason) {
+            self.ended(now, seen);
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            self.endpoint.standing.abandon(begun);
+        }
     }
 }
 
@@ -505,8 +621,8 @@ mod tests {
         let start = Instant::now();
         let mut exchange = rig.endpoint.begin(start);
         assert_eq!(rig.endpoint.load().in_flight(), 1);
-        exchange.answered(start + Duration::from_millis(20), true);
-        exchange.answered(start + Duration::from_secs(20), false);
+        exchange.answered(start + Duration::from_millis(20), Seen::Well);
+        exchange.answered(start + Duration::from_secs(20), Seen::ServerError);
         drop(exchange);
         drop(rig.endpoint.begin(start));
         assert_eq!(rig.endpoint.load().in_flight(), 0);

@@ -11,9 +11,12 @@ pub mod outgoing;
 pub mod peer;
 pub mod ping;
 pub mod pool;
+mod roster;
 pub mod state;
 pub mod stream;
 pub mod world;
 
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod roster_tests;

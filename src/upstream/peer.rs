@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, InFlight};
 use super::lease::Version;
+use super::roster::Roster;
 use super::state::PeerState;
 use super::world::Upstreams;
 use crate::ids::{Addr, PeerName};
@@ -26,7 +27,8 @@ pub struct Peer {
     name: PeerName,
     kind: PeerKind,
     source: PeerSource,
-    policy: ArcSwap<PeerPolicy>,
+    /// The policy, and who is in the choice.
+    roster: Arc<Roster>,
     metrics: Arc<PeerMetrics>,
     endpoints: ArcSwap<EndpointSet>,
     /// Held while the set is being replaced; never on the request path.
@@ -75,7 +77,7 @@ impl Peer {
             name: plan.name.clone(),
             kind: plan.kind,
             source: plan.source.clone(),
-            policy: ArcSwap::new(plan.policy.clone()),
+            roster: Roster::new(plan.name.clone(), metrics.clone(), plan.policy.clone(), Instant::now()),
             metrics,
             endpoints: ArcSwap::from_pointee(EndpointSet::default()),
             updating: Mutex::new(()),
@@ -110,12 +112,15 @@ impl Peer {
 
     /// How it is called.
     pub fn policy(&self) -> Arc<PeerPolicy> {
-        self.policy.load_full()
+        self.roster.policy.load_full()
     }
 
     /// Changes how it is called, from the next request on; connections stay.
     pub fn set_policy(&self, policy: Arc<PeerPolicy>) {
-        let before = self.policy.swap(policy.clone());
+        let before = self.roster.policy.swap(policy.clone());
+        if before.rules.eject.is_some() && policy.rules.eject.is_none() {
+            self.endpoints().all().iter().for_each(|endpoint| endpoint.standing().pardon());
+        }
         if before.keep_alive != policy.keep_alive {
             for endpoint in self.endpoints().all() {
                 endpoint.set_unlearned(policy.keep_alive);
@@ -131,8 +136,37 @@ impl Peer {
     /// Which endpoint takes the next attempt; `avoid` (already tried) is passed over while others exist. `None`: no
     /// endpoint takes traffic.
     pub fn pick(&self, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        let balance = self.policy.load().balance;
-        self.endpoints.load().pick(&self.draw, balance, now, avoid)
+        let balance = self.roster.policy.load().balance;
+        self.choose(balance, now, avoid).map(|picked| picked.endpoint)
+    }
+
+    /// As [`Peer::pick`], and gives the endpoint the attempt. One that is ejected gets a single request at a time, so
+    /// whoever comes second chooses again.
+    pub fn begin(&self, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<InFlight> {
+        let policy = self.roster.policy.load();
+        for _ in 0..CHOICES {
+            let Picked { endpoint, open } = self.choose(policy.balance, now, avoid)?;
+            if open {
+                self.roster.opened();
+                return Some(endpoint.begin(now));
+            }
+            if let Some(in_flight) = endpoint.claim(now, policy.rules.eject.as_ref()) {
+                if self.roster.fails_open() && endpoint.standing().is_well() {
+                    self.roster.closed();
+                }
+                return Some(in_flight);
+            }
+        }
+        self.choose(policy.balance, now, avoid).map(|picked| picked.endpoint.begin(now))
+    }
+
+    fn choose(&self, balance: Balance, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Picked> {
+        self.endpoints.load().choose(&self.draw, balance, now, avoid, self.roster.all_ejected())
+    }
+
+    /// Whether all its endpoints are out, so that requests go to any of them.
+    pub(super) fn fails_open(&self) -> bool {
+        self.roster.fails_open()
     }
 
     /// Replaces the set of endpoints; equal addresses keep their [`Endpoint`] (load, connections), of two equal ones
@@ -140,7 +174,7 @@ impl Peer {
     pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
         let _one_at_a_time = self.updating.lock();
         let (old, now) = (self.endpoints.load_full(), Instant::now());
-        let unlearned = self.policy.load().keep_alive;
+        let unlearned = self.roster.policy.load().keep_alive;
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
             old.all.iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
         let (mut all, mut added) = (HashMap::with_capacity(specs.len()), 0);
@@ -157,14 +191,16 @@ impl Peer {
                 }
                 None => {
                     added += 1;
-                    Endpoint::new(spec, now, unlearned)
+                    Endpoint::new(spec, now, unlearned, &self.roster)
                 }
             };
+            endpoint.standing().set_member(traits.0 > 0);
             all.insert(addr, ());
             order.push((endpoint, traits));
         }
         let removed = known.len();
         let gone: Vec<_> = known.into_values().cloned().collect();
+        self.roster.set_members(order.iter().filter(|(_, (weight, _))| *weight > 0).count());
         self.endpoints.store(Arc::new(EndpointSet::new(order)));
         for endpoint in gone {
             endpoint.retire();
@@ -285,23 +321,57 @@ impl EndpointSet {
         self.all.is_empty()
     }
 
-    /// The lowest priority with an endpoint that was not tried is used (RFC 2782); if all were tried, the first again.
-    fn pick(&self, draw: &Draw, balance: Balance, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        let from = |group: &Group, avoid: &[Arc<Endpoint>]| {
-            let at = draw.pick(
+    /// The lowest priority with an endpoint that is in the choice and was not tried is used (RFC 2782); then the lowest
+    /// with one in the choice, and only then one that is out. See [`Draw::choose`].
+    fn choose(
+        &self,
+        draw: &Draw,
+        balance: Balance,
+        now: Instant,
+        avoid: &[Arc<Endpoint>],
+        all_out: bool,
+    ) -> Option<Picked> {
+        let tried = |endpoint: &Arc<Endpoint>| avoid.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+        let from = |group: &Group| {
+            let member = |at: usize| group.members.get(at);
+            let choice = draw.choose(
                 balance,
                 &group.shares,
-                |at| group.members.get(at).is_some_and(|member| avoid.iter().any(|tried| Arc::ptr_eq(tried, member))),
-                |at, share| group.members.get(at).map_or(f64::MAX, |member| cost(balance, member, now, share)),
+                all_out,
+                |at| member(at).is_some_and(tried),
+                |at| member(at).is_some_and(|member| member.standing().is_out(now)),
+                |at, share| member(at).map_or(f64::MAX, |member| cost(balance, member, now, share)),
             )?;
-            group.members.get(at).cloned()
+            Some(Picked { endpoint: member(choice.at)?.clone(), open: choice.open })
         };
-        let fresh = self.groups.iter().find_map(|group| from(group, avoid));
-        if avoid.is_empty() { fresh } else { fresh.or_else(|| self.groups.first().and_then(|group| from(group, &[]))) }
+        let mut best: Option<Picked> = None;
+        for picked in self.groups.iter().filter_map(from) {
+            if !picked.open && !tried(&picked.endpoint) {
+                return Some(picked);
+            }
+            let rank = |picked: &Picked| (picked.open, tried(&picked.endpoint));
+            if best.as_ref().is_none_or(|best| rank(&picked) < rank(best)) {
+                best = Some(picked);
+            }
+        }
+        best
     }
 }
 
+/// Choices made anew because another request was quicker to try an ejected endpoint.
+const CHOICES: usize = 3;
+
+/// An endpoint that was chosen; `open` where it is out, because all are.
+struct Picked {
+    endpoint: Arc<Endpoint>,
+    open: bool,
+}
+
 fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 {
+    // Its load still tells of its failures; nothing else would bring it back.
+    if endpoint.standing().probe_due(now) {
+        return 0.0;
+    }
     match balance {
         Balance::PeakEwma => endpoint.load().cost(now, share),
         Balance::LeastRequest | Balance::RoundRobin | Balance::Random => {
@@ -313,6 +383,7 @@ fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resilience::outlier::Seen;
     use crate::upstream::rig::{plan, policy};
 
     fn spec(port: u16) -> EndpointSpec {
@@ -338,7 +409,7 @@ mod tests {
         let peer = peer(vec![spec(1), spec(2)]);
         assert_eq!(peer.discovery(), Discovery::Ready);
         let before = peer.endpoints();
-        before.all()[1].begin(Instant::now()).answered(Instant::now(), false);
+        before.all()[1].begin(Instant::now()).answered(Instant::now(), Seen::ServerError);
         let heavier = EndpointSpec { weight: 7, ..spec(2) };
         assert_eq!(peer.update(vec![heavier.clone(), spec(3), spec(3), EndpointSpec { weight: 9, ..spec(2) }]), (1, 1));
         let after = peer.endpoints();
@@ -373,9 +444,9 @@ mod tests {
         let peer = peer(vec![spec(1), spec(2)]);
         let now = Instant::now();
         for endpoint in peer.endpoints().all() {
-            endpoint.begin(now).answered(now, true);
+            endpoint.begin(now).answered(now, Seen::Well);
         }
-        peer.endpoints().all()[0].begin(now).answered(now, false);
+        peer.endpoints().all()[0].begin(now).answered(now, Seen::ServerError);
         assert_eq!(ports(&peer, 100, &[]), [2]);
     }
 

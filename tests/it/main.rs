@@ -15,6 +15,7 @@ mod harness;
 mod check;
 mod demo;
 mod drain;
+mod ejection;
 mod failure;
 mod grpc;
 mod http1;

@@ -14,6 +14,7 @@ use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
 use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Routes};
+use crate::plan::rules::Rules;
 
 /// How long an idle HTTP/1 connection to the app is kept until the app's own keep-alive is learned.
 const APP_KEEP_ALIVE: Duration = Duration::from_secs(4);
@@ -116,6 +117,8 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: APP_KEEP_ALIVE,
+        // There is one app: nothing is to be chosen.
+        rules: Rules { eject: None, ..Rules::default() },
         ..PeerPolicy::default()
     };
     let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));

@@ -5,6 +5,7 @@ pub mod doors;
 pub mod lint;
 pub mod peers;
 pub mod routes;
+pub mod standing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
