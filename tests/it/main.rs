@@ -18,6 +18,7 @@ mod drain;
 mod ejection;
 mod failure;
 mod grpc;
+mod health;
 mod http1;
 mod http2;
 mod memory;
