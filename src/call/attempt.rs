@@ -15,7 +15,8 @@ use crate::http::body::Body;
 use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::reason::Reason;
-use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
 

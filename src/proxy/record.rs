@@ -20,7 +20,7 @@ use crate::reason::Reason;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::grpc_code;
 use crate::telemetry::line::Line;
-use crate::upstream::endpoint::Owed;
+use crate::upstream::in_flight::Owed;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
 

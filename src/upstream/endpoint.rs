@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::connect::Dialling;
 use super::http1::One;
 use super::http2::Many;
+use super::in_flight::InFlight;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
@@ -24,9 +25,9 @@ use crate::net::io::Io;
 use crate::plan::health::HealthRule;
 use crate::plan::peer::EndpointSpec;
 use crate::plan::rules::EjectRule;
-use crate::reason::{Reason, Side};
+use crate::reason::Reason;
 use crate::resilience::load::Load;
-use crate::resilience::outlier::{Begun, Seen};
+use crate::resilience::outlier::Begun;
 
 /// The living state of one address of a peer.
 pub struct Endpoint {
@@ -119,8 +120,7 @@ impl Endpoint {
     }
 
     fn in_flight(self: &Arc<Self>, now: Instant, begun: Option<Begun>) -> InFlight {
-        self.load.begin();
-        InFlight { endpoint: self.clone(), began: now, begun, answered: false }
+        InFlight::new(self.clone(), now, begun)
     }
 
     /// What a health check found at `now`, or why it failed; counts as `rule` says.
@@ -361,125 +361,8 @@ impl Endpoint {
     }
 }
 
-/// An exchange in flight at an endpoint. It is how the endpoint learns what became of it; dropped without a word it was
-/// cancelled, and tells nothing.
-pub struct InFlight {
-    endpoint: Arc<Endpoint>,
-    began: Instant,
-    /// For ejection; `None` where nothing is to be learned.
-    begun: Option<Begun>,
-    answered: bool,
-}
-
-impl InFlight {
-    /// What the answer's head says, which came at `now` (see [`Seen::answer`]); only the first word counts.
-    pub fn answered(&mut self, now: Instant, seen: Seen) {
-        self.sample(now, seen == Seen::Well);
-        self.report(now, seen);
-    }
-
-    /// The answer's head came at `now` and leaves open how the call ends: gRPC tells it in the trailers. `None` where
-    /// nobody wants to know.
-    pub fn headed(mut self, now: Instant) -> Option<Owed> {
-        self.sample(now, true);
-        let took = now.saturating_duration_since(self.began);
-        self.begun.take().map(|begun| Owed { endpoint: self.endpoint.clone(), begun: Some(begun), took })
-    }
-
-    /// There was no answer, for `reason`.
-    pub fn failed(&mut self, now: Instant, reason: Reason) {
-        if reason.side() != Side::Client {
-            self.sample(now, false);
-        }
-        if let Some(seen) = Seen::failure(reason) {
-            self.report(now, seen);
-        }
-    }
-
-    /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
-    /// the request's time short says nothing about whom to call next.
-    pub fn unconnected(mut self, now: Instant, reason: Reason) {
-        if is_its_doing(reason) {
-            self.answered(now, Seen::LocalFailure);
-        }
-    }
-
-    /// There is a connection, for a tunnel. That is no sample of its latency: its peer answers nothing.
-    pub fn connected(mut self, now: Instant) {
-        self.report(now, Seen::Well);
-    }
-
-    /// An attempt that began later was faster. It counts as slow, so that the next call avoids it, and not as failed.
-    pub fn overtaken(mut self, now: Instant) {
-        self.sample(now, false);
-    }
-
-    /// Where it is.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    fn sample(&mut self, now: Instant, ok: bool) {
-        if !std::mem::replace(&mut self.answered, true) {
-            self.endpoint.load.answered(now, now.saturating_duration_since(self.began), ok);
-        }
-    }
-
-    fn report(&mut self, now: Instant, seen: Seen) {
-        if let Some(begun) = self.begun.take() {
-            let took = now.saturating_duration_since(self.began);
-            self.endpoint.standing.report(&self.endpoint.addr, begun, now, seen, took);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.endpoint.load.end();
-        if let Some(begun) = self.begun.take() {
-            self.endpoint.standing.abandon(begun);
-        }
-    }
-}
-
-/// A call whose end an endpoint is still to learn; dropped it was cancelled, and tells nothing.
-pub struct Owed {
-    endpoint: Arc<Endpoint>,
-    begun: Option<Begun>,
-    took: Duration,
-}
-
-impl Owed {
-    /// Whether it is the one request that tries an ejected endpoint.
-    pub fn is_probe(&self) -> bool {
-        self.begun.as_ref().is_some_and(Begun::is_probe)
-    }
-
-    /// How it ended.
-    pub fn ended(mut self, now: Instant, seen: Seen) {
-        if let Some(begun) = self.begun.take() {
-            self.endpoint.standing.report(&self.endpoint.addr, begun, now, seen, self.took);
-        }
-    }
-
-    /// It broke off, for `reason`.
-    pub fn failed(self, now: Instant, reason: Reason) {
-        if let Some(seen) = Seen::failure(reason) {
-            self.ended(now, seen);
-        }
-    }
-}
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        if let Some(begun) = self.begun.take() {
-            self.endpoint.standing.abandon(begun);
-        }
-    }
-}
-
 /// Whether a failure to connect tells something about the endpoint, and not only about us or the caller.
-fn is_its_doing(reason: Reason) -> bool {
+pub(super) fn is_its_doing(reason: Reason) -> bool {
     matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
 }
 
@@ -517,6 +400,7 @@ mod tests {
 
     use super::*;
     use crate::plan::door::Protocol;
+    use crate::resilience::outlier::Seen;
     use crate::upstream::pool::Counts;
     use crate::upstream::rig::{ADDR, CONNECT, Rig, get, read_until, write};
 

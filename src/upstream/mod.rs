@@ -5,6 +5,7 @@ pub mod connect;
 pub mod endpoint;
 pub mod http1;
 pub mod http2;
+pub mod in_flight;
 pub mod keepalive;
 pub mod lease;
 pub mod outgoing;

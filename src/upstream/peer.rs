@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, InFlight};
+use super::endpoint::Endpoint;
+use super::in_flight::InFlight;
 use super::lease::Version;
 use super::roster::Roster;
 use super::state::PeerState;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::{Instant, advance};
 
-use super::endpoint::{Endpoint, InFlight};
+use super::endpoint::Endpoint;
+use super::in_flight::InFlight;
 use super::peer::Peer;
 use super::rig::{plan, policy};
 use super::world::Upstreams;
