@@ -24,6 +24,7 @@ use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
 use crate::control::load::{Loaded, load};
+use crate::control::probe::Prober;
 use crate::control::ready::Opened;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Handle, Reloader, Trigger};
@@ -116,6 +117,7 @@ struct Running {
     core: Arc<Core>,
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
+    prober: Arc<Prober>,
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
@@ -143,7 +145,8 @@ async fn serve(
         Arc::new(Core { world: ArcSwap::from_pointee(world), metrics: metrics.clone(), access, inbound, outbound });
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
-    let running = Running { core, doors, refresher, stop: Drain::default(), tasks, opened: Opened::default() };
+    let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
+    let running = Running { core, doors, refresher, prober, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
@@ -151,6 +154,7 @@ async fn serve(
 
     running.doors.open(&mut prepared, Door::Outbound);
     running.refresher.set_world(&running.core.world.load());
+    running.prober.set(&running.core.world.load().peers);
     if !first_endpoints(&mut signals, &running, &reloads).await {
         running.stop.advance(Phase::Draining);
         return Ok(end(signals, running, None).await);

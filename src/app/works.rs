@@ -10,6 +10,7 @@ use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
 use crate::control::load::{Loaded, load_text, read_bytes};
+use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
 use crate::ids::PeerName;
@@ -26,6 +27,7 @@ pub(super) struct Wiring {
     core: Arc<Core>,
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
+    prober: Arc<Prober>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
     facts: Facts,
@@ -52,6 +54,7 @@ impl Wiring {
             core: running.core.clone(),
             doors: running.doors.clone(),
             refresher: running.refresher.clone(),
+            prober: running.prober.clone(),
             upstreams,
             path: path.to_owned(),
             facts: facts.clone(),
@@ -106,6 +109,7 @@ impl Works for Wiring {
         let (which, format) = plan.access_log.choice();
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
+        self.prober.set(&world.peers);
         self.doors.commit(ready.prepared);
     }
 }

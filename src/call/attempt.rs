@@ -19,9 +19,11 @@ use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::plan::rules::Rules;
 use crate::reason::Reason;
+use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::choice::Ask;
-use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
 
@@ -134,7 +136,9 @@ impl<'a> Tries<'a> {
         let peer = self.call.peer;
         let dial = |endpoint: Arc<Endpoint>, until| async move { endpoint.dial(peer, until).await };
         let io = self.connect(trail, dial).await?;
-        trail.in_flight = None;
+        if let Some(in_flight) = trail.in_flight.take() {
+            in_flight.connected(Instant::now());
+        }
         Ok(io)
     }
 
@@ -163,7 +167,7 @@ impl<'a> Tries<'a> {
             self.call.peer.metrics().reconnects.inc();
             return unsent.ok_or_else(|| Failure::new(reason, detail));
         }
-        trail.failed();
+        trail.failed(reason);
         let fate = match (&unsent, unprocessed) {
             (Some(_), _) => Fate::Unsent,
             (None, true) => Fate::Unprocessed,
@@ -192,7 +196,7 @@ impl<'a> Tries<'a> {
         spare: Option<&Spare>,
     ) -> Result<Request<Body>, Failure> {
         self.now = Instant::now();
-        trail.failed();
+        trail.failed(Reason::AttemptTimeout);
         let failure = || Failure::new(Reason::AttemptTimeout, "no answer began within `timeout.attempt`");
         let whole = spare.is_some_and(Spare::is_whole);
         let pause = self.judge(trail, &Outcome::TimedOut, method, whole).ok_or_else(failure)?;
@@ -217,7 +221,8 @@ impl<'a> Tries<'a> {
         let Some(pause) = self.judge(trail, &outcome, spare.method(), spare.is_whole()) else { return Err(answer) };
         let Some(mut request) = spare.again() else { return Err(answer) };
         if let Some(mut in_flight) = trail.in_flight.take() {
-            in_flight.answered(self.now, !status.is_server_error());
+            let code = verdict::grpc_code(answer.headers()).or_else(|| trailers.as_ref().and_then(verdict::grpc_code));
+            in_flight.answered(self.now, Seen::answer(status, code));
         }
         drop(answer);
         self.rest(pause).await;
@@ -276,11 +281,12 @@ impl<'a> Tries<'a> {
             if self.attempts > 0 {
                 self.tried(trail.endpoint.clone());
             }
-            let picked = self.call.peer.pick_for(self.call.ask, self.now, &self.tried);
-            let endpoint = picked.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
+            let begun = self.call.peer.begin(self.call.ask, self.now, &self.tried);
+            let in_flight = begun.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
+            let endpoint = in_flight.endpoint().clone();
             self.attempts += 1;
             self.until = Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline);
-            trail.begin(self.call.peer, &endpoint, endpoint.begin(self.now));
+            trail.begin(self.call.peer, &endpoint, in_flight);
             let mut connecting = std::pin::pin!(connect(endpoint, self.until));
             let connected = match futures_util::poll!(connecting.as_mut()) {
                 Poll::Ready(connected) => connected,
@@ -386,10 +392,10 @@ impl Trail {
         peer.metrics().attempts.inc();
     }
 
-    /// The attempt failed.
-    fn failed(&mut self) {
+    /// The attempt got no answer, for `reason`.
+    fn failed(&mut self, reason: Reason) {
         if let Some(mut in_flight) = self.in_flight.take() {
-            in_flight.answered(Instant::now(), false);
+            in_flight.failed(Instant::now(), reason);
         }
     }
 
@@ -400,9 +406,11 @@ impl Trail {
         }
     }
 
-    /// An attempt that began later was faster: the earlier one counts as failed, so that the next call avoids it.
+    /// An attempt that began later was faster.
     fn overtaken(&mut self, by: Self) {
-        self.failed();
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.overtaken(Instant::now());
+        }
         (self.endpoint, self.in_flight) = (by.endpoint, by.in_flight);
     }
 }
@@ -531,7 +539,7 @@ mod tests {
                 Ok(())
             });
             connected.await.unwrap();
-            trail.in_flight.take().unwrap().answered(Instant::now(), true);
+            trail.in_flight.take().unwrap().answered(Instant::now(), crate::resilience::outlier::Seen::Well);
             slow += u32::from(start.elapsed() >= STAGGER);
         }
         assert!(slow <= 1, "{slow}");

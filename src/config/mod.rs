@@ -20,6 +20,7 @@ pub mod schema;
 pub mod section;
 pub mod settle;
 pub mod shape;
+pub mod standing;
 pub mod telemetry;
 pub mod tree;
 pub mod units;

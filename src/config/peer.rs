@@ -6,6 +6,7 @@ use super::listener::Protocol;
 use super::retry::{Hedge, Retry};
 use super::route::{Route, Sticky};
 use super::section::section;
+use super::standing::{Eject, Health};
 use super::units::{Count, Excess, Timer};
 use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, SrvName, Target};
 
@@ -68,6 +69,10 @@ section! {
         retry "retry": Set<OrOff<Retry>> = Is("{}");
         /// When a second attempt is sent beside a first one that takes its time, or `off`.
         hedge "hedge": Set<OrOff<Hedge>> = Is("off");
+        /// When an endpoint is taken out of the choice, or `off`.
+        eject "eject": Set<OrOff<Eject>> = Is("{}");
+        /// How endpoints are asked whether they are well, or `off`.
+        health "health": Option<Set<OrOff<Health>>> = Unset("{ http: /healthz }");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.

@@ -42,7 +42,20 @@ impl Page {
     fn key(&mut self, key: &Key, indent: usize) {
         self.line(indent, &format!("# {}", key.about()));
         let unset = matches!(key.fallback, Fallback::Unset(_));
-        match (key.shape)() {
+        let value = key.fallback.text(&Facts::PLAIN);
+        let shape = match (key.shape)() {
+            // The word is told by the line above.
+            Shape::Or(_, section) if matches!(*section, Shape::Section { .. }) => match *section {
+                Shape::Section { keys, .. } if !unset && !value.starts_with('{') => {
+                    self.line(indent, &format!("{}: {value}", key.name));
+                    self.line(indent, &format!("# {}:", key.name));
+                    return self.brief(keys, indent, "  ");
+                }
+                section => section,
+            },
+            shape => shape,
+        };
+        match shape {
             Shape::Section { keys, .. } if unset => {
                 self.line(indent, &format!("# {}:", key.name));
                 self.brief(keys, indent, "  ");
@@ -51,7 +64,7 @@ impl Page {
                 self.line(indent, &format!("{}:", key.name));
                 self.keys(keys, indent + 2);
             }
-            Shape::Named(item) => {
+            Shape::Named(item) if !unset => {
                 self.line(indent, &format!("{}:", key.name));
                 self.line(indent + 2, &format!("{NAME}:"));
                 if let Shape::Section { keys, .. } = *item {
@@ -60,7 +73,7 @@ impl Page {
             }
             shape => {
                 let mark = if unset { "# " } else { "" };
-                self.line(indent, &format!("{mark}{}: {}", key.name, key.fallback.text(&Facts::PLAIN)));
+                self.line(indent, &format!("{mark}{}: {value}", key.name));
                 if let Shape::List(item) = shape
                     && let Shape::Section { keys, name, .. } = *item
                 {

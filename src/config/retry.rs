@@ -53,7 +53,7 @@ section! {
     /// When a second attempt is sent while the first is unanswered. It takes from the retry budget, and only requests
     /// that may be repeated are hedged.
     Hedge = "after" {
-        /// How long the first is waited for: a time, or `p50` to `p99` of the peer's own recent answers.
+        /// How long to wait: a time, or `p50` to `p99` of the peer's recent answers.
         after "after": Set<HedgeAfter> = Is("p95");
         /// Never sooner than this.
         least "at-least": Set<Span> = Is("5ms");

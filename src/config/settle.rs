@@ -21,6 +21,12 @@ pub fn settle(config: &mut Config) {
         let path = peer.path.to_string();
         hosts(name, &mut peer.value, &path);
         server_name(&mut peer.value, &path);
+        if let Some(eject) = &mut peer.value.eject.value.0 {
+            eject.settle(&format!("{path}.eject"));
+        }
+        if let Some(health) = peer.value.health.as_mut().and_then(|health| health.value.0.as_mut()) {
+            health.settle();
+        }
         connect(&mut peer.value.timeout.value.connect, &peer.value.timeout.value.request);
     }
     if let Some(inbound) = &mut config.inbound {

@@ -6,6 +6,7 @@ pub mod files;
 pub mod here;
 pub mod load;
 pub mod lookups;
+pub mod probe;
 pub mod ready;
 pub mod refresh;
 pub mod reload;

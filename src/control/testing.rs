@@ -83,6 +83,7 @@ impl super::Rooms for Plain {
             tls: false,
             balance: "peak-ewma",
             discovery: DiscoveryState { state: "ready", why: None, stale_for_seconds: None },
+            fails_open: false,
             endpoints: Vec::new(),
         };
         self.plan.peers.iter().map(state).collect()

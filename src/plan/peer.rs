@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::door::Protocol;
+use super::health::HealthRule;
 use super::route::{Route, Sticky};
 use super::rules::{Rules, Share, SubsetRule};
 use crate::ids::{Addr, PeerName};
@@ -149,6 +150,8 @@ pub struct PeerPolicy {
     pub keep_alive: Duration,
     /// What the machines of resilience go by.
     pub rules: Rules,
+    /// How its endpoints are asked whether they are well; `None` is not at all.
+    pub health: Option<Arc<HealthRule>>,
 }
 
 impl Default for PeerPolicy {
@@ -166,6 +169,7 @@ impl Default for PeerPolicy {
             tunnel_idle: Duration::from_secs(3600),
             keep_alive: Duration::from_secs(4),
             rules: Rules::default(),
+            health: None,
         }
     }
 }

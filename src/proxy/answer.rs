@@ -60,6 +60,9 @@ impl HttpBody for Reply {
             }
             Source::Peer(body, guard) => ready!(guard.poll_frame(body, cx)),
         };
+        if let (Some(Ok(frame)), Some(exchange)) = (&frame, &mut this.exchange) {
+            exchange.passed(frame);
+        }
         match &frame {
             None => this.finish(true),
             // Nobody asks again after trailers.

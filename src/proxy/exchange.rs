@@ -39,7 +39,11 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
     match pass(conn, parts, body, informational, &mut record).await {
         Ok(Passed::Answer(answer, guard)) => {
             let (parts, body) = answer.into_parts();
-            record.answered(parts.status, Instant::now());
+            let now = Instant::now();
+            if record.grpc {
+                record.answered_grpc(&parts, body.is_end_stream(), now);
+            }
+            record.answered(parts.status, now);
             conn.learned.answered_http(record.started());
             Response::from_parts(parts, Reply::peer(body, guard, record))
         }

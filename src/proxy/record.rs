@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http_body::Frame;
 use tokio::time::Instant;
 
 use super::Conn;
@@ -14,8 +17,10 @@ use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::plan::route::Route;
 use crate::reason::Reason;
-use crate::resilience::verdict::Skip;
+use crate::resilience::outlier::Seen;
+use crate::resilience::verdict::{Skip, grpc_code};
 use crate::telemetry::line::Line;
+use crate::upstream::in_flight::Owed;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
 
@@ -38,6 +43,8 @@ pub struct Exchange {
     pub route: Option<Arc<Route>>,
     /// What the call did.
     pub trail: Trail,
+    /// A gRPC call whose end the endpoint is still to learn from its trailers.
+    owed: Option<Owed>,
     /// What became of the request's body.
     pub progress: Option<Arc<Progress>>,
     answered: Option<Instant>,
@@ -65,6 +72,7 @@ impl Exchange {
             peer: None,
             route: None,
             trail: Trail::default(),
+            owed: None,
             progress: None,
             answered: None,
             status: None,
@@ -107,12 +115,40 @@ impl Exchange {
         self.answered = Some(now);
         self.status = Some(status);
         if let Some(mut in_flight) = self.trail.in_flight.take() {
-            in_flight.answered(now, !status.is_server_error());
+            in_flight.answered(now, Seen::answer(status, None));
+        }
+    }
+
+    /// The head of an answer to a gRPC call is there; before [`Exchange::answered`]. What it leaves open its trailers
+    /// will tell, if any are to come.
+    pub fn answered_grpc(&mut self, head: &Parts, over: bool, now: Instant) {
+        let Some(mut in_flight) = self.trail.in_flight.take() else { return };
+        match grpc_code(&head.headers) {
+            None if head.status == StatusCode::OK && !over => self.owed = in_flight.headed(now),
+            code => in_flight.answered(now, Seen::answer(head.status, code)),
+        }
+    }
+
+    /// A piece of the answer's body, or its trailers.
+    pub fn passed(&mut self, frame: &Frame<Bytes>) {
+        let Some(owed) = &self.owed else { return };
+        let seen = match frame.trailers_ref() {
+            Some(trailers) => Seen::answer(StatusCode::OK, grpc_code(trailers)),
+            // A stream may last for hours: to bring its endpoint back, its first message is enough.
+            None if owed.is_probe() => Seen::Well,
+            None => return,
+        };
+        if let Some(owed) = self.owed.take() {
+            owed.ended(Instant::now(), seen);
         }
     }
 
     /// It failed before an answer's head was there; `status` is what the caller gets.
     pub fn failed(&mut self, failure: Failure, status: StatusCode) {
+        // What is left of the call was cut off by its own deadline.
+        if let Some(mut in_flight) = self.trail.in_flight.take() {
+            in_flight.failed(Instant::now(), failure.reason);
+        }
         self.status = Some(status);
         self.failure = Some(failure);
     }
@@ -120,6 +156,9 @@ impl Exchange {
     /// The answer broke after its head was passed on.
     pub fn broke(&mut self, failure: Failure) {
         let failure = self.own_fault(failure);
+        if let Some(owed) = self.owed.take() {
+            owed.failed(Instant::now(), failure.reason);
+        }
         self.failure.get_or_insert(failure);
     }
 

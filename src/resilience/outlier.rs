@@ -65,6 +65,7 @@ impl Seen {
             | Reason::BadResponse
             | Reason::ResponseIncomplete
             | Reason::ResponseTimeout
+            | Reason::AttemptTimeout
             | Reason::DeadlinePassed => Some(Self::LocalFailure),
             _ => None,
         }
@@ -87,6 +88,15 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause, in the order of [`Cause::index`].
+    pub const ALL: [Self; 5] =
+        [Self::ServerErrors, Self::GatewayErrors, Self::LocalFailures, Self::FailureShare, Self::Latency];
+
+    /// The place in [`Cause::ALL`], for arrays with a cell per cause.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
     /// The word in logs and metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -97,6 +107,17 @@ impl Cause {
             Self::Latency => "latency",
         }
     }
+}
+
+/// An endpoint that is out, for `/state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Out {
+    /// Why.
+    pub cause: Cause,
+    /// Since when.
+    pub since: Instant,
+    /// Until the next probe may go through; zero where it may now.
+    pub probe_in: Duration,
 }
 
 /// What a report changed; for log and metric.
@@ -148,6 +169,8 @@ pub struct Outlier {
 #[derive(Debug, Default)]
 struct Inner {
     out_since: Option<Instant>,
+    /// Why it is out, or was last.
+    cause: Option<Cause>,
     back_since: Option<Instant>,
     /// How often the pause is doubled.
     doublings: u32,
@@ -202,6 +225,20 @@ impl Outlier {
     /// Since when it is out; for `/state`.
     pub fn out_since(&self) -> Option<Instant> {
         self.inner.lock().out_since
+    }
+
+    /// Whether it is out, a probe being due or not.
+    pub fn is_ejected(&self) -> bool {
+        self.gate.load(Ordering::Acquire) != 0
+    }
+
+    /// How it is out; `None` where it is not.
+    pub fn out(&self, now: Instant) -> Option<Out> {
+        let inner = self.inner.lock();
+        let (since, cause) = (inner.out_since?, inner.cause?);
+        let wait = self.gate.load(Ordering::Acquire).saturating_sub(self.ward.nanos(now));
+        let probe_in = if self.pardoned() { Duration::ZERO } else { Duration::from_nanos(wait) };
+        Some(Out { cause, since, probe_in })
     }
 
     /// Gives it a request; `None` if it is out and no probe is due, or another request was quicker to claim it.
@@ -330,7 +367,7 @@ impl Outlier {
         let well = inner.back_since.map_or(Duration::MAX, |back| now.saturating_duration_since(back));
         let steps = well.as_nanos().checked_div(rule.longest.as_nanos()).unwrap_or(u128::MAX);
         inner.doublings = inner.doublings.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
-        inner.out_since = Some(now);
+        (inner.out_since, inner.cause) = (Some(now), Some(cause));
         self.pardons.store(self.ward.pardons(), Ordering::Release);
         Some(Change::Ejected { cause, pause: self.wait(&mut inner, now, rule, roll) })
     }
@@ -572,6 +609,22 @@ mod tests {
         now += Duration::from_secs(10);
         assert!(tell(one, now, Seen::Well, &rule).is_some());
         assert_eq!(out(one, now + Duration::from_secs(100), &rule, 0), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn how_it_is_out_is_told() {
+        let now = Instant::now();
+        let (_ward, members) = group(2, now);
+        let one = &members[0];
+        assert!(one.out(now).is_none() && !one.is_ejected());
+        let pause = out(one, now, &rows(), 0);
+        let told = |at| one.out(at).map(|out| (out.cause, out.since, out.probe_in));
+        assert_eq!(told(now + ms(300)), Some((Cause::LocalFailures, now, pause - ms(300))));
+        assert_eq!(told(now + pause * 2), Some((Cause::LocalFailures, now, Duration::ZERO)));
+        assert!(one.is_ejected());
+        assert!(tell(one, now + pause, Seen::Well, &rows()).is_some());
+        assert!(one.out(now + pause).is_none() && !one.is_ejected());
+        assert!(Cause::ALL.iter().enumerate().all(|(at, cause)| cause.index() == at));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::metrics::{BOUNDS_MICROS, Counter, DoorMetrics, Gauge, Histogram, Metrics, PeerMetrics, Reasons};
+use super::metrics::{BOUNDS_MICROS, CAUSES, Counter, DoorMetrics, Gauge, Histogram, Metrics, PeerMetrics, Reasons};
 use crate::ids::{Door, PeerName};
 use crate::reason::{Reason, Side};
 
@@ -108,6 +108,7 @@ impl Collector for Scrape {
         self.doors(&mut families)?;
         peer_connections(&mut families, &peers)?;
         peer_traffic(&mut families, &peers)?;
+        peer_standing(&mut families, &peers)?;
         self.control(&mut families)?;
         self.process(&mut families)
     }
@@ -213,11 +214,15 @@ fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
     for (name, help, cell) in counters {
         families.counter_per_peer(name, help, peers, cell)?;
     }
-    let gauges: [Series<PeerMetrics, Gauge>; 4] = [
+    let gauges: [Series<PeerMetrics, Gauge>; 6] = [
         ("outrigger_peer_connections", "Connections to a peer open now", |peer| &peer.connections),
         ("outrigger_peer_requests_waiting", "Requests waiting for a connection", |peer| &peer.waiting),
         ("outrigger_peer_requests_in_flight", "Exchanges under way", |peer| &peer.in_flight),
         ("outrigger_peer_endpoints", "Endpoints known now", |peer| &peer.endpoints),
+        ("outrigger_peer_endpoints_ejected", "Endpoints ejected now", |peer| &peer.standing.ejected),
+        ("outrigger_peer_endpoints_unhealthy", "Endpoints that health checks find unhealthy", |peer| {
+            &peer.standing.unhealthy
+        }),
     ];
     for (name, help, cell) in gauges {
         let mut family = families.gauge(name, help)?;
@@ -238,6 +243,30 @@ fn peer_traffic(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
         ("outrigger_reconnects", "Attempts repeated because a reused connection was dead", |peer| &peer.reconnects),
         ("outrigger_peer_sent_bytes", "Bytes from callers to a peer", |peer| &peer.sent_bytes),
         ("outrigger_peer_received_bytes", "Bytes from a peer to callers", |peer| &peer.received_bytes),
+    ];
+    counters.into_iter().try_for_each(|(name, help, cell)| families.counter_per_peer(name, help, peers, cell))
+}
+
+/// Which endpoints are in the choice, and why not.
+fn peer_standing(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
+    let mut family = families.counter("outrigger_ejections", "Endpoints taken out of the choice, by cause")?;
+    for (peer, cells) in peers {
+        for (cause, cell) in CAUSES.iter().zip(&cells.standing.ejections) {
+            count(&mut family, &[("peer", peer.as_str()), ("cause", cause)], cell)?;
+        }
+    }
+    let mut family = families.counter("outrigger_health_checks", "Health checks of endpoints, by result")?;
+    for (peer, cells) in peers {
+        let results = [("passed", &cells.standing.checks_passed), ("failed", &cells.standing.checks_failed)];
+        for (result, cell) in results {
+            count(&mut family, &[("peer", peer.as_str()), ("result", result)], cell)?;
+        }
+    }
+    let counters: [Series<PeerMetrics, Counter>; 2] = [
+        ("outrigger_ejections_spared", "Ejections that `eject.most` did not allow", |peer| &peer.standing.spared),
+        ("outrigger_picks_failed_open", "Attempts given to endpoints that were out, because all were", |peer| {
+            &peer.standing.failed_open
+        }),
     ];
     counters.into_iter().try_for_each(|(name, help, cell)| families.counter_per_peer(name, help, peers, cell))
 }
@@ -318,6 +347,8 @@ mod tests {
         }
         let odd = metrics.peer(&PeerName::new("a\"b\\c"));
         odd.answers[0].inc();
+        odd.standing.ejections[1].inc();
+        odd.standing.checks_failed.add(2);
         odd.reasons.inc(Reason::ConnectRefused);
         metrics.door(Door::Inbound).reasons.inc(Reason::BadHead);
         metrics.reload_rejected.inc();
@@ -377,6 +408,9 @@ mod tests {
             ("outrigger_failures_total{door=\"inbound\",peer=\"(none)\",reason=\"bad_head\",side=\"client\"}", 1.0),
             ("outrigger_reloads_total{result=\"rejected\"}", 1.0),
             ("outrigger_reloads_total{result=\"applied\"}", 0.0),
+            ("outrigger_ejections_total{peer=\"a\\\"b\\\\c\",cause=\"gateway_errors\"}", 1.0),
+            ("outrigger_health_checks_total{peer=\"a\\\"b\\\\c\",result=\"failed\"}", 2.0),
+            ("outrigger_picks_failed_open_total{peer=\"app\"}", 0.0),
             ("process_start_time_seconds", 1.5),
             ("process_cpu_seconds_total", 0.5),
             ("process_open_fds", 7.0),

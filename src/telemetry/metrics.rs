@@ -130,6 +130,28 @@ pub struct DoorMetrics {
     pub informational_dropped: Counter,
 }
 
+/// Why an endpoint is ejected, as label values; in the order of `resilience::outlier::Cause`.
+pub const CAUSES: [&str; 5] = ["server_errors", "gateway_errors", "local_failures", "failure_share", "latency"];
+
+/// What is counted of which endpoints are in the choice.
+#[derive(Debug, Default)]
+pub struct StandingMetrics {
+    /// Endpoints ejected, by [`CAUSES`].
+    pub ejections: [Counter; CAUSES.len()],
+    /// Ejections that did not happen because as many as allowed were out.
+    pub spared: Counter,
+    /// Endpoints ejected now.
+    pub ejected: Gauge,
+    /// Attempts given to endpoints that are out, because all were.
+    pub failed_open: Counter,
+    /// Health checks that were passed.
+    pub checks_passed: Counter,
+    /// Health checks that were not.
+    pub checks_failed: Counter,
+    /// Endpoints that health checks have found unhealthy.
+    pub unhealthy: Gauge,
+}
+
 /// What is counted per peer; the app is a peer too.
 #[derive(Debug, Default)]
 pub struct PeerMetrics {
@@ -165,6 +187,8 @@ pub struct PeerMetrics {
     pub received_bytes: Counter,
     /// Endpoints known now.
     pub endpoints: Gauge,
+    /// Which of them are in the choice.
+    pub standing: StandingMetrics,
     /// Discovery answers that failed and left the last good ones in force.
     pub discovery_failures: Counter,
 }

@@ -4,16 +4,17 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
+use super::roster::Roster;
 use crate::plan::peer::{Balance, EndpointSpec, PeerPolicy};
 use crate::plan::rules::{Share, SlowStartRule, SubsetRule};
 use crate::resilience::keyhash::{hash, nth};
 use crate::resilience::levels::{Levels, Strength};
 use crate::resilience::maglev::Maglev;
-use crate::resilience::pick::{Draw, Shares, warmth};
+use crate::resilience::pick::{Choice, Draw, Shares, warmth};
 use crate::resilience::ring::{HashRing, Member, has_room};
 use crate::resilience::subset::fitting;
 use crate::telemetry::metrics::Gauge;
@@ -35,12 +36,26 @@ pub struct Ask<'a> {
 pub(super) struct Pick<'a> {
     pub(super) draw: &'a Draw,
     pub(super) policy: &'a PeerPolicy,
+    /// Who is in the choice.
+    pub(super) roster: &'a Roster,
     /// Exchanges in flight at all endpoints of the peer.
     pub(super) crowd: &'a Gauge,
     pub(super) now: Instant,
     pub(super) ask: Ask<'a>,
     /// Already tried.
     pub(super) avoid: &'a [Arc<Endpoint>],
+}
+
+impl Pick<'_> {
+    fn tried(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.avoid.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+    }
+}
+
+/// An endpoint that was chosen; `open` where it is out, because all are.
+pub(super) struct Picked {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) open: bool,
 }
 
 /// A peer's endpoints, prepared for picking.
@@ -54,11 +69,12 @@ pub struct EndpointSet {
 
 impl EndpointSet {
     /// Prepares endpoints; `spill` is how much of its even part a priority takes before the next one gets some.
-    pub(super) fn new(all: Vec<Arc<Endpoint>>, policy: &PeerPolicy, spill: Share) -> Self {
-        let known = facts(&all);
-        let subset = |rule: &Arc<SubsetRule>| (rule.clone(), Prepared::new(&part(&known, rule), policy, spill));
+    pub(super) fn new(all: Vec<Arc<Endpoint>>, roster: &Roster, spill: Share) -> Self {
+        let (known, policy) = (facts(&all), &**roster.policy.load());
+        let prepared = |known: &[Known]| Prepared::new(known, policy, roster.changes(), spill);
+        let subset = |rule: &Arc<SubsetRule>| (rule.clone(), prepared(&part(&known, rule)));
         let subsets = policy.subsets.iter().map(subset).collect();
-        Self { whole: Prepared::new(&known, policy, spill), subsets, spill, all }
+        Self { whole: prepared(&known), subsets, spill, all }
     }
 
     /// Every endpoint, also those of weight 0, in the order discovery gave them.
@@ -76,20 +92,17 @@ impl EndpointSet {
         self.all.is_empty()
     }
 
-    /// Divides the traffic anew among priorities and zones; to be called when an endpoint was ejected or came back.
-    pub(super) fn divide(&self) {
-        self.whole.divide();
-        self.subsets.iter().for_each(|(_, prepared)| prepared.divide());
-    }
-
-    pub(super) fn pick(&self, pick: &Pick<'_>) -> Option<Arc<Endpoint>> {
-        let Some(wanted) = pick.ask.subset else { return self.whole.pick(pick) };
+    /// An endpoint that is in the choice and was not tried, as the traffic is divided; then one that was tried, and only
+    /// if all are out one that is. See [`Draw::choose`].
+    pub(super) fn choose(&self, pick: &Pick<'_>) -> Option<Picked> {
+        let Some(wanted) = pick.ask.subset else { return self.whole.choose(pick) };
         let same = |rule: &Arc<SubsetRule>| Arc::ptr_eq(rule, wanted) || rule == wanted;
-        match self.subsets.iter().find(|(rule, _)| same(rule)) {
-            Some((_, prepared)) => prepared.pick(pick),
-            // The request is of a plan that a reload has just replaced: rare enough to be made for it alone.
-            None => Prepared::new(&part(&facts(&self.all), wanted), pick.policy, self.spill).pick(pick),
+        if let Some((_, prepared)) = self.subsets.iter().find(|(rule, _)| same(rule)) {
+            return prepared.choose(pick);
         }
+        // The request is of a plan that a reload has just replaced: rare enough to be made for it alone.
+        let known = part(&facts(&self.all), wanted);
+        Prepared::new(&known, pick.policy, pick.roster.changes(), self.spill).choose(pick)
     }
 }
 
@@ -107,11 +120,6 @@ fn part(known: &[Known], rule: &SubsetRule) -> Vec<Known> {
     fit.into_iter().filter_map(|at| known.get(at).cloned()).collect()
 }
 
-/// Whether an endpoint may be chosen, as far as ejection knows.
-fn is_well(_: &Endpoint) -> bool {
-    true
-}
-
 /// The endpoints that one kind of request may go to.
 #[derive(Default)]
 struct Prepared {
@@ -126,8 +134,12 @@ struct Prepared {
 
 /// What each group takes.
 struct Division {
+    /// Where [`Roster::changes`] stood.
+    at: u64,
     tiers: Levels,
     zones: Vec<Levels>,
+    /// The groups of which nobody is well, by tier and zone.
+    dark: Vec<(usize, usize)>,
 }
 
 /// Endpoints of one priority and zone.
@@ -145,7 +157,8 @@ enum Table {
 }
 
 impl Prepared {
-    fn new(known: &[Known], policy: &PeerPolicy, spill: Share) -> Self {
+    /// `at` is where [`Roster::changes`] stood before.
+    fn new(known: &[Known], policy: &PeerPolicy, at: u64, spill: Share) -> Self {
         let mut sorted: Vec<&Known> = known.iter().collect();
         let own = |spec: &EndpointSpec| policy.zone.is_some() && spec.zone == policy.zone;
         sorted.sort_by(|(_, a), (_, b)| (a.priority, !own(a), &a.zone).cmp(&(b.priority, !own(b), &b.zone)));
@@ -160,18 +173,12 @@ impl Prepared {
         let youngest = known.iter().filter_map(|(endpoint, _)| endpoint.joined()).max();
         let mut prepared = Self { division: None, tiers, spill, youngest };
         if prepared.tiers.iter().map(Vec::len).sum::<usize>() > 1 {
-            prepared.division = Some(ArcSwap::from_pointee(prepared.divided()));
+            prepared.division = Some(ArcSwap::from_pointee(prepared.divided(at)));
         }
         prepared
     }
 
-    fn divide(&self) {
-        if let Some(division) = &self.division {
-            division.store(Arc::new(self.divided()));
-        }
-    }
-
-    fn divided(&self) -> Division {
+    fn divided(&self, at: u64) -> Division {
         let zones: Vec<Vec<Strength>> =
             self.tiers.iter().map(|groups| groups.iter().map(Group::strength).collect()).collect();
         let whole = |zones: &Vec<Strength>| {
@@ -179,44 +186,83 @@ impl Prepared {
             Strength { well: sum(|zone| zone.well), all: sum(|zone| zone.all) }
         };
         let tiers: Vec<Strength> = zones.iter().map(whole).collect();
+        let each = |(tier, zones): (usize, &Vec<Strength>)| {
+            let dark = zones.iter().enumerate().filter(|(_, zone)| zone.well == 0);
+            dark.map(|(zone, _)| (tier, zone)).collect::<Vec<_>>()
+        };
         Division {
+            at,
+            dark: zones.iter().enumerate().flat_map(each).collect(),
             tiers: Levels::by_priority(&tiers, self.spill),
             zones: zones.iter().map(|zones| Levels::by_zone(zones, 0, HEADROOM)).collect(),
         }
     }
 
-    /// An endpoint that was not tried: of the group that the traffic's division gives, else of any other, the lowest
-    /// priority first; if all were tried, one of the first group again.
-    fn pick(&self, pick: &Pick<'_>) -> Option<Arc<Endpoint>> {
-        let (group, part) = self.group(pick)?;
+    /// Of the group that the traffic's division gives, else of any other, the lowest priority first; if all were tried
+    /// or are out, of the first group again.
+    fn choose(&self, pick: &Pick<'_>) -> Option<Picked> {
         let young = pick.policy.rules.slow_start.as_ref().filter(|rule| {
             self.youngest.is_some_and(|joined| pick.now.saturating_duration_since(joined) < rule.window)
         });
-        let from = |group: &Group, avoid: &[Arc<Endpoint>]| group.pick(pick, avoid, young, part);
-        let fresh = from(group, pick.avoid);
-        if fresh.is_some() || pick.avoid.is_empty() {
-            return fresh;
+        let from = |group: &Group, part: f64| group.choose(pick, young, part);
+        let fresh = |picked: &Picked| !picked.open && !pick.tried(&picked.endpoint);
+        let Some(division) = &self.division else { return from(self.group(0, 0)?, 1.0) };
+        let division = self.in_force(division, pick.roster);
+        let (tier, zone, part) = division.point(pick);
+        // Nothing else would bring back a group that is out as a whole: nothing of the traffic comes to it.
+        let out = division.dark.iter().take_while(|(of, _)| *of <= tier);
+        let due = out.filter_map(|(tier, zone)| self.group(*tier, *zone)).filter(|group| group.has_any(pick.now));
+        if let Some(probe) = due.filter_map(|group| from(group, 0.0)).find(fresh) {
+            return Some(probe);
         }
-        let mut groups = self.tiers.iter().flatten();
-        groups.find_map(|group| from(group, pick.avoid)).or_else(|| from(group, &[]))
+        let mut best: Option<Picked> = None;
+        for group in self.group(tier, zone).into_iter().chain(self.tiers.iter().flatten()) {
+            let Some(picked) = from(group, part) else { continue };
+            if fresh(&picked) {
+                return Some(picked);
+            }
+            let rank = |picked: &Picked| (picked.open, pick.tried(&picked.endpoint));
+            if best.as_ref().is_none_or(|best| rank(&picked) < rank(best)) {
+                best = Some(picked);
+            }
+        }
+        best
     }
 
+    fn group(&self, tier: usize, zone: usize) -> Option<&Group> {
+        self.tiers.get(tier)?.get(zone)
+    }
+
+    /// The division, made anew if an endpoint was ejected, found unhealthy or came back since it was made.
+    fn in_force(&self, division: &ArcSwap<Division>, roster: &Roster) -> Guard<Arc<Division>> {
+        let (known, at) = (division.load(), roster.changes());
+        if known.at == at {
+            return known;
+        }
+        // Several requests may do that at once; if an older one is the last to store, the next request sees it.
+        division.store(Arc::new(self.divided(at)));
+        division.load()
+    }
+}
+
+impl Division {
     /// The group that takes this request, and the part of all requests that it takes. A key always leads to the same
     /// group while the division stays as it is.
-    fn group(&self, pick: &Pick<'_>) -> Option<(&Group, f64)> {
-        let Some(division) = &self.division else {
-            return self.tiers.first().and_then(|tier| tier.first()).map(|group| (group, 1.0));
-        };
-        let division = division.load();
+    fn point(&self, pick: &Pick<'_>) -> (usize, usize, f64) {
         let point = |n: u64| match pick.ask.key {
             Some(key) => nth(key, n),
             None => pick.draw.roll(),
         };
-        let tier = division.tiers.at(point(0));
-        let (groups, zones) = (self.tiers.get(tier)?, division.zones.get(tier)?);
-        let zone = if groups.len() > 1 { zones.at(point(1)) } else { 0 };
         let part = |levels: &Levels, at: usize| levels.parts().nth(at).unwrap_or(1.0);
-        groups.get(zone).map(|group| (group, part(&division.tiers, tier) * part(zones, zone)))
+        let tier = self.tiers.at(point(0));
+        let whole = part(&self.tiers, tier);
+        match self.zones.get(tier) {
+            Some(zones) if zones.parts().nth(1).is_some() => {
+                let zone = zones.at(point(1));
+                (tier, zone, whole * part(zones, zone))
+            }
+            _ => (tier, 0, whole),
+        }
     }
 }
 
@@ -238,50 +284,72 @@ impl Group {
         let mut sums = Strength { well: 0, all: 0 };
         for (member, weight) in self.members.iter().zip(&self.weights) {
             sums.all += u64::from(*weight);
-            sums.well += if is_well(member) { u64::from(*weight) } else { 0 };
+            sums.well += if member.standing().is_well() { u64::from(*weight) } else { 0 };
         }
         sums
     }
 
-    fn pick(
+    /// Whether any of it is in the choice.
+    fn has_any(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| !member.standing().is_out(now))
+    }
+
+    fn choose(&self, pick: &Pick<'_>, young: Option<&SlowStartRule>, part: f64) -> Option<Picked> {
+        let tried = |at: usize| self.members.get(at).is_some_and(|member| pick.tried(member));
+        let out = |at: usize| self.members.get(at).is_some_and(|member| member.standing().is_out(pick.now));
+        let choice = match &self.table {
+            Some(table) => self.by_key(table, pick, &tried, &out, part),
+            None => {
+                // If chance passes over all of them, they are equally young.
+                let warm = young.filter(|_| !pick.roster.all_ejected()).and_then(|rule| {
+                    let of = |at, share| self.cost(pick, at, share);
+                    let avoided = |at: usize| tried(at) || out(at) || self.is_cold(at, pick, rule);
+                    pick.draw.pick(pick.policy.balance, &self.shares, avoided, of)
+                });
+                warm.map(|at| Choice { at, open: false }).or_else(|| self.by_load(pick, tried, out))
+            }
+        }?;
+        Some(Picked { endpoint: self.members.get(choice.at)?.clone(), open: choice.open })
+    }
+
+    fn by_load(&self, pick: &Pick<'_>, tried: impl Fn(usize) -> bool, out: impl Fn(usize) -> bool) -> Option<Choice> {
+        let of = |at, share| self.cost(pick, at, share);
+        pick.draw.choose(pick.policy.balance, &self.shares, pick.roster.all_ejected(), tried, out, of)
+    }
+
+    fn cost(&self, pick: &Pick<'_>, at: usize, share: f64) -> f64 {
+        self.members.get(at).map_or(f64::MAX, |one| cost(pick.policy.balance, one, pick.now, share))
+    }
+
+    /// The endpoint of the request's key; a request without one is spread by chance. As [`Draw::choose`], with regard to
+    /// what was tried and what is out.
+    fn by_key(
         &self,
+        table: &Table,
         pick: &Pick<'_>,
-        avoid: &[Arc<Endpoint>],
-        young: Option<&SlowStartRule>,
+        tried: &dyn Fn(usize) -> bool,
+        out: &dyn Fn(usize) -> bool,
         part: f64,
-    ) -> Option<Arc<Endpoint>> {
-        let tried =
-            |at: usize| self.members.get(at).is_some_and(|member| avoid.iter().any(|tried| Arc::ptr_eq(tried, member)));
-        let at = match &self.table {
-            Some(table) => self.by_key(table, pick, &tried, part),
-            None => match young {
-                None => self.by_load(pick, tried),
-                Some(rule) => {
-                    // If chance passes over all of them, they are equally young.
-                    let fresh = self.by_load(pick, |at| tried(at) || self.is_cold(at, pick, rule));
-                    fresh.or_else(|| self.by_load(pick, tried))
-                }
-            },
-        };
-        self.members.get(at?).cloned()
-    }
-
-    fn by_load(&self, pick: &Pick<'_>, avoided: impl Fn(usize) -> bool) -> Option<usize> {
-        let balance = pick.policy.balance;
-        let of = |at: usize, share| self.members.get(at).map_or(f64::MAX, |one| cost(balance, one, pick.now, share));
-        pick.draw.pick(balance, &self.shares, avoided, of)
-    }
-
-    /// The endpoint of the request's key; a request without one is spread by chance.
-    fn by_key(&self, table: &Table, pick: &Pick<'_>, tried: &dyn Fn(usize) -> bool, part: f64) -> Option<usize> {
+    ) -> Option<Choice> {
         let key = pick.ask.key.unwrap_or_else(|| pick.draw.roll());
-        let Some(most) = pick.policy.bounded_load else { return table.pick(key, tried) };
-        let all = (pick.crowd.get().max(0) as f64 * part).ceil() as u64;
-        let full = |at: usize| {
-            let in_flight = self.members.get(at).map_or(0, |member| member.load().in_flight());
-            !has_room(in_flight, all, self.members.len(), self.shares.relative(at), most)
-        };
-        table.pick(key, &|at| tried(at) || full(at)).or_else(|| table.pick(key, tried))
+        // Known beforehand, it spares a look at each entry of the table.
+        if !pick.roster.all_ejected() {
+            let fits = |at: usize| !tried(at) && !out(at);
+            let bounded = pick.policy.bounded_load.and_then(|most| {
+                let all = (pick.crowd.get().max(0) as f64 * part).ceil() as u64;
+                let full = |at: usize| {
+                    let in_flight = self.members.get(at).map_or(0, |member| member.load().in_flight());
+                    !has_room(in_flight, all, self.members.len(), self.shares.relative(at), most)
+                };
+                table.pick(key, &|at| !fits(at) || full(at))
+            });
+            let well = bounded.or_else(|| table.pick(key, &|at| !fits(at))).or_else(|| table.pick(key, out));
+            if let Some(at) = well {
+                return Some(Choice { at, open: false });
+            }
+        }
+        let any = table.pick(key, tried).or_else(|| table.pick(key, &|_| false));
+        any.map(|at| Choice { at, open: true })
     }
 
     fn is_cold(&self, at: usize, pick: &Pick<'_>, rule: &SlowStartRule) -> bool {
@@ -300,6 +368,10 @@ impl Table {
 }
 
 fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 {
+    // Its load still tells of its failures; nothing else would bring it back.
+    if endpoint.standing().probe_due(now) {
+        return 0.0;
+    }
     match balance {
         Balance::PeakEwma => endpoint.load().cost(now, share),
         Balance::LeastRequest | Balance::RoundRobin | Balance::Random | Balance::RingHash | Balance::Maglev => {

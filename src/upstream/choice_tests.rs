@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::choice::Ask;
-use super::endpoint::InFlight;
+use super::in_flight::InFlight;
 use super::peer::Peer;
 use super::rig::{plan, policy};
 use super::world::Upstreams;

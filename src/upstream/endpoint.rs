@@ -12,17 +12,22 @@ use tokio::time::Instant;
 use super::connect::Dialling;
 use super::http1::One;
 use super::http2::Many;
+use super::in_flight::InFlight;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
+use super::roster::{Roster, Standing};
 use super::state::EndpointState;
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::dial::dial;
 use crate::net::io::Io;
+use crate::plan::health::HealthRule;
 use crate::plan::peer::EndpointSpec;
+use crate::plan::rules::EjectRule;
 use crate::reason::Reason;
 use crate::resilience::load::Load;
+use crate::resilience::outlier::Begun;
 use crate::telemetry::metrics::Gauge;
 
 /// The living state of one address of a peer.
@@ -30,6 +35,7 @@ pub struct Endpoint {
     addr: Addr,
     spec: ArcSwap<EndpointSpec>,
     load: Load,
+    standing: Standing,
     pool: Mutex<Pool<One, Many, Line>>,
     /// When it joined others that were there already; unset where it came with the first answer.
     joined: OnceLock<Instant>,
@@ -74,11 +80,12 @@ pub(super) enum Turn {
 impl Endpoint {
     /// An endpoint without connections; `unlearned` is how long an idle one lives until the server's keep-alive is
     /// known.
-    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration) -> Arc<Self> {
+    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration, roster: &Arc<Roster>) -> Arc<Self> {
         Arc::new(Self {
             addr: spec.addr.clone(),
             spec: ArcSwap::from_pointee(spec),
             load: Load::new(now),
+            standing: Standing::new(roster.clone()),
             pool: Mutex::new(Pool::new(Bounds::default(), unlearned)),
             joined: OnceLock::new(),
             crowd: OnceLock::new(),
@@ -117,11 +124,35 @@ impl Endpoint {
         &self.load
     }
 
-    /// Counts an exchange for balancing, from now until the value is dropped.
+    /// Whether it is in the choice of its peer.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Gives it an exchange, whether it is in the choice or not; counted from now until the value is dropped.
     pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
-        self.load.begin();
-        self.count(1);
-        InFlight { endpoint: self.clone(), began: now, answered: false }
+        self.in_flight(now, self.standing.begin(now))
+    }
+
+    /// Gives it an exchange for which it was chosen; `None` where it is ejected and another request was quicker to
+    /// try it.
+    pub(super) fn claim(self: &Arc<Self>, now: Instant, rule: Option<&EjectRule>) -> Option<InFlight> {
+        let begun = self.standing.claim(now, rule).ok()?;
+        Some(self.in_flight(now, begun))
+    }
+
+    fn in_flight(self: &Arc<Self>, now: Instant, begun: Option<Begun>) -> InFlight {
+        InFlight::new(self.clone(), now, begun)
+    }
+
+    /// What a health check found at `now`, or why it failed; counts as `rule` says.
+    pub fn checked(&self, now: Instant, found: Result<(), String>, rule: &HealthRule) {
+        self.standing.checked(&self.addr, now, found, rule);
+    }
+
+    /// Its health is no longer checked: what was found no longer counts.
+    pub fn unchecked(&self) {
+        self.standing.unchecked();
     }
 
     /// A connection on which one request can be sent now, waiting for a free or a new one until `deadline`.
@@ -250,7 +281,8 @@ impl Endpoint {
         }
     }
 
-    fn count(&self, n: i64) {
+    /// So many more exchanges of its peer are in flight.
+    pub(super) fn count(&self, n: i64) {
         if let Some(crowd) = self.crowd.get() {
             crowd.add(n);
         }
@@ -334,6 +366,7 @@ impl Endpoint {
 
     /// It is no longer one of its peer's.
     pub(super) fn retire(&self) {
+        self.standing.set_member(false);
         self.pool.lock().retire();
     }
 
@@ -367,48 +400,13 @@ impl Endpoint {
 
     /// What `/state` shows.
     pub(super) fn state(&self, now: Instant) -> EndpointState {
-        EndpointState::new(&self.spec(), &self.load, self.pool.lock().counts(), self.last_error.lock().clone(), now)
-    }
-}
-
-/// An exchange in flight at an endpoint; dropped without an answer it was cancelled and leaves no sample.
-pub struct InFlight {
-    endpoint: Arc<Endpoint>,
-    began: Instant,
-    answered: bool,
-}
-
-impl InFlight {
-    /// The answer's head came at `now`, or the attempt failed; only the first call counts.
-    pub fn answered(&mut self, now: Instant, ok: bool) {
-        if !std::mem::replace(&mut self.answered, true) {
-            self.endpoint.load.answered(now, now.saturating_duration_since(self.began), ok);
-        }
-    }
-
-    /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
-    /// the request's time short says nothing about whom to call next.
-    pub fn unconnected(mut self, now: Instant, reason: Reason) {
-        if is_its_doing(reason) {
-            self.answered(now, false);
-        }
-    }
-
-    /// Where it is.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.endpoint.load.end();
-        self.endpoint.count(-1);
+        let told = (&self.load, &self.standing);
+        EndpointState::new(&self.spec(), told, self.pool.lock().counts(), self.last_error.lock().clone(), now)
     }
 }
 
 /// Whether a failure to connect tells something about the endpoint, and not only about us or the caller.
-fn is_its_doing(reason: Reason) -> bool {
+pub(super) fn is_its_doing(reason: Reason) -> bool {
     matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
 }
 
@@ -446,6 +444,7 @@ mod tests {
 
     use super::*;
     use crate::plan::door::Protocol;
+    use crate::resilience::outlier::Seen;
     use crate::upstream::pool::Counts;
     use crate::upstream::rig::{ADDR, CONNECT, Rig, get, read_until, write};
 
@@ -572,8 +571,8 @@ mod tests {
         let start = Instant::now();
         let mut exchange = rig.endpoint.begin(start);
         assert_eq!(rig.endpoint.load().in_flight(), 1);
-        exchange.answered(start + Duration::from_millis(20), true);
-        exchange.answered(start + Duration::from_secs(20), false);
+        exchange.answered(start + Duration::from_millis(20), Seen::Well);
+        exchange.answered(start + Duration::from_secs(20), Seen::ServerError);
         drop(exchange);
         drop(rig.endpoint.begin(start));
         assert_eq!(rig.endpoint.load().in_flight(), 0);

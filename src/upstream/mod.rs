@@ -8,15 +8,19 @@ pub mod connect;
 pub mod endpoint;
 pub mod http1;
 pub mod http2;
+pub mod in_flight;
 pub mod keepalive;
 pub mod lease;
 pub mod outgoing;
 pub mod peer;
 pub mod ping;
 pub mod pool;
+mod roster;
 pub mod state;
 pub mod stream;
 pub mod world;
 
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod roster_tests;

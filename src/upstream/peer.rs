@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::choice::{Ask, EndpointSet, HEADROOM, Pick};
+use super::choice::{Ask, EndpointSet, HEADROOM, Pick, Picked};
 use super::endpoint::Endpoint;
+use super::in_flight::InFlight;
 use super::lease::Version;
+use super::roster::Roster;
 use super::state::PeerState;
 use super::world::Upstreams;
 use crate::ids::{Addr, PeerName};
@@ -29,7 +31,8 @@ pub struct Peer {
     name: PeerName,
     kind: PeerKind,
     source: PeerSource,
-    policy: ArcSwap<PeerPolicy>,
+    /// The policy, and who is in the choice.
+    roster: Arc<Roster>,
     metrics: Arc<PeerMetrics>,
     endpoints: ArcSwap<EndpointSet>,
     /// Held while the set is being replaced; never on the request path.
@@ -81,7 +84,7 @@ impl Peer {
             name: plan.name.clone(),
             kind: plan.kind,
             source: plan.source.clone(),
-            policy: ArcSwap::new(plan.policy.clone()),
+            roster: Roster::new(plan.name.clone(), metrics.clone(), plan.policy.clone(), Instant::now()),
             metrics,
             endpoints: ArcSwap::from_pointee(EndpointSet::default()),
             updating: Mutex::new(()),
@@ -118,12 +121,15 @@ impl Peer {
 
     /// How it is called.
     pub fn policy(&self) -> Arc<PeerPolicy> {
-        self.policy.load_full()
+        self.roster.policy.load_full()
     }
 
     /// Changes how it is called, from the next request on; connections stay.
     pub fn set_policy(&self, policy: Arc<PeerPolicy>) {
-        let before = self.policy.swap(policy.clone());
+        let before = self.roster.policy.swap(policy.clone());
+        if before.rules.eject.is_some() && policy.rules.eject.is_none() {
+            self.endpoints().all().iter().for_each(|endpoint| endpoint.standing().pardon());
+        }
         if before.keep_alive != policy.keep_alive {
             for endpoint in self.endpoints().all() {
                 endpoint.set_unlearned(policy.keep_alive);
@@ -141,9 +147,7 @@ impl Peer {
     fn prepare(&self, all: Vec<Arc<Endpoint>>) {
         // The lowest priority of SRV records that can be reached takes all (RFC 2782).
         let spill = if matches!(self.source.addresses, Addresses::Srv { .. }) { NO_OVERFLOW } else { HEADROOM };
-        self.endpoints.store(Arc::new(EndpointSet::new(all, &self.policy.load(), spill)));
-        // What was ejected while it was prepared is not forgotten.
-        self.divide();
+        self.endpoints.store(Arc::new(EndpointSet::new(all, &self.roster, spill)));
     }
 
     /// Its counters.
@@ -164,14 +168,38 @@ impl Peer {
 
     /// As [`Peer::pick`], for a request that asks for more than any endpoint.
     pub fn pick_for(&self, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        let policy = self.policy.load();
-        let (draw, crowd) = (&self.draw, &*self.crowd);
-        self.endpoints.load().pick(&Pick { draw, policy: &policy, crowd, now, ask, avoid })
+        self.choose(&self.roster.policy.load(), ask, now, avoid).map(|picked| picked.endpoint)
     }
 
-    /// Divides the traffic anew among priorities and zones; to be called when an endpoint was ejected or came back.
-    pub fn divide(&self) {
-        self.endpoints.load().divide();
+    /// As [`Peer::pick_for`], and gives the endpoint the attempt. One that is ejected gets a single request at a time,
+    /// so whoever comes second chooses again.
+    pub fn begin(&self, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<InFlight> {
+        let policy = self.roster.policy.load();
+        for _ in 0..CHOICES {
+            let Picked { endpoint, open } = self.choose(&policy, ask, now, avoid)?;
+            if open {
+                // That a subset is out says nothing about the others.
+                self.roster.opened(ask.subset.is_none());
+                return Some(endpoint.begin(now));
+            }
+            if let Some(in_flight) = endpoint.claim(now, policy.rules.eject.as_ref()) {
+                if self.roster.fails_open() && endpoint.standing().is_well() {
+                    self.roster.closed();
+                }
+                return Some(in_flight);
+            }
+        }
+        self.choose(&policy, ask, now, avoid).map(|picked| picked.endpoint.begin(now))
+    }
+
+    fn choose(&self, policy: &PeerPolicy, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Picked> {
+        let (draw, roster, crowd) = (&self.draw, &*self.roster, &*self.crowd);
+        self.endpoints.load().choose(&Pick { draw, policy, roster, crowd, now, ask, avoid })
+    }
+
+    /// Whether all its endpoints are out, so that requests go to any of them.
+    pub(super) fn fails_open(&self) -> bool {
+        self.roster.fails_open()
     }
 
     /// Replaces the set of endpoints; equal addresses keep their [`Endpoint`] (load, connections), of two equal ones
@@ -179,18 +207,18 @@ impl Peer {
     pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
         let _one_at_a_time = self.updating.lock();
         let (old, now) = (self.endpoints.load_full(), Instant::now());
-        let unlearned = self.policy.load().keep_alive;
+        let unlearned = self.roster.policy.load().keep_alive;
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
             old.all().iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
         // Who comes with the first answer has nobody to leave its share to while it grows.
         let joined = (!old.is_empty()).then_some(now);
-        let (mut all, mut added) = (HashMap::with_capacity(specs.len()), 0);
+        let (mut all, mut added, mut takers) = (HashMap::with_capacity(specs.len()), 0, 0);
         let mut order = Vec::with_capacity(specs.len());
         for spec in specs {
             if all.contains_key(&spec.addr) {
                 continue;
             }
-            let addr = spec.addr.clone();
+            let (addr, takes) = (spec.addr.clone(), spec.weight > 0);
             let endpoint = match known.remove(&addr) {
                 Some(endpoint) => {
                     endpoint.set_spec(spec);
@@ -198,16 +226,19 @@ impl Peer {
                 }
                 None => {
                     added += 1;
-                    let endpoint = Endpoint::new(spec, now, unlearned);
+                    let endpoint = Endpoint::new(spec, now, unlearned, &self.roster);
                     endpoint.introduce(self.crowd.clone(), joined);
                     endpoint
                 }
             };
+            endpoint.standing().set_member(takes);
+            takers += usize::from(takes);
             all.insert(addr, ());
             order.push(endpoint);
         }
         let removed = known.len();
         let gone: Vec<_> = known.into_values().cloned().collect();
+        self.roster.set_members(takers);
         self.prepare(order);
         for endpoint in gone {
             endpoint.retire();
@@ -273,6 +304,9 @@ impl Peer {
     }
 }
 
+/// Choices made anew because another request was quicker to try an ejected endpoint.
+const CHOICES: usize = 3;
+
 /// The TLS that a peer is to speak, where it speaks any.
 pub(super) fn client_tls(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<ClientTls>, String> {
     let Some(tls) = &plan.source.tls else { return Ok(None) };
@@ -290,6 +324,7 @@ impl Drop for Peer {
 mod tests {
     use super::*;
     use crate::plan::peer::Balance;
+    use crate::resilience::outlier::Seen;
     use crate::upstream::rig::{plan, policy};
 
     fn spec(port: u16) -> EndpointSpec {
@@ -315,7 +350,7 @@ mod tests {
         let peer = peer(vec![spec(1), spec(2)]);
         assert_eq!(peer.discovery(), Discovery::Ready);
         let before = peer.endpoints();
-        before.all()[1].begin(Instant::now()).answered(Instant::now(), false);
+        before.all()[1].begin(Instant::now()).answered(Instant::now(), Seen::ServerError);
         let heavier = EndpointSpec { weight: 7, ..spec(2) };
         assert_eq!(peer.update(vec![heavier.clone(), spec(3), spec(3), EndpointSpec { weight: 9, ..spec(2) }]), (1, 1));
         let after = peer.endpoints();
@@ -350,9 +385,9 @@ mod tests {
         let peer = peer(vec![spec(1), spec(2)]);
         let now = Instant::now();
         for endpoint in peer.endpoints().all() {
-            endpoint.begin(now).answered(now, true);
+            endpoint.begin(now).answered(now, Seen::Well);
         }
-        peer.endpoints().all()[0].begin(now).answered(now, false);
+        peer.endpoints().all()[0].begin(now).answered(now, Seen::ServerError);
         assert_eq!(ports(&peer, 100, &[]), [2]);
     }
 

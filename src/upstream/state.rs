@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::endpoint::LastError;
 use super::peer::{Discovery, Peer};
 use super::pool::Counts;
+use super::roster::Standing;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, EndpointSpec, PeerKind};
 use crate::resilience::load::Load;
@@ -31,6 +32,8 @@ pub struct PeerState {
     pub balance: &'static str,
     /// Where discovery stands.
     pub discovery: DiscoveryState,
+    /// Whether all its endpoints are out, so that requests go to any of them.
+    pub fails_open: bool,
     /// Its endpoints.
     pub endpoints: Vec<EndpointState>,
 }
@@ -71,6 +74,12 @@ pub struct EndpointState {
     /// The moving average of the time to an answer; absent without a sample.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,
+    /// How it is ejected, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<EjectedState>,
+    /// How it is unhealthy, where health checks say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<UnhealthyState>,
     /// Its connections.
     pub pool: Counts,
     /// The last failure to connect.
@@ -79,6 +88,26 @@ pub struct EndpointState {
     /// How many seconds ago that was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error_seconds_ago: Option<u64>,
+}
+
+/// An endpoint that is out of the choice by what became of requests.
+#[derive(Debug, Clone, Serialize)]
+pub struct EjectedState {
+    /// The cause, by its word in the metric.
+    pub why: &'static str,
+    /// For how long.
+    pub seconds: u64,
+    /// Until a request may try it; 0 where the next one does.
+    pub next_probe_ms: u64,
+}
+
+/// An endpoint that is out of the choice by health checks.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnhealthyState {
+    /// What the last failed check found.
+    pub why: String,
+    /// For how long.
+    pub seconds: u64,
 }
 
 impl PeerState {
@@ -100,6 +129,7 @@ impl PeerState {
             tls: peer.source().tls.is_some(),
             balance: peer.policy().balance.word(),
             discovery: DiscoveryState::new(peer.discovery()),
+            fails_open: peer.fails_open(),
             endpoints: peer.endpoints().all().iter().map(|endpoint| endpoint.state(now)).collect(),
         }
     }
@@ -119,7 +149,13 @@ impl DiscoveryState {
 }
 
 impl EndpointState {
-    pub(super) fn new(spec: &EndpointSpec, load: &Load, pool: Counts, error: Option<LastError>, now: Instant) -> Self {
+    pub(super) fn new(
+        spec: &EndpointSpec,
+        (load, standing): (&Load, &Standing),
+        pool: Counts,
+        error: Option<LastError>,
+        now: Instant,
+    ) -> Self {
         let (what, when) = error.map(|error| (error.what, error.when)).unzip();
         Self {
             address: spec.addr.to_string(),
@@ -130,6 +166,8 @@ impl EndpointState {
             metadata: spec.metadata.clone(),
             in_flight: load.in_flight(),
             latency_ms: load.latency(now).map(milliseconds),
+            ejected: standing.ejected(now),
+            unhealthy: standing.unhealthy(now),
             pool,
             last_error: what,
             last_error_seconds_ago: when.map(seconds_ago),

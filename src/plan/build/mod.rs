@@ -7,6 +7,7 @@ pub mod lint;
 pub mod peers;
 pub mod retry;
 pub mod routes;
+pub mod standing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

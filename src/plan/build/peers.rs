@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Content, Parts, retry};
+use super::{Content, Parts, retry, standing};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
 use crate::config::kind::Set;
@@ -33,7 +33,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
         let zone = config.zone.as_ref().map(|zone| zone.0.as_str().into());
-        let policy = PeerPolicy { zone, ..policy(peer, parts.problems) };
+        let policy = PeerPolicy { zone, ..policy(name, peer, parts.problems) };
         let policy = super::balance::balanced(peer, policy, parts.problems);
         let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
@@ -160,7 +160,7 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
     Some(ClientTlsPlan { roots, sni: sni.value.0.trim_end_matches('.').to_ascii_lowercase() })
 }
 
-fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
+fn policy(name: &str, peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
     PeerPolicy {
         connection_age: peer.connection_age.0.map(|age| age.0),
@@ -173,8 +173,10 @@ fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
             hedge: retry::hedge(&peer.hedge),
             slow_start: peer.slow_start.0.map(|over| SlowStartRule::over(over.0)),
+            eject: standing::eject(peer, problems),
             ..Rules::default()
         },
+        health: standing::health(name, peer, problems),
         ..PeerPolicy::default()
     }
 }

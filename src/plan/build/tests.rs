@@ -13,10 +13,12 @@ use crate::config::{Document, read};
 use crate::ids::Door;
 use crate::plan::Plan;
 use crate::plan::door::{self, Otherwise, Protocol};
+use crate::plan::health::{HealthCheck, HealthRule};
 use crate::plan::peer::{Addresses, Affinity, Balance, PeerKind, PeerPolicy};
 use crate::plan::route::{Leads, Sticky};
 use crate::plan::rules::{
-    BudgetRule, Condition, Conditions, HedgeAfter, HedgeRule, Methods, Share, SlowStartRule, SubsetFallback,
+    BudgetRule, Condition, Conditions, EjectRule, HedgeAfter, HedgeRule, LatencyRule, Methods, Share, SlowStartRule,
+    SubsetFallback,
 };
 
 mod mistakes;
@@ -115,8 +117,10 @@ peers:
     balance: { by: ring-hash, key: { cookie: shop }, bounded-load: 125% }
     retry: { attempts: 4, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
     hedge: { after: 70ms, at-least: 9ms }
+    eject: { after: 2 failures, server-errors: 3 failures, gateway-errors: off, failure-share: 30%, latency: { times: 4, at-least: 60ms }, volume: 6, probe: 2s, for: 20s, most: 50% }
+    health: { grpc: two.T, host: t.two, every: 6s, timeout: 2s, healthy: 4, unhealthy: 5 }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
-  three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request }
+  three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request, eject: off, health: { tcp: true } }
   four: { static: [{ address: "10.0.0.1:80", weight: 0, priority: 7, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
 telemetry: { access-log: { log: all, format: json } }
@@ -152,6 +156,44 @@ fn every_key_reaches_the_plan() {
     assert_eq!((plan.workers, plan.grace.as_secs()), (3, 60));
     assert_eq!(plan.egress.own.len(), 8);
     the_numbers(&plan);
+}
+
+#[test]
+fn ejection_and_health_checks_reach_the_plan() {
+    let plan = plan(EVERYTHING);
+    let eject = |at: usize| plan.peers[at].policy.rules.eject;
+    let ms = Duration::from_millis;
+    let latency = Some(LatencyRule { times: Share::percent(400), at_least: ms(60) });
+    let all = EjectRule {
+        server_errors: Some(3),
+        gateway_errors: None,
+        local_failures: Some(2),
+        failure_share: Some(Share::percent(30)),
+        latency,
+        volume: 6,
+        probe_after: ms(2_000),
+        longest: ms(20_000),
+        most: Share::percent(50),
+    };
+    // The first two are apps, of which there is one each: nothing is to be chosen.
+    let want = [None, None, Some(EjectRule::default()), Some(all), None, Some(EjectRule::default())];
+    assert_eq!(want, std::array::from_fn(eject));
+    let health = |at: usize| plan.peers[at].policy.health.as_deref().cloned();
+    let check = HealthCheck::Grpc { service: "two.T".into(), host: "t.two".into() };
+    let rule = HealthRule { check, every: ms(6_000), timeout: ms(2_000), healthy: 4, unhealthy: 5 };
+    assert_eq!(health(3), Some(rule));
+    let rule = HealthRule { check: HealthCheck::Tcp, every: ms(5_000), timeout: ms(1_000), healthy: 2, unhealthy: 3 };
+    assert_eq!((health(2), health(4)), (None, Some(rule)));
+    let host = |peer: &str| {
+        let plan = self::plan(&with(&format!("peers: {{ a: {{ {peer}, health: {{ http: /h?x=1 }} }} }}")));
+        match &plan.peers[1].policy.health.as_ref().unwrap().check {
+            HealthCheck::Http { path, host } => format!("{host}{path}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(host("dns: \"B.c.:80\""), "B.c/h?x=1");
+    assert_eq!(host("dns: \"b.c:80\", tls: { sni: d.e }"), "d.e/h?x=1");
+    assert_eq!(host("static: [1.1.1.1:1]"), "a/h?x=1");
 }
 
 /// The numbers of the plan that a swapped field would change.

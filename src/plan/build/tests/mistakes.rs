@@ -49,6 +49,51 @@ fn each_problem_is_one_line_with_its_place() {
 }
 
 #[test]
+fn ejection_and_health_problems() {
+    for (text, expect) in [
+        ("eject: {}", ""),
+        ("eject: { for: 500ms }, health: { tcp: true, every: 500ms }", ""),
+        ("eject: off, health: off", ""),
+        (
+            "eject: { after: 5 }",
+            "f:3:52: peers.a.eject.after: expected a number of failures such as `5 failures`, found `5`; did you mean `5 failures`?",
+        ),
+        (
+            "eject: { probe: 2s, for: 1s }",
+            "f:3:52: peers.a.eject.probe: must not be longer than `for`, the longest time from one try to the next",
+        ),
+        (
+            "eject: { most: 0% }",
+            "f:3:51: peers.a.eject.most: 0% would still allow one: to eject none, say `eject: off`",
+        ),
+        (
+            "eject: { server-errors: off, gateway-errors: off, local-failures: off, failure-share: off }",
+            "f:3:43: warning: peers.a.eject: ejects nothing, as every cause is off: say `eject: off`",
+        ),
+        ("health: {}", "f:3:44: peers.a.health: does not say what to ask: give one of `http`, `grpc` or `tcp`"),
+        (
+            "health: { http: /, tcp: true }",
+            "f:3:44: peers.a.health: an endpoint is asked in one way: give one of `http`, `grpc` and `tcp`",
+        ),
+        ("health: { tcp: false }", "f:3:51: peers.a.health.tcp: expected `true`, or another check in its place"),
+        (
+            "health: { http: healthz }",
+            "f:3:52: peers.a.health.http: expected a path that begins with `/`, with or without a query, found `healthz`",
+        ),
+        (
+            "health: { http: /, timeout: 6s }",
+            "f:3:64: peers.a.health.timeout: must not be longer than `every`, the time from one check to the next",
+        ),
+        (
+            "protocol: http1, health: { grpc: \"\" }",
+            "f:3:69: peers.a.health.grpc: gRPC needs HTTP/2, and this peer's `protocol` is another",
+        ),
+    ] {
+        assert_eq!(problems(&with(&format!("peers: {{ a: {{ static: [1.1.1.1:1], {text} }} }}"))), expect, "{text}");
+    }
+}
+
+#[test]
 fn inbound_problems() {
     for (text, expect) in [
         (
@@ -191,8 +236,6 @@ fn keys_of_later_steps_are_unknown() {
         "inbound: { probes: [] }",
         "peers: { a: { mtls: {} } }",
         "peers: { a: { breaker: {} } }",
-        "peers: { a: { eject: {} } }",
-        "peers: { a: { health: {} } }",
         "peers: { a: { fallback: {} } }",
         "telemetry: { traces: {} }",
     ] {
