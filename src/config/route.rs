@@ -211,7 +211,6 @@ pub struct Path(pub String);
 /// A path with free segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
-    text: String,
     /// What it means.
     pub template: Template,
 }
@@ -219,7 +218,6 @@ pub struct PathTemplate {
 /// A regular expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expression {
-    text: String,
     /// What it means.
     pub pattern: Pattern,
 }
@@ -348,11 +346,11 @@ impl Scalar for PathTemplate {
 
     fn parse(text: &str) -> Result<Self, Wrong> {
         let template = Template::new(text).map_err(Wrong::because)?;
-        Ok(Self { text: text.to_owned(), template })
+        Ok(Self { template })
     }
 
     fn write(&self) -> String {
-        self.text.clone()
+        self.template.text().to_owned()
     }
 }
 
@@ -372,11 +370,11 @@ impl Scalar for Expression {
             return Err(Wrong::default());
         }
         let pattern = Pattern::new(text).map_err(Wrong::because)?;
-        Ok(Self { text: text.to_owned(), pattern })
+        Ok(Self { pattern })
     }
 
     fn write(&self) -> String {
-        self.text.clone()
+        self.pattern.text().to_owned()
     }
 }
 
