@@ -55,6 +55,10 @@ pub struct Trail {
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
+    /// Whether a request of which nothing was sent is to be given back.
+    pub give_back: bool,
+    /// The request of a call that failed, where provably nothing of it was sent and it was asked for.
+    pub unsent: Option<Box<Request<Body>>>,
 }
 
 /// Calls the peer and returns its answer's head, with the body to come.
@@ -88,7 +92,13 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
     // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
     let mut tries = Tries::new(call.peer, call.now);
     loop {
-        let lease = tries.lease(trail, call.version, call.deadline).await?;
+        let lease = match tries.lease(trail, call.version, call.deadline).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                trail.unsent = trail.give_back.then(|| Box::new(request));
+                return Err(failure);
+            }
+        };
         // hyper's HTTP/1 server cannot send informational answers on: to be told of them only to count them would cost
         // each request a callback, a fiftieth of all that is done for it.
         let deaf = call.version == Version::Http1 && lease.version() == Version::Http1;

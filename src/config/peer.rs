@@ -1,6 +1,7 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrSystem, Pairs};
+use super::fallback::StandIn;
 use super::kind::{Set, words};
 use super::listener::Protocol;
 use super::route::Route;
@@ -43,6 +44,8 @@ section! {
         balance "balance": Set<Balance> = Is("peak-ewma");
         /// How long things may take.
         timeout "timeout": Set<PeerTimeout> = Is("{}");
+        /// What a caller gets where this peer gives no answer.
+        fallback "fallback": Option<Set<StandIn>> = Unset("{ peer: payments-standby }");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::collect::{List, Named, OneOrMore, OrNone, Pairs};
+use super::fallback::StandIn;
 use super::kind::{Scalar, Set, Wrong, words};
 use super::pattern::{Pattern, Template};
 use super::section::section;
@@ -23,6 +24,10 @@ section! {
         sticky "sticky": Option<Set<Sticky>> = Unset("{ header: x-user }");
         /// How long its requests may take, in place of what the peer says.
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
+        /// What a caller gets where there is no answer, in place of what the peer says.
+        fallback "fallback": Option<Set<StandIn>> = Unset("{ respond: { status: 200, body: \"[]\" } }");
+        /// A peer that gets copies of requests; what it answers is thrown away.
+        mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.
@@ -35,6 +40,17 @@ section! {
         respond "respond": Option<Set<Respond>> = Unset("{ status: 410, body: gone }");
         /// Faults that are made on purpose, to see what callers do.
         fault "fault": Option<Set<Fault>> = Unset("{ delay: 200ms, share: 5% }");
+    }
+}
+
+section! {
+    /// A peer that gets copies. At most 100 are under way at one time, and none of a body over 64 KiB; what is beyond
+    /// is dropped and counted.
+    Mirror {
+        /// Who gets them.
+        peer "peer": Option<Set<Name>> = Required("payments-next");
+        /// The share of the requests that is copied.
+        share "share": Set<Share> = Is("100%");
     }
 }
 

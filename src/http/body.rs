@@ -9,6 +9,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::guard::Guarded;
+use super::tee::Teed;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,8 @@ pub enum Body {
     Http2(Http2Body),
     /// Any of them under guard.
     Guarded(Box<Guarded<Body>>),
+    /// Any of them while it is copied.
+    Teed(Box<Teed>),
 }
 
 /// The receiving half of an HTTP/2 stream; gives window back as its pieces are taken.
@@ -115,6 +118,7 @@ impl Body {
     pub fn idle(&self) -> Option<std::time::Duration> {
         match self {
             Self::Guarded(body) => Some(body.idle()),
+            Self::Teed(body) => body.inner().idle(),
             _ => None,
         }
     }
@@ -134,6 +138,7 @@ impl HttpBody for Body {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
             Self::Http2(body) => body.poll_frame(cx),
             Self::Guarded(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Teed(body) => body.poll_frame(cx),
         }
     }
 
@@ -144,6 +149,7 @@ impl HttpBody for Body {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
             Self::Guarded(body) => body.is_end_stream(),
+            Self::Teed(body) => body.inner().is_end_stream(),
         }
     }
 
@@ -153,6 +159,7 @@ impl HttpBody for Body {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
             Self::Http1(body) => body.size_hint(),
             Self::Guarded(body) => body.size_hint(),
+            Self::Teed(body) => body.inner().size_hint(),
             Self::Http2(body) => match body.promised {
                 Some(left) => SizeHint::with_exact(left),
                 None if body.stream.is_end_stream() => SizeHint::with_exact(0),

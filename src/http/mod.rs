@@ -8,5 +8,6 @@ pub mod head;
 pub mod hop;
 pub mod path;
 pub mod pour;
+pub mod tee;
 pub mod unsent;
 pub mod window;

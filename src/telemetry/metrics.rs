@@ -145,6 +145,12 @@ pub struct PeerMetrics {
     pub attempts: Counter,
     /// Attempts repeated on another connection because a reused one was already dead.
     pub reconnects: Counter,
+    /// Exchanges that turned to the fallback of this peer.
+    pub fallbacks: Counter,
+    /// Copies of requests sent to this peer.
+    pub mirrored: Counter,
+    /// Copies that were not sent, because too many were under way or their body was too large or broke off.
+    pub mirror_dropped: Counter,
     /// Connections opened.
     pub connects: Counter,
     /// Connections that could not be opened.

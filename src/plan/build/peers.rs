@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::fallback::fallback;
 use super::{Content, Parts};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
@@ -30,7 +31,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
             protocol: super::doors::protocol(peer.protocol.value),
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
-        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer)));
+        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer, parts.problems)));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
     }
 }
@@ -155,7 +156,7 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
     Some(ClientTlsPlan { roots, sni: sni.value.0.trim_end_matches('.').to_ascii_lowercase() })
 }
 
-fn policy(peer: &Peer) -> PeerPolicy {
+fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
     PeerPolicy {
         balance: match peer.balance.value {
@@ -170,6 +171,7 @@ fn policy(peer: &Peer) -> PeerPolicy {
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
         rules: Rules::default(),
+        fallback: fallback(peer.fallback.as_ref(), problems),
     }
 }
 

@@ -194,7 +194,6 @@ fn keys_of_later_steps_are_unknown() {
         "peers: { a: { breaker: {} } }",
         "peers: { a: { eject: {} } }",
         "peers: { a: { health: {} } }",
-        "peers: { a: { fallback: {} } }",
         "peers: { a: { timeout: { attempt: 1s } } }",
         "telemetry: { traces: {} }",
     ] {
