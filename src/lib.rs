@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 // floor 0: names and facts
+pub mod condition;
 pub mod deadline;
 pub mod ids;
 pub mod reason;

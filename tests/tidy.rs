@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u32)] = &[
     ("ids", 0),
     ("reason", 0),
+    ("condition", 0),
     ("deadline", 0),
     ("life", 1),
     ("telemetry", 1),

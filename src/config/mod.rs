@@ -15,6 +15,7 @@ pub mod places;
 pub mod print;
 pub mod problem;
 pub mod reference;
+pub mod retry;
 pub mod route;
 pub mod schema;
 pub mod section;

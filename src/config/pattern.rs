@@ -15,8 +15,9 @@ impl Pattern {
     /// # Errors
     /// What is wrong with it, in a line.
     pub fn new(text: &str) -> Result<Self, String> {
-        // The flags are scoped to the group, so that an alternative cannot escape the anchors.
-        regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE).build().map(Self).map_err(|error| {
+        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE).build();
+        // The group keeps alternatives and flags between the anchors; only a text that is whole by itself stays in it.
+        build(text).and_then(|_| build(&format!("^(?:{text})$"))).map(Self).map_err(|error| {
             match error {
                 regex::Error::CompiledTooBig(_) => "takes more than 256 KiB: make it smaller".to_owned(),
                 // The last line says what, those before it draw where.
@@ -107,6 +108,7 @@ mod tests {
             assert!(Template::new(text).is_err(), "{text}");
         }
         assert!(Pattern::new("(").unwrap_err().contains("unclosed"));
+        assert!(Pattern::new("/a)|(?:/b").unwrap_err().contains("unopened"));
         assert!(Pattern::new("x{1000}{1000}").unwrap_err().contains("smaller"));
     }
 }

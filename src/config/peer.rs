@@ -1,9 +1,10 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
-use super::collect::{List, Named, OneOrMore, OrNone, OrSystem, Pairs};
+use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSystem, Pairs};
 use super::fallback::StandIn;
 use super::kind::{Set, words};
 use super::listener::Protocol;
+use super::retry::{Hedge, Retry};
 use super::route::Route;
 use super::section::section;
 use super::units::{Count, Timer};
@@ -46,6 +47,10 @@ section! {
         timeout "timeout": Set<PeerTimeout> = Is("{}");
         /// What a caller gets where this peer gives no answer.
         fallback "fallback": Option<Set<StandIn>> = Unset("{ peer: payments-standby }");
+        /// When a failed attempt is followed by another, or `off`.
+        retry "retry": Set<OrOff<Retry>> = Is("{}");
+        /// When a second attempt is sent beside a first one that takes its time, or `off`.
+        hedge "hedge": Set<OrOff<Hedge>> = Is("off");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.
@@ -70,6 +75,8 @@ section! {
         connect "connect": Set<Timer> = Is("1s");
         /// A request, from its head to the answer's last byte, or `none`.
         request "request": Set<OrNone<Timer>> = Is("none");
+        /// One attempt, until its answer begins, or `none`.
+        attempt "attempt": Set<OrNone<Timer>> = Is("none");
         /// A body that stands still, either way.
         idle "idle": Set<Timer> = Is("60s");
         /// A tunnel (WebSocket, CONNECT, opaque TCP) that stands still.

@@ -2,10 +2,11 @@
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::collect::{List, Named, OneOrMore, OrNone, Pairs};
+use super::collect::{List, Named, OneOrMore, OrNone, OrOff, Pairs};
 use super::fallback::StandIn;
 use super::kind::{Scalar, Set, Wrong, words};
 use super::pattern::{Pattern, Template};
+use super::retry::Retry;
 use super::section::section;
 use super::units::{Count, Share, Span, Timer};
 use super::values::{FieldName, Name, is_host};
@@ -28,6 +29,8 @@ section! {
         fallback "fallback": Option<Set<StandIn>> = Unset("{ respond: { status: 200, body: \"[]\" } }");
         /// A peer that gets copies of requests; what it answers is thrown away.
         mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
+        /// When a failed attempt of its requests is followed by another, in place of what the peer says.
+        retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ attempts: 3, on: [5xx] }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.
@@ -123,6 +126,8 @@ section! {
     RouteTimeout {
         /// A request, from its head to the answer's last byte, or `none`.
         request "request": Option<Set<OrNone<Timer>>> = Unset("3s");
+        /// One attempt, until its answer begins, or `none`.
+        attempt "attempt": Option<Set<OrNone<Timer>>> = Unset("1s");
         /// A body that stands still, either way.
         idle "idle": Option<Set<Timer>> = Unset("60s");
         /// A tunnel that stands still.
@@ -411,6 +416,13 @@ impl Scalar for Text {
 
     fn write(&self) -> String {
         self.0.clone()
+    }
+}
+
+impl HostText {
+    /// Whether it names a port.
+    pub fn has_port(&self) -> bool {
+        self.0.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
     }
 }
 

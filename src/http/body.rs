@@ -9,6 +9,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::guard::Guarded;
+use super::replay::Replay;
 use super::tee::Teed;
 
 /// Why a body ended before its end.
@@ -32,6 +33,9 @@ pub enum BodyError {
     /// The exchange's deadline passed.
     #[error("the deadline passed")]
     Deadline,
+    /// A later attempt sends it now.
+    #[error("a later attempt took the body over")]
+    Superseded,
     /// A shutdown's grace ended.
     #[error("the grace of the shutdown ended")]
     Forced,
@@ -53,6 +57,8 @@ pub enum Body {
     Guarded(Box<Guarded<Body>>),
     /// Any of them while it is copied.
     Teed(Box<Teed>),
+    /// A request's that can be sent again.
+    Replay(Box<Replay>),
 }
 
 /// The receiving half of an HTTP/2 stream; gives window back as its pieces are taken.
@@ -119,6 +125,7 @@ impl Body {
         match self {
             Self::Guarded(body) => Some(body.idle()),
             Self::Teed(body) => body.inner().idle(),
+            Self::Replay(body) => body.idle(),
             _ => None,
         }
     }
@@ -139,6 +146,7 @@ impl HttpBody for Body {
             Self::Http2(body) => body.poll_frame(cx),
             Self::Guarded(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Teed(body) => body.poll_frame(cx),
+            Self::Replay(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -150,6 +158,7 @@ impl HttpBody for Body {
             Self::Http2(body) => body.stream.is_end_stream(),
             Self::Guarded(body) => body.is_end_stream(),
             Self::Teed(body) => body.inner().is_end_stream(),
+            Self::Replay(body) => body.is_end_stream(),
         }
     }
 
@@ -160,6 +169,7 @@ impl HttpBody for Body {
             Self::Http1(body) => body.size_hint(),
             Self::Guarded(body) => body.size_hint(),
             Self::Teed(body) => body.inner().size_hint(),
+            Self::Replay(body) => body.size_hint(),
             Self::Http2(body) => match body.promised {
                 Some(left) => SizeHint::with_exact(left),
                 None if body.stream.is_end_stream() => SizeHint::with_exact(0),

@@ -32,6 +32,11 @@ pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for")
 /// The scheme the first caller used.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+/// Our member of `tracestate`, before the number of the attempt.
+const TRACE_MARK: &str = "outrigger=a:";
+
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const OWN_PREFIX: &str = "x-outrigger-";
 
@@ -74,6 +79,8 @@ pub struct Facts {
     pub patience: Option<Duration>,
     /// Whether it came in absolute-form, as to a forward proxy.
     pub absolute: bool,
+    /// Whether it is a sidecar's further attempt: to repeat it again would multiply what was multiplied already.
+    pub marked: bool,
 }
 
 /// Why a head is refused: the reason, and what exactly.
@@ -107,6 +114,7 @@ struct Found {
     hops: u8,
     patience: Option<Duration>,
     request_id: bool,
+    marked: bool,
     crumbs: usize,
     bytes: usize,
 }
@@ -143,6 +151,7 @@ pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError>
         grpc: found.grpc,
         patience: found.patience,
         absolute,
+        marked: found.marked,
     })
 }
 
@@ -209,6 +218,7 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
         }
         Some(b'h') => found.strip |= *name == HTTP2_SETTINGS,
         Some(b'g') if *name == GRPC_TIMEOUT => found.patience = shorter(found.patience, grpc_timeout(value)),
+        Some(b't') if *name == TRACE_STATE => found.marked |= is_marked(value),
         Some(b'f') => found.strip |= !rules.trusted && *name == header::FORWARDED,
         Some(b'x') => {
             if *name == REQUEST_ID {
@@ -217,6 +227,8 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
                 // Rebuilt with one more; a text that is no number counts as a loop rather than as a fresh request.
                 found.strip = true;
                 found.hops = value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MOST_HOPS);
+            } else if *name == ATTEMPT {
+                found.marked |= value.as_bytes() != b"1";
             } else if *name == DEADLINE {
                 let millis = value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
                 found.patience = shorter(found.patience, millis);
@@ -225,6 +237,26 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
             }
         }
         _ => {}
+    }
+}
+
+/// Whether a `tracestate` (W3C Trace Context §3.3) has our member that says "further attempt": services copy it to what
+/// they ask in turn, as they do not copy our own field.
+fn is_marked(state: &HeaderValue) -> bool {
+    list(state).any(|member| member.strip_prefix(TRACE_MARK).is_some_and(|attempt| attempt != "1"))
+}
+
+/// Marks a request as attempt `n`, for the sidecars behind the peer.
+pub fn mark(headers: &mut HeaderMap, n: u32) {
+    headers.insert(ATTEMPT, HeaderValue::from(n));
+    // Without a `traceparent` nobody looks at the state (§3.3.1).
+    if !headers.contains_key(TRACE_PARENT) {
+        return;
+    }
+    let kept = headers.get_all(TRACE_STATE).into_iter().flat_map(list).filter(|one| !one.starts_with(TRACE_MARK));
+    let state = std::iter::once(format!("{TRACE_MARK}{n}")).chain(kept.map(str::to_owned)).collect::<Vec<_>>();
+    if let Ok(state) = HeaderValue::try_from(state.join(",")) {
+        headers.insert(TRACE_STATE, state);
     }
 }
 
@@ -352,10 +384,11 @@ fn joined_cookie(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Adds what the next hop is to know.
 fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authority) -> Result<(), HeadError> {
+    let names_host = parts.method != Method::CONNECT || is_extended_connect(parts);
     let headers = &mut parts.headers;
     // Room for all that may be added, so that the map grows once at most.
     headers.reserve(6);
-    if headers.get(header::HOST) != Some(authority.raw()) && parts.method != Method::CONNECT {
+    if headers.get(header::HOST) != Some(authority.raw()) && names_host {
         headers.insert(header::HOST, authority.raw().clone());
     }
     if found.te_trailers || found.grpc {

@@ -8,6 +8,7 @@ pub mod head;
 pub mod hop;
 pub mod path;
 pub mod pour;
+pub mod replay;
 pub mod tee;
 pub mod unsent;
 pub mod window;

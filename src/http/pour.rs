@@ -76,7 +76,7 @@ where
 fn reset_reason(error: &BodyError) -> Reason {
     match error {
         BodyError::Http2(error) => error.reason().filter(|r| *r != Reason::NO_ERROR).unwrap_or(Reason::INTERNAL_ERROR),
-        BodyError::Idle | BodyError::Deadline | BodyError::Forced => Reason::CANCEL,
+        BodyError::Idle | BodyError::Deadline | BodyError::Forced | BodyError::Superseded => Reason::CANCEL,
         BodyError::Http1(_) | BodyError::Short | BodyError::TooLarge => Reason::INTERNAL_ERROR,
     }
 }

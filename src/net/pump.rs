@@ -239,8 +239,9 @@ impl Ways {
             }
         }
         if deafened {
-            // The deaf way has still to look at its reader.
+            // The deaf way has still to look at its reader; the last words have their time from here on.
             cx.waker().wake_by_ref();
+            *moved = true;
         }
         self.ended()
     }
@@ -405,6 +406,29 @@ mod tests {
         let end = pump(&mut left, &mut right, HOUR, &mut Carried::default()).await;
         assert!(matches!(end, End::Right { cut: true, .. }), "{end:?}");
         assert_eq!(start.elapsed(), LAST_WORDS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn last_words_have_their_time_from_the_break_on() {
+        let (mut client, mut left) = duplex(64);
+        let (says, mut server) = duplex(64);
+        let (takes, taken) = duplex(4);
+        let mut right = tokio::io::join(says, takes);
+        let talk = async {
+            client.write_all(b"more than it takes").await.unwrap();
+            tokio::time::sleep(2 * LAST_WORDS).await;
+            drop(taken);
+            tokio::time::sleep(LAST_WORDS / 2).await;
+            server.write_all(b"enough").await.unwrap();
+            drop(server);
+            let mut words = [0; 6];
+            let read = tokio::time::timeout(HOUR, client.read_exact(&mut words)).await;
+            drop(client);
+            read.map(|_| words)
+        };
+        let mut carried = Carried::default();
+        let (_, words) = tokio::join!(pump(&mut left, &mut right, HOUR, &mut carried), talk);
+        assert_eq!((words.unwrap_or_default(), carried.back), (*b"enough", 6));
     }
 
     /// Who wrote to a reset socket was told; who reads from it afterwards is given its rest and then an end.

@@ -39,13 +39,20 @@ impl Match {
         self.miss(asked).is_none()
     }
 
+    /// Whether all conditions hold but that on the path.
+    pub fn rest_holds(&self, asked: &Asked<'_>) -> bool {
+        self.other_miss(asked).is_none()
+    }
+
     /// The first condition that does not hold.
     pub fn miss(&self, asked: &Asked<'_>) -> Option<Miss<'_>> {
+        let path = self.path.as_ref().filter(|path| !path.holds(asked.uri.path()));
+        path.map(Miss::Path).or_else(|| self.other_miss(asked))
+    }
+
+    fn other_miss(&self, asked: &Asked<'_>) -> Option<Miss<'_>> {
         if !self.methods.is_empty() && !self.methods.contains(asked.method) {
             return Some(Miss::Method(&self.methods));
-        }
-        if let Some(path) = self.path.as_ref().filter(|path| !path.holds(asked.uri.path())) {
-            return Some(Miss::Path(path));
         }
         let field = |(name, text): &&(_, TextMatch)| !text.holds_any(asked.headers.get_all(name).iter().map(bytes));
         if let Some((name, text)) = self.headers.iter().find(field) {
@@ -127,7 +134,9 @@ fn bytes(value: &http::HeaderValue) -> &[u8] {
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    // `application/grpc-web` is another protocol.
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The values of a parameter of the query, in order.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 
 use super::matching::{Asked, Match, PathMatch, below};
@@ -66,18 +67,24 @@ impl Route {
         self.matches.is_empty() || self.matches.iter().any(|one| one.holds(asked))
     }
 
+    /// Whether what it means depends on this request's path, or it is to change it.
+    pub fn needs_path(&self, asked: &Asked<'_>) -> bool {
+        let judged = self.matches.iter().any(|one| one.path.is_some() && one.rest_holds(asked));
+        judged || (self.rewrite.path.is_some() && self.means(asked))
+    }
+
     /// Whether it looks at paths, which must be normal then.
     pub fn looks_at_paths(&self) -> bool {
         self.matches.iter().any(|one| one.path.is_some()) || self.rewrite.path.is_some()
     }
 
-    /// The prefix that led a request here, for a rewrite that replaces it.
-    fn prefix(&self, path: &str) -> Option<&str> {
-        let prefixes = self.matches.iter().filter_map(|one| match &one.path {
+    /// The longest prefix that led a request here, for a rewrite that replaces it.
+    fn prefix(&self, asked: &Asked<'_>) -> Option<&str> {
+        let prefixes = self.matches.iter().filter(|one| one.holds(asked)).filter_map(|one| match &one.path {
             Some(PathMatch::Prefix(prefix)) => Some(prefix.as_str()),
             _ => None,
         });
-        prefixes.filter(|prefix| below(path, prefix).is_some()).max_by_key(|prefix| prefix.len())
+        prefixes.max_by_key(|prefix| prefix.len())
     }
 }
 
@@ -186,11 +193,12 @@ pub enum NewPath {
 
 impl NewPath {
     /// The new path with the query it had; `None` where they make no target.
-    fn of(&self, route: &Route, uri: &Uri) -> Option<http::uri::PathAndQuery> {
+    fn of(&self, route: &Route, asked: &Asked<'_>) -> Option<PathAndQuery> {
+        let uri = asked.uri;
         let mut path = match self {
             Self::Whole(path) => path.clone(),
             Self::Prefix(prefix) => {
-                let rest = below(uri.path(), route.prefix(uri.path())?)?;
+                let rest = below(uri.path(), route.prefix(asked)?)?;
                 let joined = format!("{}{rest}", prefix.trim_end_matches('/'));
                 if joined.is_empty() { "/".to_owned() } else { joined }
             }
@@ -205,9 +213,9 @@ impl NewPath {
 
 impl Route {
     /// The target that a request is forwarded with, where it is another one.
-    pub fn rewritten(&self, uri: &Uri) -> Option<Uri> {
-        let path = self.rewrite.path.as_ref()?.of(self, uri)?;
-        let mut parts = uri.clone().into_parts();
+    pub fn rewritten(&self, asked: &Asked<'_>) -> Option<Uri> {
+        let path = self.rewrite.path.as_ref()?.of(self, asked)?;
+        let mut parts = asked.uri.clone().into_parts();
         parts.path_and_query = Some(path);
         Uri::from_parts(parts).ok()
     }
@@ -233,15 +241,17 @@ impl Redirect {
     pub fn location(
         &self,
         route: &Route,
-        uri: &Uri,
+        asked: &Asked<'_>,
         scheme: &str,
         host: &str,
         port: Option<u16>,
     ) -> Option<HeaderValue> {
         let path = match &self.path {
-            Some(path) => path.of(route, uri)?,
-            None => uri.path_and_query()?.clone(),
+            Some(path) => path.of(route, asked)?,
+            None => asked.uri.path_and_query()?.clone(),
         };
+        // `*` is the server itself, whose URI has no path (RFC 9112 §3.2.4).
+        let path = if path == "*" { "" } else { path.as_str() };
         let to = self.scheme.unwrap_or(scheme);
         // A port belongs to the scheme and the host that it was given with.
         let kept = self.scheme.is_none_or(|new| new == scheme) && self.host.is_none();
@@ -323,6 +333,8 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -358,7 +370,9 @@ mod tests {
             ("/v2", NewPath::Whole("/x".into()), "/v2/a?b", "/x?b"),
         ] {
             let route = rewriting(prefix_asked, new);
-            assert_eq!(route.rewritten(&from.parse().unwrap()).unwrap(), *to, "{from}");
+            let (method, uri, headers) = (Method::GET, from.parse().unwrap(), HeaderMap::new());
+            let asked = Asked { method: &method, uri: &uri, headers: &headers };
+            assert_eq!(route.rewritten(&asked).unwrap(), *to, "{from}");
         }
     }
 
@@ -376,7 +390,9 @@ mod tests {
             (Redirect { port: Some(8443), scheme: Some("https"), ..plain() }, None, "https://shop:8443/v2/a?b"),
             (Redirect { path: Some(NewPath::Prefix("/v3".into())), ..plain() }, None, "http://shop/v3/a?b"),
         ] {
-            let found = to.location(&route, &"/v2/a?b".parse().unwrap(), "http", "shop", port).unwrap();
+            let (method, uri, headers) = (Method::GET, Uri::from_static("/v2/a?b"), HeaderMap::new());
+            let asked = Asked { method: &method, uri: &uri, headers: &headers };
+            let found = to.location(&route, &asked, "http", "shop", port).unwrap();
             assert_eq!(found, expect);
         }
     }

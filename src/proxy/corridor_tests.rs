@@ -33,6 +33,7 @@ use crate::upstream::world::{Upstreams, World};
 
 mod detection;
 mod http2;
+mod routes;
 mod tunnels;
 
 const GET: &str = "GET /path HTTP/1.1\r\nHost: a\r\n\r\n";

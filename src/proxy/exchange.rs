@@ -83,8 +83,11 @@ async fn pass(
         }
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
-        let switched = in_time(deadline, Box::pin(switched)).await;
-        return switched.map(|switch| Passed::Switched(Box::new(switch)));
+        let mut switch = in_time(deadline, Box::pin(switched)).await?;
+        if let Some(taken) = &route {
+            taken.dress(switch.headers_mut());
+        }
+        return Ok(Passed::Switched(Box::new(switch)));
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
     let http10 = parts.version == Version::HTTP_10;

@@ -128,6 +128,7 @@ pub fn broken_answer(error: &BodyError) -> Reason {
         BodyError::Deadline => Reason::DeadlinePassed,
         BodyError::TooLarge => Reason::BodyTooLarge,
         BodyError::Forced => Reason::GraceOver,
+        BodyError::Superseded => Reason::Internal,
     }
 }
 

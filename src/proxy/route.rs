@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::call::Failure;
@@ -31,15 +31,21 @@ impl Taken {
     /// # Errors
     /// `PathNotNormal` where a route looks at paths and this one can be read in two ways.
     pub fn find(routes: &Routes, parts: &Parts) -> Result<Option<Self>, Failure> {
-        if routes.by_path
-            && let Some(why) = path::ambiguity(parts.uri.path())
-        {
-            let detail = format!("the path has {why}: servers read it differently, so no rule for paths can judge it");
-            return Err(Failure::new(Reason::PathNotNormal, detail));
+        let asked = asked(parts);
+        let ambiguity = if routes.by_path { path::ambiguity(parts.uri.path()) } else { None };
+        for route in &routes.list {
+            if let Some(why) = ambiguity
+                && route.needs_path(&asked)
+            {
+                let detail =
+                    format!("the path has {why}: servers read it differently, so `{}` cannot judge it", route.name);
+                return Err(Failure::new(Reason::PathNotNormal, detail));
+            }
+            if route.means(&asked) {
+                return Ok(Some(Self { route: route.clone(), cookie: None }));
+            }
         }
-        let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
-        let route = routes.list.iter().find(|route| route.means(&asked));
-        Ok(route.map(|route| Self { route: route.clone(), cookie: None }))
+        Ok(None)
     }
 
     /// Which peer takes the request; `None` where the route ends it here.
@@ -87,8 +93,18 @@ impl Taken {
     /// The answer of a route that ends the request here.
     ///
     /// # Errors
-    /// `Internal` where a redirect's parts make no location; the file is checked so that they do.
+    /// `Internal` where a redirect's parts make no location; the file is checked so that they do. `MethodNotAllowed` for
+    /// a CONNECT that has no path to be sent to, or would be told that its tunnel is open.
     pub fn answer(&self, parts: &Parts, authority: &Authority, tls: bool) -> Result<Option<Response<Bytes>>, Failure> {
+        let no_tunnel = match &self.route.leads {
+            Leads::Redirect(_) => parts.uri.path_and_query().is_none(),
+            Leads::Respond(respond) => parts.method == Method::CONNECT && respond.status.is_success(),
+            Leads::To(_) => false,
+        };
+        if no_tunnel {
+            let detail = format!("{} answers requests by itself: it has no tunnel for a CONNECT", self.route.name);
+            return Err(Failure::new(Reason::MethodNotAllowed, detail));
+        }
         let mut answer = match &self.route.leads {
             Leads::To(_) => return Ok(None),
             Leads::Redirect(to) => self.redirect(to, parts, authority, tls)?,
@@ -106,7 +122,7 @@ impl Taken {
         tls: bool,
     ) -> Result<Response<Bytes>, Failure> {
         let scheme = if tls { "https" } else { "http" };
-        let location = to.location(&self.route, &parts.uri, scheme, authority.written_host(), authority.port());
+        let location = to.location(&self.route, &asked(parts), scheme, authority.written_host(), authority.port());
         let location = location.ok_or_else(|| {
             Failure::new(Reason::Internal, format!("`redirect` of {} makes no location", self.route.name))
         })?;
@@ -121,8 +137,9 @@ impl Taken {
     /// # Errors
     /// `BadHead` where the rewritten path makes no target.
     pub fn rewrite(&self, parts: &mut Parts) -> Result<(), Failure> {
-        if self.route.rewrite.path.is_some() {
-            parts.uri = self.route.rewritten(&parts.uri).ok_or_else(|| {
+        // A CONNECT has no path.
+        if self.route.rewrite.path.is_some() && parts.uri.path_and_query().is_some() {
+            parts.uri = self.route.rewritten(&asked(parts)).ok_or_else(|| {
                 Failure::new(Reason::BadHead, format!("`rewrite` of {} makes no target of this path", self.route.name))
             })?;
         }
@@ -142,6 +159,10 @@ impl Taken {
     }
 }
 
+fn asked(parts: &Parts) -> Asked<'_> {
+    Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers }
+}
+
 /// A new value for a cookie that a split sticks by, and the field that gives it to the caller for its session.
 fn new_cookie(name: &str) -> (String, Option<HeaderValue>) {
     let text = format!("{:016x}", fastrand::u64(..));
@@ -153,8 +174,8 @@ fn new_cookie(name: &str) -> (String, Option<HeaderValue>) {
 pub fn told(respond: &Respond) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::copy_from_slice(respond.body.as_bytes()));
     *answer.status_mut() = respond.status;
-    // A 204 or 304 has no body, whatever the file says (RFC 9110 §6.4.1).
-    if matches!(respond.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    // These have no body, whatever the file says (RFC 9110 §6.4.1, §15.3.6).
+    if matches!(respond.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
         *answer.body_mut() = Bytes::new();
     } else if !respond.body.is_empty() {
         answer.headers_mut().insert(header::CONTENT_TYPE, respond.content_type.clone());

@@ -25,6 +25,7 @@ use crate::http::head::Facts;
 use crate::http::hop;
 use crate::http::unsent::Sending;
 use crate::net::io::Io;
+use crate::plan::door::Protocol;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::http1;
@@ -38,6 +39,16 @@ pub enum Switch {
     Tunnel(Box<Opening>),
     /// The peer answered with something else, which is passed on.
     Refused(Box<(Answer, Guard)>),
+}
+
+impl Switch {
+    /// The fields of the answer that the caller gets.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Tunnel(opening) => opening.head.headers_mut(),
+            Self::Refused(refused) => refused.0.headers_mut(),
+        }
+    }
 }
 
 /// A tunnel whose answer has still to be sent.
@@ -101,16 +112,26 @@ pub async fn switch(
         return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
     }
     let asked = asked(conn, &parts, protocol, facts)?;
+    // Where neither the file nor ALPN decides, an extended CONNECT is passed on as such if it can be, else in HTTP/1's words.
+    let free = peer.source().protocol == Protocol::Auto && peer.source().tls.is_none();
+    let mut version = if asked.http2 { Leg::Http2 } else { Leg::Http1 };
     let asking = loop {
-        let lease = tries.lease(&mut record.trail, Leg::Http1, deadline).await?;
+        let leased = tries.lease(&mut record.trail, version, deadline).await;
+        let fits = leased.as_ref().is_ok_and(|lease| lease.version() == Leg::Http1 || lease.extended_connect());
+        if version == Leg::Http2 && free && !fits {
+            version = Leg::Http1;
+            tries = Tries::new(peer, Instant::now());
+            continue;
+        }
+        let lease = leased?;
         // Each attempt is worded anew: the next connection may be of the other version.
         let answered = match lease.version() {
-            Leg::Http1 => lease.send(ask_http1(&parts, facts, &asked)?, None).await.map(Answered::Http1),
+            Leg::Http1 => lease.send(ask_http1(&parts, &asked)?, None).await.map(Answered::Http1),
             Leg::Http2 if !lease.extended_connect() => {
                 let detail = "the peer speaks HTTP/2 and does not offer extended CONNECT";
                 return Err(Failure::new(Reason::UpgradeFailed, detail));
             }
-            Leg::Http2 => lease.open_tunnel(ask_http2(&parts, facts, &asked)).await.map(Answered::Http2),
+            Leg::Http2 => lease.open_tunnel(ask_http2(&parts, &asked)).await.map(Answered::Http2),
         };
         match answered {
             Ok(Answered::Http1(answer)) => break agreed_http1(answer, &asked).await?,
@@ -183,14 +204,13 @@ fn caller_side(parts: &mut Parts, body: Body) -> Result<CallerSide, Failure> {
 }
 
 /// The request to an HTTP/1 peer; an extended CONNECT is told in HTTP/1's words (RFC 8441 §5).
-fn ask_http1(parts: &Parts, facts: &Facts, asked: &Asked) -> Result<Request<Body>, Failure> {
+fn ask_http1(parts: &Parts, asked: &Asked) -> Result<Request<Body>, Failure> {
     let mut parts = parts.clone();
     parts.version = Version::HTTP_11;
     if asked.http2 {
         parts.method = Method::GET;
         let token = HeaderValue::from_str(&asked.token);
         let token = token.map_err(|_| Failure::new(Reason::BadHead, "the protocol is not a token"))?;
-        parts.headers.insert(header::HOST, facts.authority.raw().clone());
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, token);
         parts.headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
@@ -221,13 +241,12 @@ async fn agreed_http1(mut answer: Answer, asked: &Asked) -> Result<Asking, Failu
 }
 
 /// The extended CONNECT to an HTTP/2 peer; the scheme is that of the leg.
-fn ask_http2(parts: &Parts, facts: &Facts, asked: &Asked) -> Request<()> {
+fn ask_http2(parts: &Parts, asked: &Asked) -> Request<()> {
     let mut parts = parts.clone();
     parts.method = Method::CONNECT;
     parts.uri = parts.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     parts.extensions.insert(h2::ext::Protocol::from(asked.token.as_str()));
     parts.headers = without(&parts.headers, &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
-    parts.headers.insert(header::HOST, facts.authority.raw().clone());
     parts.version = Version::HTTP_2;
     Request::from_parts(parts, ())
 }

@@ -230,6 +230,7 @@ pub(super) fn reason_of_body(error: &BodyError) -> Reason {
         BodyError::TooLarge => Reason::BodyTooLarge,
         BodyError::Deadline => Reason::DeadlinePassed,
         BodyError::Forced => Reason::GraceOver,
+        BodyError::Superseded => Reason::Internal,
         BodyError::Short => Reason::BadBody,
         BodyError::Http1(error) if error.is_parse() => Reason::BadBody,
         BodyError::Http1(_) | BodyError::Http2(_) => Reason::ClientGone,

@@ -50,11 +50,16 @@ fn the_first_route_that_means_a_request_takes_it() {
 #[test]
 fn a_path_that_can_be_read_in_two_ways_is_not_judged() {
     let (one, two) = (App::http(V1), App::http(V2));
-    let sidecar = sidecar(&one, &two, "      - { match: { path: { prefix: /admin } }, respond: { status: 403 } }\n");
+    let sidecar = sidecar(
+        &one,
+        &two,
+        "      - { match: { headers: { x-raw: { present: true } } } }\n      - { match: { path: { prefix: /admin } }, respond: { status: 403 } }\n",
+    );
     for target in ["/x/../admin", "/%61dmin/..", "//admin", "/a%2f..%2fadmin", "/admin;a=b"] {
         let answer = get(&sidecar, target, "");
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("path_not_normal"), "{target}: {answer}");
     }
+    assert!(get(&sidecar, "//admin", "x-raw: 1\r\n").ends_with("v1"), "taken by a route that looks at no path");
     assert!(get(&sidecar, "/admin/x", "").starts_with("HTTP/1.1 403 "));
     assert!(get(&sidecar, "/%61dmin", "").ends_with("v1"), "other bytes are another path");
     sidecar.says(&["status=400", "reason=path_not_normal", "side=client"]);
@@ -95,6 +100,24 @@ fn faults_are_made_where_they_are_asked_for_and_named() {
         "{status}"
     );
     sidecar.says(&["reason=fault_injected", "status=504", "route=chaos"]);
+}
+
+#[test]
+fn a_connect_has_no_path_and_takes_no_answer_for_a_tunnel() {
+    let (one, two) = (App::http(V1), App::http(V2));
+    let sidecar = sidecar(
+        &one,
+        &two,
+        "      - { match: { headers: { x-to: respond } }, respond: { body: hi } }\n      - { match: { headers: { x-to: redirect } }, redirect: { host: other } }\n      - { rewrite: { path: /x } }\n",
+    );
+    for to in ["respond", "redirect"] {
+        let mut caller = Caller::connect(sidecar.outbound);
+        let answer = caller.send(format!("CONNECT shop:80 HTTP/1.1\r\nHost: shop:80\r\nx-to: {to}\r\n\r\n")).answer();
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("method_not_allowed"), "{to}: {answer}");
+    }
+    let mut caller = Caller::connect(sidecar.outbound);
+    let answer = caller.send("CONNECT shop:80 HTTP/1.1\r\nHost: shop:80\r\n\r\n").until(b"\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 #[test]

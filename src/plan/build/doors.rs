@@ -14,6 +14,7 @@ use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
 use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Routes};
+use crate::plan::rules::{Condition, Conditions, RetryRule, Rules};
 
 /// How long an idle HTTP/1 connection to the app is kept until the app's own keep-alive is learned.
 const APP_KEEP_ALIVE: Duration = Duration::from_secs(4);
@@ -87,6 +88,12 @@ fn tls(inbound: &Inbound, parts: &mut Parts<'_>) -> Option<ServerTlsPlan> {
     Some(ServerTlsPlan { certificate: certificate?, key: key? })
 }
 
+/// The app is asked again only where it provably did nothing: who calls it has other instances to turn to.
+fn app_rules() -> Rules {
+    let on = Conditions::of(&[Condition::ResetBeforeRequest, Condition::RefusedStream]);
+    Rules { retry: RetryRule { on, ..RetryRule::default() }, eject: None, ..Rules::default() }
+}
+
 /// The peer for an app; ports that lead to the same app in the same way share it.
 fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, parts: &mut Parts<'_>) -> usize {
     let source = PeerSource {
@@ -116,7 +123,8 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: APP_KEEP_ALIVE,
-        ..PeerPolicy::default()
+        rules: app_rules(),
+        fallback: None,
     };
     let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));
     parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });

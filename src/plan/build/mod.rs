@@ -5,6 +5,7 @@ pub mod doors;
 pub mod fallback;
 pub mod lint;
 pub mod peers;
+pub mod retry;
 pub mod routes;
 
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::fallback::fallback;
-use super::{Content, Parts};
+use super::{Content, Parts, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
 use crate::config::kind::Set;
@@ -25,6 +25,8 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
     for (name, peer) in &config.peers.0 {
         reserved(name, peer, &mut names, parts.problems);
         connect_before_request(&peer.timeout.connect, &peer.timeout.request, parts.problems);
+        let attempt = &peer.timeout.attempt;
+        retry::attempt_before_request(attempt, (attempt.0, peer.timeout.request.0), parts.problems);
         hosts.add(peer, parts);
         let source = PeerSource {
             addresses: addresses(name, peer, parts),
@@ -170,8 +172,12 @@ fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
-        rules: Rules::default(),
         fallback: fallback(peer.fallback.as_ref(), problems),
+        rules: Rules {
+            retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
+            hedge: retry::hedge(&peer.hedge),
+            ..Rules::default()
+        },
     }
 }
 

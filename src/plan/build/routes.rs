@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::Parts;
 use super::fallback::{self, mirror};
+use super::{Parts, retry};
 use crate::config::Config;
-use crate::config::collect::{List, Pairs};
+use crate::config::collect::{List, OrNone, Pairs};
 use crate::config::kind::Set;
 use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
+use crate::config::units::Timer;
 use crate::plan::door::Protocol;
 use crate::plan::fallback::Fallback;
 use crate::plan::matching::{Match, PathMatch, TextMatch};
@@ -30,10 +31,14 @@ pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
                 }
             }
         }
-        for app in 0..apps {
+        let speaks_http = |app: &usize| parts.peers.get(*app).is_some_and(|plan| plan.source.protocol != Protocol::Tcp);
+        let http: Vec<usize> = (0..apps).filter(speaks_http).collect();
+        // Where no port speaks HTTP, the first one tells that.
+        let them = if http.is_empty() { (0..apps.min(1)).collect() } else { http };
+        for (n, app) in them.into_iter().enumerate() {
             // What is wrong with them is told once.
             let mut silent = Problems::new("");
-            let problems = if app == 0 { &mut *parts.problems } else { &mut silent };
+            let problems = if n == 0 { &mut *parts.problems } else { &mut silent };
             let list = list(&inbound.routes, app, &parts.peers, problems);
             give(list, app, parts);
         }
@@ -76,6 +81,7 @@ fn covers(before: &Route, later: &Route) -> bool {
 
 fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Route {
     one_end(set, problems);
+    again(set, problems);
     let matches: Vec<Match> =
         set.matches.iter().flat_map(|list| &list.0).map(|item| matching(item, problems)).collect();
     let by_prefix = !matches.is_empty() && matches.iter().all(|one| matches!(one.path, Some(PathMatch::Prefix(_))));
@@ -96,6 +102,17 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut
     }
 }
 
+/// What a route says about doing things again, told once however many peers it leads to.
+fn again(set: &Set<said::Route>, problems: &mut Problems) {
+    if let Some(said) = &set.retry {
+        retry::rule(said, None, problems);
+    }
+    let Some(timeout) = &set.timeout else { return };
+    if let (Some(attempt), Some(request)) = (&timeout.attempt, &timeout.request) {
+        retry::attempt_before_request(attempt, (attempt.0, request.0), problems);
+    }
+}
+
 /// A request has one end: a peer, another place, or an answer from here.
 fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
     let ends = [("redirect", set.redirect.is_some()), ("respond", set.respond.is_some())];
@@ -106,6 +123,7 @@ fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
         ("sticky", set.sticky.is_some()),
         ("rewrite", set.rewrite.is_some()),
         ("timeout", set.timeout.is_some()),
+        ("retry", set.retry.is_some()),
         ("request-headers", set.request.is_some()),
         ("fallback", set.fallback.is_some()),
         ("mirror", set.mirror.is_some()),
@@ -203,6 +221,9 @@ fn rewritten(set: &Set<said::Rewrite>, by_prefix: bool, problems: &mut Problems)
 
 fn leads(set: &Set<said::Route>, peer: usize, by_prefix: bool, peers: &[PeerPlan], problems: &mut Problems) -> Leads {
     if let Some(to) = &set.redirect {
+        if let Some(host) = to.host.as_ref().filter(|host| host.value.has_port() && to.port.is_some()) {
+            host.refuse(problems, "`host` has a port already, so `port` means nothing: remove one");
+        }
         return Leads::Redirect(Redirect {
             status: to.status.value.0,
             scheme: to.scheme.as_ref().map(|scheme| if scheme.value == Scheme::Http { "http" } else { "https" }),
@@ -265,19 +286,28 @@ fn destination(
     peers: &[PeerPlan],
 ) -> Option<Destination> {
     let own = Arc::clone(&peers.get(peer)?.policy);
-    let mut policy = match &set.timeout {
-        None => own,
-        Some(timeout) => Arc::new(PeerPolicy {
-            request_timeout: timeout.request.as_ref().map_or(own.request_timeout, |set| set.0.map(|timer| timer.0)),
-            body_idle: timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0),
-            tunnel_idle: timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0),
-            ..PeerPolicy::clone(&own)
-        }),
-    };
-    if fallback.is_some() {
-        policy = Arc::new(PeerPolicy { fallback: fallback.clone(), ..PeerPolicy::clone(&policy) });
+    if set.timeout.is_none() && set.retry.is_none() && fallback.is_none() {
+        return Some(Destination { peer, weight, policy: own });
     }
-    Some(Destination { peer, weight, policy })
+    let mut policy = PeerPolicy::clone(&own);
+    let attempt = policy.rules.retry.attempt_timeout;
+    if let Some(timeout) = &set.timeout {
+        let timer =
+            |said: &Option<Set<OrNone<Timer>>>, own| said.as_ref().map_or(own, |set| set.0.map(|timer| timer.0));
+        policy.request_timeout = timer(&timeout.request, policy.request_timeout);
+        policy.rules.retry.attempt_timeout = timer(&timeout.attempt, attempt);
+        policy.body_idle = timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0);
+        policy.tunnel_idle = timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0);
+    }
+    if let Some(said) = &set.retry {
+        // What is wrong with it is told by `route`.
+        let attempt = policy.rules.retry.attempt_timeout;
+        policy.rules.retry = retry::rule(said, attempt, &mut Problems::new(""));
+    }
+    if fallback.is_some() {
+        policy.fallback = fallback.clone();
+    }
+    Some(Destination { peer, weight, policy: Arc::new(policy) })
 }
 
 fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
@@ -336,6 +366,9 @@ fn sets_itself(name: &HeaderName) -> String {
 fn fault(set: &Set<said::Fault>, problems: &mut Problems) -> Fault {
     if set.delay.is_none() && set.abort.is_none() {
         set.refuse(problems, "does nothing: give `delay`, `abort` or both");
+    }
+    if let Some(abort) = set.abort.as_ref().filter(|abort| abort.value.0.as_u16() < 400) {
+        abort.refuse(problems, "an abort is an error, from 400 to 599; any other answer is given by `respond`");
     }
     Fault {
         share: set.share.value.0,

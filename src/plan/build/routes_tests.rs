@@ -7,6 +7,7 @@ use super::build;
 use crate::config::facts::Facts;
 use crate::config::problem::Problems;
 use crate::plan::Plan;
+use crate::plan::door::Protocol;
 use crate::plan::route::Leads;
 
 fn built(routes: &str, peers: &str) -> (Plan, String) {
@@ -48,6 +49,9 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ request-headers: { add: { \"x y\": a } } }", "is not the name of a field"),
         ("{ response-headers: { set: { x: \"a\\nb\" } } }", "no control characters"),
         ("{ fault: {} }", "does nothing"),
+        ("{ fault: { abort: 204 } }", "an abort is an error"),
+        ("{ redirect: { host: \"a:1\", port: 2 } }", "`host` has a port already"),
+        ("{ match: { path: { regex: \"/a)|(/b\" } } }", "unopened group"),
         ("{ fault: { abort: 503, share: 120% } }", "expected a share"),
         ("{ respond: { status: 100 } }", "expected a status from 200 to 599"),
         ("{ redirect: { status: 200 } }", "301, 302, 303, 307 or 308"),
@@ -70,6 +74,9 @@ fn what_cannot_be_meant_is_said_with_its_place() {
 fn fallbacks_and_mirrors_name_peers_that_take_requests() {
     for (route, said) in [
         ("{ mirror: { peer: c } }", "there is no peer `c`"),
+        ("{ retry: { attempts: 4 } }", "where each of three hops makes 4 attempts, the last gets 64"),
+        ("{ retry: { budget: { share: 0%, floor: 0 } } }", "allows no retry at all"),
+        ("{ retry: { budget: 51% } }", "lets a failing peer be asked half as much again"),
         ("{ mirror: { peer: d } }", "`d` speaks `tcp`"),
         ("{ mirror: { peer: a, share: 0% } }", "mirrors nothing"),
         ("{ mirror: {} }", "peer: is missing"),
@@ -117,4 +124,29 @@ fn the_routes_of_the_service_cannot_split() {
     build(&document.config, Path::new("/"), &mut problems);
     let problems = problems.sorted().to_string();
     assert_eq!(problems.matches("`split` belongs to the routes of a peer").count(), 1, "{problems}");
+}
+
+#[test]
+fn the_routes_of_the_service_are_for_its_ports_that_speak_http() {
+    for (ports, wrong) in [
+        (
+            "{ listen: \"0.0.0.0:1\", app: \"127.0.0.1:81\", protocol: tcp }, { listen: \"0.0.0.0:2\", app: \"127.0.0.1:82\" }",
+            false,
+        ),
+        (
+            "{ listen: \"0.0.0.0:2\", app: \"127.0.0.1:82\" }, { listen: \"0.0.0.0:1\", app: \"127.0.0.1:81\", protocol: tcp }",
+            false,
+        ),
+        ("{ listen: \"0.0.0.0:1\", app: \"127.0.0.1:81\", protocol: tcp }", true),
+    ] {
+        let text = format!("service: x\ninbound: {{ ports: [{ports}], routes: [{{ respond: {{}} }}] }}\n");
+        let mut problems = Problems::new("f");
+        let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        let plan = build(&document.config, Path::new("/"), &mut problems).plan;
+        let problems = problems.sorted().to_string();
+        assert_eq!(problems.contains("`tcp` has no requests"), wrong, "{problems}");
+        for peer in plan.peers.iter().filter(|_| !wrong) {
+            assert_eq!(peer.routes.list.is_empty(), peer.source.protocol == Protocol::Tcp);
+        }
+    }
 }

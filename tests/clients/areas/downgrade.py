@@ -34,7 +34,10 @@ class Caller:
         self.flush()
 
     def flush(self):
-        self.line.sendall(self.h2.data_to_send())
+        try:
+            self.line.sendall(self.h2.data_to_send())
+        except OSError:
+            pass  # closed by the other end: what it said before that is still to be read
 
     def send(self, fields, body=None):
         stream = self.h2.get_next_available_stream_id()

@@ -80,8 +80,8 @@ async function handle(request, response) {
 const one = http.createServer(handle);
 const two = http2.createServer({ settings: { enableConnectProtocol: true }, maxSessionMemory: 200 }, handle);
 two.on('sessionError', () => {});
-two.on('stream', (stream, headers) => {
-  if (headers[':method'] !== 'CONNECT' || headers[':protocol'] !== 'websocket') return;
+two.on('connect', ({ stream, headers }) => {
+  if (headers[':protocol'] !== 'websocket') return stream.close(http2.constants.NGHTTP2_CONNECT_ERROR);
   stream.on('error', () => {});
   stream.respond({ ':status': 200 });
   stream.pipe(stream);
