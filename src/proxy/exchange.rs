@@ -78,9 +78,7 @@ async fn pass(
         }
     }
     if upgrade::is_asked(&parts, &facts) {
-        if facts.upgrade.is_some() && !body.is_end_stream() {
-            return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
-        }
+        without_body(&facts, &body)?;
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
         let mut switch = in_time(deadline, Box::pin(switched)).await?;
@@ -95,7 +93,7 @@ async fn pass(
     if http10 {
         parts.version = Version::HTTP_11;
     }
-    let body = mirror::copied(conn, &world, route.as_deref().map(|taken| &*taken.route), &parts, body);
+    let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
     let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
     let to = Call { peer: &peer, version, deadline, now: record.started(), informational: Some(informational) };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
@@ -118,6 +116,14 @@ async fn pass(
         taken.dress(answer.headers_mut());
     }
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// A body before an upgrade would be taken for the tunnel's.
+fn without_body(facts: &Facts, body: &Body) -> Result<(), Failure> {
+    if facts.upgrade.is_some() && !body.is_end_stream() {
+        return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
+    }
+    Ok(())
 }
 
 /// What a route does before a request is forwarded; an answer where it ends here.
