@@ -72,6 +72,10 @@ pub struct Trail {
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
+    /// Whether a request of which nothing was sent is to be given back.
+    pub give_back: bool,
+    /// The request of a call that failed, where provably nothing of it was sent and it was asked for.
+    pub unsent: Option<Box<Request<Body>>>,
 }
 
 /// Waits for an answer's head until `deadline`.
@@ -169,6 +173,7 @@ impl<'a> Tries<'a> {
         let replayable = unsent.is_some() || spare.is_some_and(Spare::is_whole);
         let outcome = Outcome::Failed { reason, fate };
         let Some(pause) = self.judge(trail, &outcome, method, replayable) else {
+            trail.unsent = unsent.filter(|_| trail.give_back).map(Box::new);
             return Err(Failure::new(reason, detail));
         };
         self.rest(pause).await;

@@ -6,6 +6,7 @@
 pub mod collect;
 pub mod expand;
 pub mod facts;
+pub mod fallback;
 pub mod kind;
 pub mod listener;
 pub mod pattern;

@@ -1,6 +1,7 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSystem, Pairs};
+use super::fallback::StandIn;
 use super::kind::{Set, words};
 use super::listener::Protocol;
 use super::retry::{Hedge, Retry};
@@ -44,6 +45,8 @@ section! {
         balance "balance": Set<Balance> = Is("peak-ewma");
         /// How long things may take.
         timeout "timeout": Set<PeerTimeout> = Is("{}");
+        /// What a caller gets where this peer gives no answer.
+        fallback "fallback": Option<Set<StandIn>> = Unset("{ peer: payments-standby }");
         /// When a failed attempt is followed by another, or `off`.
         retry "retry": Set<OrOff<Retry>> = Is("{}");
         /// When a second attempt is sent beside a first one that takes its time, or `off`.

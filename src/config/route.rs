@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, Pairs};
+use super::fallback::StandIn;
 use super::kind::{Scalar, Set, Wrong, words};
 use super::pattern::{Pattern, Template};
 use super::retry::Retry;
@@ -26,6 +27,10 @@ section! {
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
         /// When a failed attempt is followed by another, in place of the peer's.
         retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ on: [5xx] }");
+        /// What a caller gets where there is no answer, in place of what the peer says.
+        fallback "fallback": Option<Set<StandIn>> = Unset("{ respond: { status: 200, body: \"[]\" } }");
+        /// A peer that gets copies of requests; what it answers is thrown away.
+        mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.
@@ -38,6 +43,17 @@ section! {
         respond "respond": Option<Set<Respond>> = Unset("{ status: 410, body: gone }");
         /// Faults that are made on purpose, to see what callers do.
         fault "fault": Option<Set<Fault>> = Unset("{ delay: 200ms, share: 5% }");
+    }
+}
+
+section! {
+    /// A peer that gets copies. At most 100 are under way at one time, and none of a body over 64 KiB; what is beyond
+    /// is dropped and counted.
+    Mirror {
+        /// Who gets them.
+        peer "peer": Option<Set<Name>> = Required("payments-next");
+        /// The share of the requests that is copied.
+        share "share": Set<Share> = Is("100%");
     }
 }
 
@@ -216,7 +232,6 @@ pub struct Path(pub String);
 /// A path with free segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
-    text: String,
     /// What it means.
     pub template: Template,
 }
@@ -224,7 +239,6 @@ pub struct PathTemplate {
 /// A regular expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expression {
-    text: String,
     /// What it means.
     pub pattern: Pattern,
 }
@@ -353,11 +367,11 @@ impl Scalar for PathTemplate {
 
     fn parse(text: &str) -> Result<Self, Wrong> {
         let template = Template::new(text).map_err(Wrong::because)?;
-        Ok(Self { text: text.to_owned(), template })
+        Ok(Self { template })
     }
 
     fn write(&self) -> String {
-        self.text.clone()
+        self.template.text().to_owned()
     }
 }
 
@@ -377,11 +391,11 @@ impl Scalar for Expression {
             return Err(Wrong::default());
         }
         let pattern = Pattern::new(text).map_err(Wrong::because)?;
-        Ok(Self { text: text.to_owned(), pattern })
+        Ok(Self { pattern })
     }
 
     fn write(&self) -> String {
-        self.text.clone()
+        self.pattern.text().to_owned()
     }
 }
 

@@ -4,6 +4,7 @@ pub mod build;
 pub mod control_file;
 pub mod door;
 pub mod egress;
+pub mod fallback;
 pub mod hosts;
 pub mod matching;
 pub mod peer;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::door::Protocol;
+use super::fallback::Fallback;
 use super::route::Route;
 use super::rules::Rules;
 use crate::ids::{Addr, PeerName};
@@ -139,6 +140,8 @@ pub struct PeerPolicy {
     pub keep_alive: Duration,
     /// What the machines of resilience go by.
     pub rules: Rules,
+    /// What a caller gets where there is no answer.
+    pub fallback: Option<Arc<Fallback>>,
 }
 
 impl Default for PeerPolicy {
@@ -151,6 +154,7 @@ impl Default for PeerPolicy {
             tunnel_idle: Duration::from_secs(3600),
             keep_alive: Duration::from_secs(4),
             rules: Rules::default(),
+            fallback: None,
         }
     }
 }

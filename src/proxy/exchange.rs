@@ -12,8 +12,11 @@ use tokio::time::Instant;
 use super::Conn;
 use super::answer::Reply;
 use super::failure;
+use super::fallback::{Got, Kept};
+use super::mirror;
 use super::record::Exchange;
 use super::route::Taken;
+use super::stale::Filling;
 use super::target::{Target, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
@@ -35,11 +38,11 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
     let (parts, body) = request.into_parts();
     let mut record = Exchange::begin(conn, &parts.method, &parts.uri, parts.version, Instant::now());
     match pass(conn, parts, body, informational, &mut record).await {
-        Ok(Passed::Answer(answer, guard)) => {
+        Ok(Passed::Answer(answer, guard, filling)) => {
             let (parts, body) = answer.into_parts();
             record.answered(parts.status, Instant::now());
             conn.learned.answered_http(record.started());
-            Response::from_parts(parts, Reply::peer(body, guard, record))
+            Response::from_parts(parts, Reply::peer(body, guard, record).kept(filling))
         }
         Ok(Passed::Switched(switch)) => upgrade::take_over(*switch, record),
         Ok(Passed::Told(answer)) => tell(*answer, record),
@@ -50,7 +53,7 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
 /// What became of a request that was not refused.
 #[expect(clippy::large_enum_variant, reason = "the large variant is the common one; a box would cost every request")]
 enum Passed {
-    Answer(Answer, Guard),
+    Answer(Answer, Guard, Option<Box<Filling>>),
     Switched(Box<Switch>),
     /// A route ended it with an answer from the file.
     Told(Box<Response<Bytes>>),
@@ -70,15 +73,12 @@ async fn pass(
     if let Some(taken) = &route {
         record.route = Some(taken.route.clone());
         // Boxed: routes are rare, and must not make every exchange larger.
-        let told = Box::pin(routed(conn, taken, &mut parts, &facts, deadline)).await?;
-        if let Some(answer) = told {
+        if let Some(answer) = Box::pin(routed(conn, taken, &mut parts, &facts, deadline)).await? {
             return Ok(Passed::Told(Box::new(answer)));
         }
     }
     if upgrade::is_asked(&parts, &facts) {
-        if facts.upgrade.is_some() && !body.is_end_stream() {
-            return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
-        }
+        without_body(&facts, &body)?;
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
         let mut switch = in_time(deadline, Box::pin(switched)).await?;
@@ -93,26 +93,39 @@ async fn pass(
     if http10 {
         parts.version = Version::HTTP_11;
     }
-    let to = Call {
-        peer: &peer,
-        rules: &policy.rules,
-        marked: facts.marked,
-        version,
-        deadline,
-        now: record.started(),
-        informational: Some(informational),
-    };
+    let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
+    let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
+    let (marked, informational) = (facts.marked, Some(informational));
+    let plain = Call::plain(&peer, &policy.rules, record.started());
+    let to = Call { marked, version, deadline, informational, ..plain };
     let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
-    let mut answer = answer.map_err(|failure| record.own_fault(failure))?;
+    let answer = answer.map_err(|failure| record.own_fault(failure));
+    let (mut answer, kept) = match kept {
+        None => (answer?, None),
+        // Boxed: few peers have a fallback, and it must not make every exchange larger.
+        Some(kept) => match Box::pin(kept.instead(conn, &world, answer, &to, record)).await? {
+            Got::Answer(answer, kept) => (answer, kept),
+            Got::Told(answer) => return Ok(Passed::Told(answer)),
+        },
+    };
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Passed on, it would make the caller take the next answer's bytes for another protocol.
         return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
     }
     dress(&mut answer, &facts, record.http1(), http10);
+    let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
     if let Some(taken) = &route {
         taken.dress(answer.headers_mut());
     }
-    Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
+    Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// A body before an upgrade would be taken for the tunnel's.
+fn without_body(facts: &Facts, body: &Body) -> Result<(), Failure> {
+    if facts.upgrade.is_some() && !body.is_end_stream() {
+        return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
+    }
+    Ok(())
 }
 
 /// What a route does before a request is forwarded; an answer where it ends here.

@@ -7,10 +7,13 @@ mod corridor_tests;
 pub mod doors;
 pub mod exchange;
 pub mod failure;
+pub mod fallback;
+pub mod mirror;
 pub mod record;
 pub mod route;
 pub mod serve;
 pub mod serve_http2;
+pub mod stale;
 pub mod target;
 pub mod tunnel;
 pub mod upgrade;
@@ -48,6 +51,10 @@ pub struct Core {
     pub inbound: Direction,
     /// The outbound doors' shutdown, and every connection, stream and tunnel of theirs.
     pub outbound: Direction,
+    /// Good answers, for when there is none.
+    pub stale: stale::Stales,
+    /// Copies of requests under way.
+    pub mirrors: mirror::Mirrors,
 }
 
 impl Core {

@@ -12,6 +12,7 @@ use crate::call::Failure;
 use crate::call::attempt::Trail;
 use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
+use crate::plan::fallback::Fallback;
 use crate::plan::route::Route;
 use crate::reason::Reason;
 use crate::resilience::verdict::Skip;
@@ -36,6 +37,8 @@ pub struct Exchange {
     pub peer: Option<Arc<Peer>>,
     /// The route it took.
     pub route: Option<Arc<Route>>,
+    /// What stood in for its peer's answer, and what that failed by.
+    pub fallback: Option<Box<(Arc<Fallback>, Option<Failure>)>>,
     /// What the call did.
     pub trail: Trail,
     /// What became of the request's body.
@@ -64,6 +67,7 @@ impl Exchange {
             grpc: false,
             peer: None,
             route: None,
+            fallback: None,
             trail: Trail::default(),
             progress: None,
             answered: None,
@@ -109,6 +113,22 @@ impl Exchange {
         if let Some(mut in_flight) = self.trail.in_flight.take() {
             in_flight.answered(now, !status.is_server_error());
         }
+    }
+
+    /// The peer gave no answer (`failure`) or one that counts as none: its fallback is turned to.
+    pub fn falls_back(&mut self, fallback: &Arc<Fallback>, failure: Option<Failure>) {
+        if let Some(peer) = &self.peer {
+            peer.metrics().fallbacks.inc();
+        }
+        if let Some(mut in_flight) = self.trail.in_flight.take() {
+            in_flight.answered(Instant::now(), false);
+        }
+        self.fallback = Some(Box::new((fallback.clone(), failure)));
+    }
+
+    /// What a fallback stands in for.
+    fn fallen(&self) -> Option<&Failure> {
+        self.fallback.as_ref().and_then(|fallback| fallback.1.as_ref())
     }
 
     /// It failed before an answer's head was there; `status` is what the caller gets.
@@ -200,6 +220,7 @@ impl Exchange {
             reason: reason.map(|reason| (reason, failure::side(reason, kind))),
             peer: self.peer.as_ref().map_or("", |peer| peer.name().as_str()),
             route: self.route.as_ref().map_or("", |route| &*route.name),
+            fallback: self.fallback.as_ref().map_or("", |fallback| fallback.0.to.word()),
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
             retry_skipped: self.trail.skipped.map_or("", Skip::word),
@@ -219,7 +240,7 @@ impl Exchange {
                 None => "",
             },
             request_id: self.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
-            detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
+            detail: self.failure.as_ref().or(self.fallen()).map_or("", |failure| &*failure.detail),
         };
         self.conn.core.access.write(&line);
     }
@@ -230,8 +251,14 @@ impl Drop for Exchange {
         let now = Instant::now();
         let cut = (!self.complete && self.failure.is_none()).then(|| self.cut_off());
         let reason = self.failure.as_ref().map(|failure| failure.reason).or(cut);
+        let reason = reason.or(self.fallen().map(|failure| failure.reason));
         self.count(reason, now);
-        if self.conn.core.access.wants(self.status.map(|status| status.as_u16()), reason.is_some()) {
+        if self
+            .conn
+            .core
+            .access
+            .wants(self.status.map(|status| status.as_u16()), reason.is_some() || self.fallback.is_some())
+        {
             self.write_line(reason, now);
         }
         if !self.tunnel {

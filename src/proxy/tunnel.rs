@@ -155,6 +155,7 @@ impl Drop for Opaque {
             return;
         }
         self.conn.core.access.write(&Line {
+            fallback: "",
             time: self.began,
             door: self.conn.side(),
             client: self.conn.caller.client,

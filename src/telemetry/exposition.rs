@@ -229,13 +229,16 @@ fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
 }
 
 fn peer_traffic(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
-    let counters: [Series<PeerMetrics, Counter>; 6] = [
+    let counters: [Series<PeerMetrics, Counter>; 9] = [
         ("outrigger_attempts", "Attempts sent to a peer, first and repeated ones", |peer| &peer.attempts),
         ("outrigger_retries", "Further attempts after a failed one", |peer| &peer.retries),
         ("outrigger_retries_skipped", "Failed attempts worth another one, which something forbade", |peer| {
             &peer.retries_skipped
         }),
         ("outrigger_reconnects", "Attempts repeated because a reused connection was dead", |peer| &peer.reconnects),
+        ("outrigger_fallbacks", "Exchanges that turned to the fallback of a peer", |peer| &peer.fallbacks),
+        ("outrigger_mirrored", "Copies of requests sent to a peer", |peer| &peer.mirrored),
+        ("outrigger_mirror_dropped", "Copies of requests that were not sent", |peer| &peer.mirror_dropped),
         ("outrigger_peer_sent_bytes", "Bytes from callers to a peer", |peer| &peer.sent_bytes),
         ("outrigger_peer_received_bytes", "Bytes from a peer to callers", |peer| &peer.received_bytes),
     ];

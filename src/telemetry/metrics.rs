@@ -149,6 +149,12 @@ pub struct PeerMetrics {
     pub retries: Counter,
     /// Failed attempts that were worth another one, which something forbade.
     pub retries_skipped: Counter,
+    /// Exchanges that turned to the fallback of this peer.
+    pub fallbacks: Counter,
+    /// Copies of requests sent to this peer.
+    pub mirrored: Counter,
+    /// Copies that were not sent, because too many were under way or their body was too large or broke off.
+    pub mirror_dropped: Counter,
     /// Connections opened.
     pub connects: Counter,
     /// Connections that could not be opened.

@@ -16,6 +16,7 @@ mod check;
 mod demo;
 mod drain;
 mod failure;
+mod fallback;
 mod grpc;
 mod http1;
 mod http2;

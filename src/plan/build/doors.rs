@@ -124,6 +124,7 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         tunnel_idle: timeout.tunnel.0,
         keep_alive: APP_KEEP_ALIVE,
         rules: app_rules(),
+        fallback: None,
     };
     let (name, kind, policy) = (PeerName::new(name), PeerKind::App, Arc::new(policy));
     parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod doors;
+pub mod fallback;
 pub mod lint;
 pub mod peers;
 pub mod retry;
@@ -67,6 +68,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     let apps = parts.peers.len();
     peers::peers(config, &mut parts);
     routes::routes(config, apps, &mut parts);
+    fallback::check(config, &mut parts);
     doors::outbound(config, apps, &mut parts);
     let admin = admin(&config.admin, &mut parts);
     let status = config.status.0.as_ref().map(|listen| listen.0);

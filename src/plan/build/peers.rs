@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::fallback::fallback;
 use super::{Content, Parts, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
@@ -171,6 +172,7 @@ fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
+        fallback: fallback(peer.fallback.as_ref(), problems),
         rules: Rules {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
             hedge: retry::hedge(&peer.hedge),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
 
+use super::fallback::{self, mirror};
 use super::{Parts, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, Pairs};
@@ -12,8 +13,9 @@ use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
 use crate::config::units::Timer;
 use crate::plan::door::Protocol;
+use crate::plan::fallback::Fallback;
 use crate::plan::matching::{Match, PathMatch, TextMatch};
-use crate::plan::peer::{PeerPlan, PeerPolicy, Routes};
+use crate::plan::peer::{PeerKind, PeerPlan, PeerPolicy, Routes};
 use crate::plan::route::{
     Destination, Edits, Fault, Leads, Line, NewPath, Redirect, Respond, Rewrite, Route, Split, Sticky,
 };
@@ -93,6 +95,7 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut
         request: edits(&set.request, problems),
         response: edits(&set.response, problems),
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
+        mirror: set.mirror.as_ref().and_then(|set| mirror(set, peers, problems)),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,
@@ -122,6 +125,8 @@ fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
         ("timeout", set.timeout.is_some()),
         ("retry", set.retry.is_some()),
         ("request-headers", set.request.is_some()),
+        ("fallback", set.fallback.is_some()),
+        ("mirror", set.mirror.is_some()),
     ];
     for (other, _) in others.into_iter().filter(|(_, given)| *given) {
         set.refuse(problems, format!("`{end}` ends the request here, so `{other}` means nothing: remove one"));
@@ -228,42 +233,60 @@ fn leads(set: &Set<said::Route>, peer: usize, by_prefix: bool, peers: &[PeerPlan
         });
     }
     if let Some(respond) = &set.respond {
-        let content_type = HeaderValue::from_str(&respond.content_type.value.0).unwrap_or_else(|_| {
-            respond.content_type.refuse(problems, "a field's value has no control characters");
-            HeaderValue::from_static("text/plain")
-        });
-        let body = respond.body.as_ref().map_or("", |body| &body.value.0).into();
-        return Leads::Respond(Respond { status: respond.status.value.0, body, content_type });
+        return Leads::Respond(answer(respond, problems));
     }
     Leads::To(Split { to: destinations(set, peer, peers, problems), sticky: sticky(set, problems) })
 }
 
+/// An answer that stands in the file.
+pub fn answer(respond: &said::Respond, problems: &mut Problems) -> Respond {
+    let content_type = HeaderValue::from_str(&respond.content_type.value.0).unwrap_or_else(|_| {
+        respond.content_type.refuse(problems, "a field's value has no control characters");
+        HeaderValue::from_static("text/plain")
+    });
+    let body = respond.body.as_ref().map_or("", |body| &body.value.0).into();
+    Respond { status: respond.status.value.0, body, content_type }
+}
+
+/// The index of a peer that takes requests.
+pub fn peer_named<T>(name: &str, set: &Set<T>, peers: &[PeerPlan], problems: &mut Problems) -> Option<usize> {
+    let Some(at) = peers.iter().position(|peer| peer.kind == PeerKind::Named && peer.name.as_str() == name) else {
+        let names = peers.iter().filter(|peer| peer.kind == PeerKind::Named).map(|peer| peer.name.as_str());
+        let near = nearest(name, names).map(str::to_owned);
+        problems.error(&set.path, set.origin.at(), format!("there is no peer `{name}`"), near);
+        return None;
+    };
+    if peers.get(at).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
+        set.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
+    }
+    Some(at)
+}
+
 fn destinations(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut Problems) -> Vec<Destination> {
+    let fallback = fallback::fallback(set.fallback.as_ref(), problems);
     let Some(split) = &set.split else {
-        return destination(set, peer, 1, peers).into_iter().collect();
+        return destination(set, &fallback, peer, 1, peers).into_iter().collect();
     };
     if split.0.iter().all(|(_, weight)| weight.value.0 == 0) {
         split.refuse(problems, "the weights' sum must be above 0: no peer would take a request");
     }
     let mut to = Vec::with_capacity(split.0.len());
     for (name, weight) in &split.0 {
-        let Some(at) = peers.iter().position(|peer| peer.name.as_str() == name) else {
-            let names = peers.iter().map(|peer| peer.name.as_str());
-            let near = nearest(name, names.filter(|name| !name.starts_with("app"))).map(str::to_owned);
-            problems.error(&weight.path, weight.origin.at(), format!("there is no peer `{name}`"), near);
-            continue;
-        };
-        if peers.get(at).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
-            weight.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
-        }
-        to.extend(destination(set, at, u32::try_from(weight.value.0).unwrap_or(u32::MAX), peers));
+        let Some(at) = peer_named(name, weight, peers, problems) else { continue };
+        to.extend(destination(set, &fallback, at, u32::try_from(weight.value.0).unwrap_or(u32::MAX), peers));
     }
     to
 }
 
-fn destination(set: &said::Route, peer: usize, weight: u32, peers: &[PeerPlan]) -> Option<Destination> {
+fn destination(
+    set: &said::Route,
+    fallback: &Option<Arc<Fallback>>,
+    peer: usize,
+    weight: u32,
+    peers: &[PeerPlan],
+) -> Option<Destination> {
     let own = Arc::clone(&peers.get(peer)?.policy);
-    if set.timeout.is_none() && set.retry.is_none() {
+    if set.timeout.is_none() && set.retry.is_none() && fallback.is_none() {
         return Some(Destination { peer, weight, policy: own });
     }
     let mut policy = PeerPolicy::clone(&own);
@@ -280,6 +303,9 @@ fn destination(set: &said::Route, peer: usize, weight: u32, peers: &[PeerPlan]) 
         // What is wrong with it is told by `route`.
         let attempt = policy.rules.retry.attempt_timeout;
         policy.rules.retry = retry::rule(said, attempt, &mut Problems::new(""));
+    }
+    if fallback.is_some() {
+        policy.fallback = fallback.clone();
     }
     Some(Destination { peer, weight, policy: Arc::new(policy) })
 }

@@ -10,11 +10,12 @@ use crate::config::facts::Facts;
 use crate::config::print::values;
 use crate::config::problem::Problems;
 use crate::config::{Document, read};
-use crate::ids::Door;
+use crate::ids::{Door, PeerName};
 use crate::plan::Plan;
 use crate::plan::door::{Leads, Otherwise, Protocol};
+use crate::plan::fallback::{Fallback, Instead, StaleRule};
 use crate::plan::peer::{Addresses, PeerKind};
-use crate::plan::route;
+use crate::plan::route::{Leads as RouteLeads, Mirror};
 use crate::plan::rules::{BudgetRule, Condition, Conditions, HedgeAfter, HedgeRule, Methods, Share};
 
 mod mistakes;
@@ -102,6 +103,8 @@ peers:
         sticky: { cookie: v }
         timeout: { request: 20s, attempt: 19s, idle: 21s, tunnel: 22s }
         retry: off
+        fallback: { stale: { for: 2h, size: 1MiB }, statuses: [500, 503] }
+        mirror: { peer: one, share: 1% }
         rewrite: { prefix: /c, host: "c.d:1" }
         request-headers: { set: { x-c: "3" }, add: { x-d: "4" }, remove: [x-e] }
         response-headers: { remove: [server] }
@@ -109,11 +112,12 @@ peers:
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
     balance: round-robin
-    retry: { attempts: 4, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
+    fallback: { peer: four }
+    retry: { attempts: 3, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
     hedge: { after: 70ms, at-least: 9ms }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
   three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request }
-  four: { static: [{ address: "10.0.0.1:80", weight: 0, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
+  four: { fallback: { respond: { status: 203, body: x, content-type: a/b }, statuses: [504] }, static: [{ address: "10.0.0.1:80", weight: 0, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
 telemetry: { access-log: { log: all, format: json } }
 "#;
@@ -148,6 +152,19 @@ fn every_key_reaches_the_plan() {
     assert_eq!((plan.workers, plan.grace.as_secs()), (3, 60));
     assert_eq!(plan.egress.own.len(), 8);
     the_numbers(&plan);
+    the_fallbacks(&plan);
+}
+
+fn the_fallbacks(plan: &Plan) {
+    let of = |at: usize| plan.peers[at].policy.fallback.as_deref().unwrap().clone();
+    assert_eq!(of(3), Fallback { to: Instead::Peer(PeerName::new("four")), statuses: Box::default() });
+    assert_eq!((of(5).to.word(), of(5).statuses[0].as_u16()), ("respond", 504));
+    let route = &plan.peers[3].routes.list[0];
+    assert_eq!(route.mirror, Some(Mirror { peer: 2, share: 10_000 }));
+    let RouteLeads::To(split) = &route.leads else { panic!("forwards") };
+    let fallback = split.to[0].policy.fallback.as_deref().unwrap();
+    let rule = StaleRule { time: std::time::Duration::from_secs(7200), size: 1 << 20 };
+    assert_eq!((&fallback.to, fallback.statuses.len()), (&Instead::Stale(rule), 2));
 }
 
 /// The numbers of the plan that a swapped field would change.
@@ -175,7 +192,7 @@ fn the_retries(plan: &Plan) {
     let rules = &plan.peers[3].policy.rules;
     let retry = &rules.retry;
     let on = [Condition::ServerError, Condition::StatusCodes, Condition::Unavailable, Condition::Headers];
-    assert_eq!((retry.attempts, retry.on, &*retry.statuses), (4, Conditions::of(&on), &[409][..]));
+    assert_eq!((retry.attempts, retry.on, &*retry.statuses), (3, Conditions::of(&on), &[409][..]));
     let headers: Vec<_> = retry.headers.iter().map(|one| (one.name.as_str(), one.value.is_some())).collect();
     assert_eq!((retry.methods, headers), (Methods::Any, vec![("x-again", false), ("x-mood", true)]));
     assert_eq!(retry.budget, BudgetRule { share: Share::percent(30), floor: 3 });
@@ -183,7 +200,7 @@ fn the_retries(plan: &Plan) {
     assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3, 11]);
     let (after, least) = (Duration::from_millis(70), Duration::from_millis(9));
     assert_eq!(rules.hedge, Some(HedgeRule { after: HedgeAfter::Delay(after), at_least: least }));
-    let route::Leads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
+    let RouteLeads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
     let route = &split.to[0].policy.rules.retry;
     assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));
 }

@@ -193,7 +193,6 @@ fn keys_of_later_steps_are_unknown() {
         "peers: { a: { breaker: {} } }",
         "peers: { a: { eject: {} } }",
         "peers: { a: { health: {} } }",
-        "peers: { a: { fallback: {} } }",
         "telemetry: { traces: {} }",
     ] {
         assert!(problems(text).contains("unknown key"), "{text}: {}", problems(text));
