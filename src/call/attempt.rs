@@ -18,6 +18,7 @@ use crate::reason::Reason;
 use crate::upstream::endpoint::{Endpoint, InFlight};
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
+use crate::upstream::room::Place;
 
 /// Endpoints tried while none can be connected to.
 const MOST_ENDPOINTS: usize = 2;
@@ -49,6 +50,8 @@ pub struct Trail {
     pub endpoint: Option<Arc<Endpoint>>,
     /// Its share in the load, until it is answered.
     pub in_flight: Option<InFlight>,
+    /// A tunnel's place among the connections, until its end.
+    pub place: Option<Place>,
     /// Attempts made.
     pub attempts: u32,
     /// Whether the last attempt used a kept-alive connection.
@@ -134,7 +137,8 @@ impl<'a> Tries<'a> {
     pub async fn dial(&mut self, trail: &mut Trail, deadline: Deadline) -> Result<Io, Failure> {
         let peer = self.peer;
         let dial = |endpoint: Arc<Endpoint>| async move { endpoint.dial(peer, deadline).await };
-        let io = self.connect(trail, dial).await?;
+        let (io, place) = self.connect(trail, dial).await?;
+        trail.place = Some(place);
         trail.in_flight = None;
         Ok(io)
     }
@@ -179,7 +183,9 @@ impl<'a> Tries<'a> {
             self.now = Instant::now();
             trail.unconnected(self.now, error.reason);
             self.unreachable.extend(trail.endpoint.clone());
-            if self.unreachable.len() >= MOST_ENDPOINTS || self.pick().is_none() {
+            // An endpoint that a limit of ours keeps from was not tried: all others may be.
+            let enough = error.reason != Reason::LimitReached && self.unreachable.len() >= MOST_ENDPOINTS;
+            if enough || self.pick().is_none() {
                 return Err(Failure::new(error.reason, error.detail));
             }
         }

@@ -7,6 +7,7 @@ pub mod collect;
 pub mod expand;
 pub mod facts;
 pub mod kind;
+pub mod limits;
 pub mod listener;
 pub mod pattern;
 pub mod peer;

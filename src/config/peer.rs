@@ -2,6 +2,7 @@
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrSystem, Pairs};
 use super::kind::{Set, words};
+use super::limits::Breaker;
 use super::listener::Protocol;
 use super::route::Route;
 use super::section::section;
@@ -43,6 +44,8 @@ section! {
         balance "balance": Set<Balance> = Is("peak-ewma");
         /// How long things may take.
         timeout "timeout": Set<PeerTimeout> = Is("{}");
+        /// What may go to it at one time, and when it is not asked at all.
+        breaker "breaker": Set<Breaker> = Is("{}");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.

@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::collect::{List, Named, OneOrMore, OrNone, Pairs};
 use super::kind::{Scalar, Set, Wrong, words};
+use super::limits::RouteLimits;
 use super::pattern::{Pattern, Template};
 use super::section::section;
 use super::units::{Count, Share, Span, Timer};
@@ -23,6 +24,8 @@ section! {
         sticky "sticky": Option<Set<Sticky>> = Unset("{ header: x-user }");
         /// How long its requests may take, in place of what the peer says.
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
+        /// What its requests may take together.
+        limits "limits": Option<Set<RouteLimits>> = Unset("{ rate: 10/s }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.

@@ -8,6 +8,7 @@ use http::{StatusCode, Uri};
 
 use super::matching::{Asked, Match, PathMatch, below};
 use super::peer::PeerPolicy;
+use super::rules::RouteGate;
 
 /// One route. Of a peer's routes the first one that means a request takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Route {
     pub response: Edits,
     /// Faults that are made on purpose.
     pub fault: Option<Fault>,
+    /// What its requests may take together.
+    pub gate: Option<Box<RouteGate>>,
 }
 
 /// A line in the file, 0 where there is none. Standing elsewhere does not make a route another one, so all are equal.
@@ -322,6 +325,7 @@ mod tests {
             request: Edits::default(),
             response: Edits::default(),
             fault: None,
+            gate: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::failure;
 use super::record::Exchange;
@@ -63,7 +64,12 @@ impl HttpBody for Reply {
         match &frame {
             None => this.finish(true),
             // Nobody asks again after trailers.
-            Some(Ok(frame)) if frame.is_trailers() => this.finish(true),
+            Some(Ok(frame)) if frame.is_trailers() => {
+                if let (Some(exchange), Some(trailers)) = (&mut this.exchange, frame.trailers_ref()) {
+                    exchange.concluded(trailers, Instant::now());
+                }
+                this.finish(true);
+            }
             Some(Err(error)) => {
                 if let Some(exchange) = &mut this.exchange {
                     exchange.broke(Failure::new(failure::broken_answer(error), error.to_string()));

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Conn;
 use super::answer::Reply;
+use super::bounds;
 use super::failure;
 use super::record::Exchange;
 use super::route::Taken;
@@ -36,7 +37,9 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
     match pass(conn, parts, body, informational, &mut record).await {
         Ok(Passed::Answer(answer, guard)) => {
             let (parts, body) = answer.into_parts();
-            record.answered(parts.status, Instant::now());
+            let now = Instant::now();
+            record.answered(parts.status, now);
+            record.concluded(&parts.headers, now);
             conn.learned.answered_http(record.started());
             Response::from_parts(parts, Reply::peer(body, guard, record))
         }
@@ -64,16 +67,21 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
+    record.through[0] = Some(bounds::door(conn, &world, &parts, record.started())?);
     let Target { peer, policy, deadline, route } = target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
     if let Some(taken) = &route {
         record.route = Some(taken.route.clone());
+        if let Some(gate) = &taken.route.gate {
+            record.through[1] = bounds::route(conn, &world, gate, &parts, record.started())?;
+        }
         // Boxed: routes are rare, and must not make every exchange larger.
         let told = Box::pin(routed(conn, taken, &mut parts, &facts, deadline)).await?;
         if let Some(answer) = told {
             return Ok(Passed::Told(Box::new(answer)));
         }
     }
+    bounds::peer(&policy, record)?;
     if upgrade::is_asked(&parts, &facts) {
         if facts.upgrade.is_some() && !body.is_end_stream() {
             return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));

@@ -19,6 +19,7 @@ mod failure;
 mod grpc;
 mod http1;
 mod http2;
+mod limits;
 mod memory;
 mod reload;
 mod routes;

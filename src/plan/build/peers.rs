@@ -30,7 +30,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
             protocol: super::doors::protocol(peer.protocol.value),
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
         };
-        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer)));
+        let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy(peer, parts.problems)));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
     }
 }
@@ -155,8 +155,10 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
     Some(ClientTlsPlan { roots, sni: sni.value.0.trim_end_matches('.').to_ascii_lowercase() })
 }
 
-fn policy(peer: &Peer) -> PeerPolicy {
+fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
+    let mut rules = Rules::default();
+    super::limits::breaker(&peer.breaker, &mut rules, problems);
     PeerPolicy {
         balance: match peer.balance.value {
             peer::Balance::PeakEwma => Balance::PeakEwma,
@@ -169,7 +171,7 @@ fn policy(peer: &Peer) -> PeerPolicy {
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
-        rules: Rules::default(),
+        rules,
     }
 }
 

@@ -87,6 +87,7 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut
         request: edits(&set.request, problems),
         response: edits(&set.response, problems),
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
+        gate: super::limits::route(set, problems),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,
