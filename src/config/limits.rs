@@ -15,7 +15,7 @@ section! {
         connections "connections": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
         /// Connections being made.
         connecting "connecting": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
-        /// Requests sent and not fully answered.
+        /// Requests in flight, until the end of their answer.
         in_flight "in-flight": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
         /// Requests waiting for a connection; one that makes its own does not wait.
         pending "pending": Set<OrNone<Count<0, 1_000_000>>> = Is("none");
@@ -45,7 +45,7 @@ section! {
         connections "connections": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
         /// Connections being made.
         connecting "connecting": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
-        /// Requests sent and not fully answered; another endpoint is tried where one has room.
+        /// Requests in flight; another endpoint is tried where one has room.
         in_flight "in-flight": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
         /// Requests waiting for a connection.
         pending "pending": Set<OrNone<Count<0, 1_000_000>>> = Is("none");
@@ -79,7 +79,7 @@ section! {
 section! {
     /// When requests are refused here because their peer refuses too many.
     Admission {
-        /// Requests may be this many times those that the peer accepted in thirty seconds.
+        /// Requests may be so many times those accepted in thirty seconds.
         accepts "accepts": Set<Percent<100, 10_000>> = Is("200%");
         /// The largest share that is refused, so that a recovery is seen.
         most "most": Set<Share> = Is("80%");
@@ -93,9 +93,9 @@ section! {
     RouteLimits {
         /// Requests in flight, or `none`.
         in_flight "in-flight": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
-        /// How often requests may come, one rate or a list of which all must allow it.
+        /// How often requests may come; all of a list must allow it.
         rate "rate": Option<Set<OneOrMore<Rate>>> = Unset("{ per: header x-user, limit: 10/s }");
-        /// A limit of the requests in flight that follows the latency, `on` or `off`.
+        /// A limit in flight that follows the latency, `on` or `off`.
         adaptive "adaptive": Set<Switch<Adaptive>> = Is("off");
     }
 }
@@ -107,9 +107,9 @@ section! {
         limit "limit": Option<Set<Pace>> = Required("500/s");
         /// Requests at once; by default as many as `limit` names.
         burst "burst": Option<Set<Count<1, 1_000_000>>> = Unset("1000");
-        /// What each has a rate of its own: `address` or `header NAME`; requests without the field share one.
+        /// What has a rate each: `address` or `header NAME`.
         per "per": Option<Set<RateKey>> = Unset("header x-user");
-        /// How many of them are remembered; further ones share one rate until there is room.
+        /// How many are remembered; others share one rate.
         keys "keys": Set<Count<1, 1_000_000>> = Is("10000");
     }
 }

@@ -46,7 +46,9 @@ fn failing(set: &Set<Breaker>, problems: &mut Problems) -> Option<BreakerRule> {
     let failures = set.failures.0.as_ref();
     let slow = set.slow.as_ref().and_then(|slow| Some((share(&slow.share), slow.from.as_ref()?.0)));
     if failures.is_none() && set.slow.is_none() {
-        for (key, given) in [("volume", !set.volume.is_default()), ("open-for", !set.open_for.is_default())] {
+        let usual = BreakerRule::default();
+        let volume = number(set.volume.0) != usual.volume;
+        for (key, given) in [("volume", volume), ("open-for", set.open_for.0 != usual.open_for)] {
             if given {
                 set.refuse(problems, format!("`{key}` means nothing without `failures` or `slow`"));
             }

@@ -20,19 +20,19 @@ fn each_problem_is_one_line_with_its_place() {
         ),
         (
             &with("peers: { a: { static: [10.0.0.1:1], breaker: { volume: 5 } } }"),
-            "f:3:49: peers.a.breaker: `volume` means nothing without `failures` or `slow`",
+            "f:3:46: peers.a.breaker: `volume` means nothing without `failures` or `slow`",
         ),
         (
             &with("peers: { a: { static: [10.0.0.1:1], breaker: { failures: 0% } } }"),
-            "f:3:61: peers.a.breaker.failures: a share of 0% is always reached: write `off`, or what is too much",
+            "f:3:58: peers.a.breaker.failures: a share of 0% is always reached: write `off`, or what is too much",
         ),
         (
             &with("peers: { a: { static: [10.0.0.1:1], breaker: { connections: 2, endpoint: { connections: 3 } } } }"),
-            "f:3:90: peers.a.breaker.endpoint.connections: is never reached: `connections` of the whole peer is 2",
+            "f:3:89: peers.a.breaker.endpoint.connections: is never reached: `connections` of the whole peer is 2",
         ),
         (
             &with("peers: { a: { static: [10.0.0.1:1], breaker: { adaptive: { start: 2000 } } } }"),
-            "f:3:61: peers.a.breaker.adaptive: expected least <= start <= most, found 4, 2000 and 1000",
+            "f:3:58: peers.a.breaker.adaptive: expected least <= start <= most, found 4, 2000 and 1000",
         ),
         (
             &with("outbound: { limits: { rate: 500 } }"),
