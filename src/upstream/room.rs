@@ -46,13 +46,11 @@ impl Room {
 
     /// Takes room for a connection that is to be made; a [`Place`] gives it back. Returns whether there was any.
     pub(super) fn enter(&self) -> bool {
-        let mut taken = 0;
-        for (limits, rule, what) in self.all() {
+        for (taken, (limits, rule, what)) in self.all().into_iter().enumerate() {
             if limits.of(what).raise(what.of(rule)).is_err() {
                 self.all().into_iter().take(taken).for_each(|(limits, _, what)| limits.of(what).lower());
                 return false;
             }
-            taken += 1;
         }
         true
     }
