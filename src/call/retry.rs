@@ -22,7 +22,7 @@ pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
 
 async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     let rule = &call.rules.retry;
-    let mut tries = Tries::new(*call);
+    let mut tries = Tries::new(call);
     let (mut request, spare) = Spare::of(rule, call.marked, request);
     let method = request.method().clone();
     loop {

@@ -8,6 +8,7 @@ pub mod expand;
 pub mod facts;
 pub mod fallback;
 pub mod kind;
+pub mod limits;
 pub mod listener;
 pub mod pattern;
 pub mod peer;

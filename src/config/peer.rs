@@ -3,6 +3,7 @@
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSystem, Pairs};
 use super::fallback::StandIn;
 use super::kind::{Set, words};
+use super::limits::Breaker;
 use super::listener::Protocol;
 use super::retry::{Hedge, Retry};
 use super::route::Route;
@@ -51,6 +52,8 @@ section! {
         retry "retry": Set<OrOff<Retry>> = Is("{}");
         /// When a second attempt is sent beside a first one that takes its time, or `off`.
         hedge "hedge": Set<OrOff<Hedge>> = Is("off");
+        /// What may go to it at one time, and when it is not asked at all.
+        breaker "breaker": Set<Breaker> = Is("{}");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.

@@ -61,16 +61,22 @@ impl Page {
             shape => {
                 let mark = if unset { "# " } else { "" };
                 self.line(indent, &format!("{mark}{}: {}", key.name, key.fallback.text(&Facts::PLAIN)));
-                if let Shape::List(item) = shape
-                    && let Shape::Section { keys, name, .. } = *item
-                {
+                let (item, first) = match shape {
+                    Shape::List(item) | Shape::OneOrMore(item) => (*item, "  - "),
+                    Shape::Or(_, other) => match *other {
+                        Shape::Or(_, section) => (*section, "  "),
+                        other => (other, "  "),
+                    },
+                    other => (other, ""),
+                };
+                if let Shape::Section { keys, name, .. } = item {
                     if self.shown.contains(&name) {
                         self.line(indent, &format!("# The keys of {} stand further up.", key.name));
                         return;
                     }
                     self.shown.push(name);
                     self.line(indent, &format!("# {}:", key.name));
-                    self.brief(keys, indent, "  - ");
+                    self.brief(keys, indent, first);
                 }
             }
         }

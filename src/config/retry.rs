@@ -14,11 +14,11 @@ section! {
     Retry {
         /// Attempts in all, the first included; 1 is no retry.
         attempts "attempts": Set<Count<1, 10>> = Is("2");
-        /// What must have happened: conditions and statuses.
+        /// Conditions and statuses.
         on "on": Set<List<RetryOn>> = Is("[connect-failure, reset-before-request, refused-stream, reset]");
-        /// Which requests may be repeated though they may have been processed: idempotent ones, or any.
+        /// Which may be repeated after they may have been processed: idempotent or any.
         methods "methods": Set<Repeatable> = Is("idempotent");
-        /// Fields of an answer that ask for another attempt, with their value; an empty text means any.
+        /// Fields that ask for another attempt; an empty text means any.
         headers "headers": Option<Set<Pairs>> = Unset("{ x-again: \"\" }");
         /// How many retries there may be in all.
         budget "budget": Set<Budget> = Is("{}");
@@ -44,7 +44,7 @@ section! {
         base "base": Set<Span> = Is("25ms");
         /// The highest bound.
         cap "cap": Set<Span> = Is("250ms");
-        /// The longest pause that a server may ask for; who asks for more is not tried again.
+        /// The longest pause that a server may ask for.
         asked "asked": Set<Span> = Is("5s");
     }
 }
@@ -53,7 +53,7 @@ section! {
     /// When a second attempt is sent while the first is unanswered. It takes from the retry budget, and only requests
     /// that may be repeated are hedged.
     Hedge = "after" {
-        /// How long the first is waited for: a time, or `p50` to `p99` of the peer's own recent answers.
+        /// A time, or `p50` to `p99` of the peer's own answers.
         after "after": Set<HedgeAfter> = Is("p95");
         /// Never sooner than this.
         least "at-least": Set<Span> = Is("5ms");

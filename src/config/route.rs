@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, Pairs};
 use super::fallback::StandIn;
 use super::kind::{Scalar, Set, Wrong, words};
+use super::limits::RouteLimits;
 use super::pattern::{Pattern, Template};
 use super::retry::Retry;
 use super::section::section;
@@ -31,6 +32,8 @@ section! {
         fallback "fallback": Option<Set<StandIn>> = Unset("{ respond: { status: 200, body: \"[]\" } }");
         /// A peer that gets copies of requests; what it answers is thrown away.
         mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
+        /// What its requests may take together.
+        limits "limits": Option<Set<RouteLimits>> = Unset("{ rate: 10/s }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.

@@ -21,6 +21,7 @@ use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
 use peer::PeerPlan;
+use rules::DoorGates;
 
 /// Everything the file means, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Plan {
     pub dns: DnsPlan,
     /// What is written for each exchange.
     pub access_log: AccessLogPlan,
+    /// What may come through each side in all.
+    pub gates: DoorGates,
 }
 
 /// Where the admin server listens and who may change things through it.

@@ -9,6 +9,7 @@ use http::{StatusCode, Uri};
 
 use super::matching::{Asked, Match, PathMatch, below};
 use super::peer::PeerPolicy;
+use super::rules::RouteGate;
 
 /// One route. Of a peer's routes the first one that means a request takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Route {
     pub fault: Option<Fault>,
     /// Who gets a copy of some of its requests.
     pub mirror: Option<Mirror>,
+    /// What its requests may take together.
+    pub gate: Option<Box<RouteGate>>,
 }
 
 /// A peer that gets copies of requests.
@@ -353,6 +356,7 @@ mod tests {
             response: Edits::default(),
             fault: None,
             mirror: None,
+            gate: None,
         }
     }
 

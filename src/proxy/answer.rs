@@ -78,6 +78,9 @@ impl HttpBody for Reply {
             // Nobody asks again after trailers.
             Some(Ok(frame)) if frame.is_trailers() => {
                 this.filling = None;
+                if let (Some(exchange), Some(trailers)) = (&mut this.exchange, frame.trailers_ref()) {
+                    exchange.concluded(trailers, Instant::now());
+                }
                 this.finish(true);
             }
             Some(Err(error)) => {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Conn;
 use super::answer::Reply;
+use super::bounds;
 use super::failure;
 use super::fallback::{Got, Kept};
 use super::mirror;
@@ -28,9 +29,11 @@ use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
+use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, OnInformational};
+use crate::upstream::world::World;
 
 /// Serves one request: judges its head, finds its target, calls it, and turns every failure into an answer.
 /// `informational` is told of 100 and 103 answers. Dropping the future cancels the call.
@@ -40,7 +43,9 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
     match pass(conn, parts, body, informational, &mut record).await {
         Ok(Passed::Answer(answer, guard, filling)) => {
             let (parts, body) = answer.into_parts();
-            record.answered(parts.status, Instant::now());
+            let now = Instant::now();
+            record.answered(parts.status, now);
+            record.concluded(&parts.headers, now);
             conn.learned.answered_http(record.started());
             Response::from_parts(parts, Reply::peer(body, guard, record).kept(filling))
         }
@@ -68,16 +73,18 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
+    record.through[0] = Some(bounds::door(conn, &world, &parts, record.started())?);
     let Target { peer, policy, deadline, route } = target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
     if let Some(taken) = &route {
-        record.route = Some(taken.route.clone());
         // Boxed: routes are rare, and must not make every exchange larger.
-        if let Some(answer) = Box::pin(routed(conn, taken, &mut parts, &facts, deadline)).await? {
+        let told = by_route(conn, &world, taken, &mut parts, &facts, deadline, record);
+        if let Some(answer) = Box::pin(told).await? {
             return Ok(Passed::Told(Box::new(answer)));
         }
     }
     if upgrade::is_asked(&parts, &facts) {
+        bounds::peer(&policy, record)?;
         without_body(&facts, &body)?;
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, &policy, deadline, record);
@@ -95,11 +102,10 @@ async fn pass(
     }
     let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
     let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
-    let (marked, informational) = (facts.marked, Some(informational));
-    let plain = Call::plain(&peer, &policy.rules, record.started());
-    let to = Call { marked, version, deadline, informational, ..plain };
-    let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
-    let answer = answer.map_err(|failure| record.own_fault(failure));
+    let (rules, marked, now) = (&policy.rules, facts.marked, record.started());
+    let to = Call { peer: &peer, rules, marked, version, deadline, now, informational: Some(informational) };
+    let request = Request::from_parts(parts, body);
+    let answer = admitted(&to, &policy, request, record).await;
     let (mut answer, kept) = match kept {
         None => (answer?, None),
         // Boxed: few peers have a fallback, and it must not make every exchange larger.
@@ -108,16 +114,52 @@ async fn pass(
             Got::Told(answer) => return Ok(Passed::Told(answer)),
         },
     };
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // Passed on, it would make the caller take the next answer's bytes for another protocol.
-        return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
-    }
+    unswitched(&answer)?;
     dress(&mut answer, &facts, record.http1(), http10);
     let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
     if let Some(taken) = &route {
         taken.dress(answer.headers_mut());
     }
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// Calls the peer, if its guards let the request through.
+async fn admitted(
+    to: &Call<'_>,
+    policy: &PeerPolicy,
+    request: Request<Body>,
+    record: &mut Exchange,
+) -> Result<Answer, Failure> {
+    if let Err(refused) = bounds::peer(policy, record) {
+        record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
+        return Err(refused);
+    }
+    call(to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))
+}
+
+/// Passed on, a 101 that nobody asked for would make the caller take the next answer's bytes for another protocol.
+fn unswitched(answer: &Answer) -> Result<(), Failure> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
+    }
+    Ok(())
+}
+
+/// The route's gate, and what the route does before a request is forwarded; an answer where it ends here.
+async fn by_route(
+    conn: &Conn,
+    world: &World,
+    taken: &Taken,
+    parts: &mut Parts,
+    facts: &Facts,
+    deadline: Deadline,
+    record: &mut Exchange,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    record.route = Some(taken.route.clone());
+    if let Some(gate) = &taken.route.gate {
+        record.through[1] = bounds::route(conn, world, gate, parts, record.started())?;
+    }
+    routed(conn, taken, parts, facts, deadline).await
 }
 
 /// A body before an upgrade would be taken for the tunnel's.

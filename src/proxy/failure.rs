@@ -44,7 +44,8 @@ pub fn row(reason: Reason) -> Row {
         R::NoRoute => (404, 12, false),
         R::AddressRefused => (403, 7, false),
         R::Looped => (508, 10, true),
-        R::Overloaded => (503, 14, false),
+        R::Overloaded | R::LimitReached | R::CircuitOpen | R::Throttled => (503, 14, false),
+        R::RateLimited => (429, 8, false),
         R::Draining | R::GraceOver => (503, 14, true),
         R::Internal => (500, 13, true),
         R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => (503, 14, false),
@@ -81,6 +82,9 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
     headers.insert(PROXY_STATUS, proxy_status(failure, kind));
+    if let Some(fields) = &failure.fields {
+        headers.extend((**fields).clone());
+    }
     if failure.reason == Reason::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }

@@ -39,9 +39,11 @@ pub enum Got {
     Told(Box<Response<Bytes>>),
 }
 
-/// Whether another answer may stand in where this is why there is none: the peer or the way to it failed.
+/// Whether another answer may stand in where this is why there is none: the peer or the way to it failed, or its guards
+/// kept the request from it.
 fn stands_in(reason: Reason) -> bool {
-    matches!(reason.side(), Side::Peer | Side::Network)
+    let guarded = matches!(reason, Reason::CircuitOpen | Reason::Throttled | Reason::LimitReached);
+    guarded || matches!(reason.side(), Side::Peer | Side::Network)
 }
 
 /// Whether the peer has certainly done nothing.
@@ -50,6 +52,9 @@ fn undone(reason: Reason) -> bool {
     matches!(
         reason,
         R::NoEndpoint
+            | R::CircuitOpen
+            | R::Throttled
+            | R::LimitReached
             | R::DnsFailed
             | R::ConnectRefused
             | R::ConnectFailed

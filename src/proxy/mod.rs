@@ -1,6 +1,7 @@
 //! The life of a request: doors, the corridor, tunnels, and the one table of invented answers.
 
 pub mod answer;
+pub mod bounds;
 pub mod connection;
 #[cfg(test)]
 mod corridor_tests;

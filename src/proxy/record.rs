@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::Conn;
@@ -14,9 +14,11 @@ use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::plan::fallback::Fallback;
 use crate::plan::route::Route;
-use crate::reason::Reason;
-use crate::resilience::verdict::Skip;
+use crate::reason::{Reason, Side};
+use crate::resilience::gate::Through;
+use crate::resilience::verdict::{Skip, grpc_code};
 use crate::telemetry::line::Line;
+use crate::upstream::guards::{Admitted, Outcome};
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
 
@@ -39,6 +41,10 @@ pub struct Exchange {
     pub route: Option<Arc<Route>>,
     /// What stood in for its peer's answer, and what that failed by.
     pub fallback: Option<Box<(Arc<Fallback>, Option<Failure>)>>,
+    /// Its place among those in flight through its door and its route.
+    pub through: [Option<Through>; 2],
+    /// Its place among those in flight at the peer, and what the peer's guards wait to hear.
+    pub admitted: Option<Admitted>,
     /// What the call did.
     pub trail: Trail,
     /// What became of the request's body.
@@ -68,6 +74,8 @@ impl Exchange {
             peer: None,
             route: None,
             fallback: None,
+            through: [None, None],
+            admitted: None,
             trail: Trail::default(),
             progress: None,
             answered: None,
@@ -112,6 +120,44 @@ impl Exchange {
         self.status = Some(status);
         if let Some(mut in_flight) = self.trail.in_flight.take() {
             in_flight.answered(now, !status.is_server_error());
+        }
+        // What a gRPC call came to stands in its trailers, unless it failed before.
+        if !self.grpc || !status.is_success() {
+            self.tell(Outcome::answered(status, None), now);
+        }
+    }
+
+    /// These trailers, or fields of a head that has none, say what a gRPC call came to.
+    pub fn concluded(&mut self, fields: &HeaderMap, now: Instant) {
+        if self.grpc
+            && let Some(status) = self.status
+            && let code @ Some(_) = grpc_code(fields)
+        {
+            self.tell(Outcome::answered(status, code), now);
+        }
+    }
+
+    /// Tells the peer's guards, which take the first word only.
+    fn tell(&mut self, outcome: Outcome, now: Instant) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.tell(outcome, self.answered.unwrap_or(now), now);
+        }
+    }
+
+    /// What the guards hear at the end, if nothing told them before: a call that its caller gave up, or that we refused
+    /// ourselves, says nothing about the peer.
+    fn settle(&mut self, now: Instant) {
+        let whose = self.failure.as_ref().map(|failure| (failure.reason, failure.reason.side()));
+        match (whose, self.status) {
+            (Some((_, Side::Peer | Side::Network)), _) => self.tell(Outcome::FAILED, now),
+            (None, Some(status)) if self.complete => self.tell(Outcome::answered(status, None), now),
+            _ => {}
+        }
+        let slow = matches!(whose, Some((Reason::DeadlinePassed, _)));
+        let well = self.answered.filter(|_| self.status.is_some_and(|status| !status.is_server_error()));
+        if let Some(first_byte) = if slow { Some(now) } else { well } {
+            self.through.iter_mut().flatten().for_each(|through| through.teach(first_byte));
+            self.admitted.iter_mut().for_each(|admitted| admitted.teach(first_byte));
         }
     }
 
@@ -163,6 +209,13 @@ impl Exchange {
     /// It became a tunnel, which has taken over and will tell its end by [`Exchange::tunnelled`].
     pub fn tunnel(&mut self) {
         self.tunnel = true;
+        self.through.iter_mut().flatten().for_each(Through::tunnel);
+        if let (Some(admitted), Some(status)) = (&mut self.admitted, self.status) {
+            admitted.tunnel();
+            // It was agreed on; how it ends is between its two ends.
+            let now = self.answered.unwrap_or(self.started);
+            admitted.tell(Outcome::answered(status, None), now, now);
+        }
         if let Some(peer) = &self.peer {
             peer.metrics().tunnels.inc();
         }
@@ -252,6 +305,7 @@ impl Drop for Exchange {
         let cut = (!self.complete && self.failure.is_none()).then(|| self.cut_off());
         let reason = self.failure.as_ref().map(|failure| failure.reason).or(cut);
         let reason = reason.or(self.fallen().map(|failure| failure.reason));
+        self.settle(now);
         self.count(reason, now);
         if self
             .conn

@@ -103,7 +103,7 @@ impl Opaque {
     /// Why none could be reached; the record knows it too.
     pub async fn dial(&mut self) -> Result<Io, Failure> {
         let policy = self.peer.policy();
-        let dialled = Tries::new(Call::plain(&self.peer, &policy.rules, self.started)).dial(&mut self.trail).await;
+        let dialled = Tries::new(&Call::plain(&self.peer, &policy.rules, self.started)).dial(&mut self.trail).await;
         self.connected = dialled.is_ok().then(Instant::now);
         self.failure = dialled.as_ref().err().cloned();
         dialled

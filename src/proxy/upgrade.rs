@@ -106,7 +106,8 @@ pub async fn switch(
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
     let call = Call { marked: facts.marked, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
-    let mut tries = Tries::new(call);
+    let mut later = call;
+    let mut tries = Tries::new(&call);
     if parts.method == Method::CONNECT && protocol.is_none() {
         let io = tries.dial(&mut record.trail).await?;
         let head = Response::new(());
@@ -121,7 +122,8 @@ pub async fn switch(
         let fits = leased.as_ref().is_ok_and(|lease| lease.version() == Leg::Http1 || lease.extended_connect());
         if version == Leg::Http2 && free && !fits {
             version = Leg::Http1;
-            tries = Tries::new(Call { now: Instant::now(), ..call });
+            later.now = Instant::now();
+            tries = Tries::new(&later);
             continue;
         }
         let lease = leased?;

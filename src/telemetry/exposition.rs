@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::metrics::{BOUNDS_MICROS, Counter, DoorMetrics, Gauge, Histogram, Metrics, PeerMetrics, Reasons};
+use super::metrics::{BOUNDS_MICROS, Counter, DoorMetrics, Gauge, Histogram, LIMITS, Metrics, PeerMetrics, Reasons};
 use crate::ids::{Door, PeerName};
 use crate::reason::{Reason, Side};
 
@@ -108,6 +108,7 @@ impl Collector for Scrape {
         self.doors(&mut families)?;
         peer_connections(&mut families, &peers)?;
         peer_traffic(&mut families, &peers)?;
+        peer_bounds(&mut families, &peers)?;
         self.control(&mut families)?;
         self.process(&mut families)
     }
@@ -243,6 +244,24 @@ fn peer_traffic(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
         ("outrigger_peer_received_bytes", "Bytes from a peer to callers", |peer| &peer.received_bytes),
     ];
     counters.into_iter().try_for_each(|(name, help, cell)| families.counter_per_peer(name, help, peers, cell))
+}
+
+fn peer_bounds(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
+    // Only limits that refused something: most peers have none.
+    let mut family = families.counter("outrigger_peer_limit_rejections", "Requests refused by a limit, by its key")?;
+    for (peer, cells) in peers {
+        for (limit, cell) in LIMITS.iter().zip(&cells.limited).filter(|(_, cell)| cell.get() > 0) {
+            count(&mut family, &[("peer", peer.as_str()), ("limit", limit)], cell)?;
+        }
+    }
+    let mut family = families.counter("outrigger_peer_breaker_changes", "Times the breaker changed, by what to")?;
+    for (peer, cells) in peers {
+        for (to, cell) in [("open", &cells.breaker_opened), ("closed", &cells.breaker_closed)] {
+            count(&mut family, &[("peer", peer.as_str()), ("to", to)], cell)?;
+        }
+    }
+    let mut family = families.gauge("outrigger_peer_breaker_open", "1 while the breaker is open, else 0")?;
+    peers.iter().try_for_each(|(peer, cells)| gauge(&mut family, &[("peer", peer.as_str())], cells.breaker_open.get()))
 }
 
 /// Opens families; counters are named without the `_total` that the format adds.

@@ -113,6 +113,9 @@ impl Reasons {
     }
 }
 
+/// The words of the limits that refusals are counted by; the last is the one that follows the latency.
+pub const LIMITS: [&str; 6] = ["connections", "connecting", "in-flight", "pending", "retries", "adaptive"];
+
 /// What is counted per door.
 #[derive(Debug, Default)]
 pub struct DoorMetrics {
@@ -169,6 +172,14 @@ pub struct PeerMetrics {
     pub sent_bytes: Counter,
     /// Bytes from the peer to callers.
     pub received_bytes: Counter,
+    /// Requests refused by a limit, by [`LIMITS`].
+    pub limited: [Counter; LIMITS.len()],
+    /// 1 while the breaker is open, else 0.
+    pub breaker_open: Gauge,
+    /// Times the breaker opened.
+    pub breaker_opened: Counter,
+    /// Times the breaker closed.
+    pub breaker_closed: Counter,
     /// Endpoints known now.
     pub endpoints: Gauge,
     /// Discovery answers that failed and left the last good ones in force.

@@ -10,18 +10,22 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::Dialling;
+use super::guards::Refusal;
 use super::http1::One;
 use super::http2::Many;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
-use super::state::EndpointState;
+use super::room::{Home, NoRoom, Place, Room};
+use super::state::{EndpointState, limits};
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::dial::dial;
 use crate::net::io::Io;
 use crate::plan::peer::EndpointSpec;
+use crate::plan::rules::Rules;
 use crate::reason::Reason;
+use crate::resilience::limit::{Held, Limited, Limits};
 use crate::resilience::load::Load;
 
 /// The living state of one address of a peer.
@@ -29,6 +33,8 @@ pub struct Endpoint {
     addr: Addr,
     spec: ArcSwap<EndpointSpec>,
     load: Load,
+    home: Home,
+    limits: Arc<Limits>,
     pool: Mutex<Pool<One, Many, Line>>,
     /// TLS with sessions of its own, made when first needed.
     tls: OnceLock<Arc<ClientConfig>>,
@@ -69,12 +75,16 @@ pub(super) enum Turn {
 impl Endpoint {
     /// An endpoint without connections; `unlearned` is how long an idle one lives until the server's keep-alive is
     /// known.
-    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration) -> Arc<Self> {
+    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration, home: Home, rules: &Rules) -> Arc<Self> {
+        let limits = Arc::<Limits>::default();
+        let room = Room::new(home.limits.clone(), limits.clone(), rules);
         Arc::new(Self {
             addr: spec.addr.clone(),
             spec: ArcSwap::from_pointee(spec),
             load: Load::new(now),
-            pool: Mutex::new(Pool::new(Bounds::default(), unlearned)),
+            pool: Mutex::new(Pool::new(Bounds::default(), unlearned).limited(room)),
+            home,
+            limits,
             tls: OnceLock::new(),
             last_error: Mutex::new(None),
         })
@@ -104,7 +114,7 @@ impl Endpoint {
     /// A connection on which one request can be sent now, waiting for a free or a new one until `deadline`.
     ///
     /// # Errors
-    /// No connection could be made or none became free in time; see [`ConnectError`].
+    /// No connection could be made or none became free in time, or a limit is reached; see [`ConnectError`].
     pub async fn lease(
         self: &Arc<Self>,
         peer: &Arc<Peer>,
@@ -112,19 +122,49 @@ impl Endpoint {
         deadline: Deadline,
     ) -> Result<Lease, ConnectError> {
         let want = peer.wish(want);
-        match self.turn(Instant::now(), want) {
+        let in_flight = self.hold(peer, Limited::InFlight)?;
+        let lease = match self.turn(Instant::now(), want) {
             Turn::Now(Given::One(hold)) if hold.is_ready() => Ok(Lease::one(hold)),
             // The rare ways are boxed, so that the common one stays small.
             turn => Box::pin(self.lease_slowly(peer, want, deadline, turn)).await,
-        }
+        };
+        lease.map(|lease| lease.keeping(in_flight))
     }
 
     /// A raw byte stream of its own (tunnels), TLS included where the peer says so.
     ///
     /// # Errors
-    /// As [`Endpoint::lease`], but never `Overloaded`.
-    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
-        Box::pin(self.dial_raw(peer, deadline)).await
+    /// As [`Endpoint::lease`], but never `Overloaded`: there is no line for it, so a limit refuses it at once.
+    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<(Io, Place), ConnectError> {
+        let room = self.pool.lock().room().enter().then(|| Place::taken(&self.home, &self.limits));
+        let Some(mut place) = room else { return Err(self.no_room(peer, "no connection may be made to")) };
+        let io = Box::pin(self.dial_raw(peer, deadline)).await?;
+        place.connected();
+        Ok((io, place))
+    }
+
+    /// Takes one under the limit of each endpoint.
+    fn hold(&self, peer: &Peer, what: Limited) -> Result<Held, ConnectError> {
+        let held = self.limits.hold(what, &peer.rules().endpoint_limits);
+        held.map_err(|full| peer.full(full, Some(&self.addr)).into())
+    }
+
+    /// Room in line, under the limits of the peer and of the endpoint.
+    fn stand(&self, peer: &Peer) -> Result<(Held, Held), ConnectError> {
+        let of_peer = self.home.limits.hold(Limited::Pending, &peer.rules().limits);
+        let of_peer = of_peer.map_err(|full| peer.full(full, None))?;
+        Ok((of_peer, self.hold(peer, Limited::Pending)?))
+    }
+
+    /// Why no connection was made: a limit where one is reached.
+    fn no_room(&self, peer: &Peer, what: &str) -> ConnectError {
+        let full = self.pool.lock().room().full();
+        match full {
+            Some(NoRoom { full, endpoint }) => {
+                peer.full(full, endpoint.then_some(&self.addr as &dyn std::fmt::Display)).into()
+            }
+            None => self.overloaded(what),
+        }
     }
 
     async fn lease_slowly(
@@ -139,7 +179,11 @@ impl Endpoint {
             let given = match turn {
                 Turn::Now(given) => given,
                 Turn::Full => return Err(self.overloaded("too many requests wait for a connection to")),
-                Turn::Wait(line) => self.wait(peer, line, limit, deadline).await?,
+                Turn::Wait(line) => {
+                    let _in_line = self.stand(peer)?;
+                    self.make_room(peer);
+                    self.wait(peer, line, limit, deadline).await?
+                }
             };
             match given {
                 Given::One(mut hold) => {
@@ -190,8 +234,21 @@ impl Endpoint {
             // The sender lives in the pool, which lives in `self`: only a line that was cleared ends here.
             Some(Err(_)) => Err(self.overloaded("no connection became free to")),
             None if deadline.passed(Instant::now()) => Err(late(&self.addr)),
-            None => Err(self.overloaded("no connection became free in time to")),
+            None => Err(self.no_room(peer, "no connection became free in time to")),
         }
+    }
+
+    /// Where a limit on connections is in the way, idle ones are given up for whoever waits: of this endpoint, whose idle
+    /// ones are then of the other version, or of any other of the peer's.
+    fn make_room(&self, peer: &Peer) {
+        let Some(NoRoom { full, endpoint }) = self.pool.lock().room().full() else { return };
+        if full.what == Limited::Connections && !self.shed() && !endpoint {
+            let _ = peer.endpoints().all().iter().any(|other| other.shed());
+        }
+    }
+
+    fn shed(&self) -> bool {
+        self.pool.lock().shed()
     }
 
     pub(super) fn turn(self: &Arc<Self>, now: Instant, want: Option<Version>) -> Turn {
@@ -214,7 +271,10 @@ impl Endpoint {
         match offer {
             Offer::One(id, one) => Given::One(OneHold::new(self.clone(), id, one, true)),
             Offer::Many(id, many) => Given::Many(ManyHold::new(self.clone(), id, many, true)),
-            Offer::Connect(expected) => Given::Connect(Dialling::new(self.clone(), expected)),
+            Offer::Connect(expected) => {
+                let place = Place::taken(&self.home, &self.limits);
+                Given::Connect(Dialling::new(self.clone(), expected, place))
+            }
             Offer::Failed(error) => Given::Failed(error),
         }
     }
@@ -288,6 +348,16 @@ impl Endpoint {
         self.deliver(grants);
     }
 
+    /// Whoever waits may find room now.
+    pub(super) fn look_again(self: &Arc<Self>, now: Instant) {
+        let grants = self.pool.lock().look_again(now);
+        self.deliver(grants);
+    }
+
+    pub(super) fn set_rules(&self, rules: &Rules) {
+        self.pool.lock().room().set_rules(rules);
+    }
+
     /// It is no longer one of its peer's.
     pub(super) fn retire(&self) {
         self.pool.lock().retire();
@@ -323,7 +393,11 @@ impl Endpoint {
 
     /// What `/state` shows.
     pub(super) fn state(&self, now: Instant) -> EndpointState {
-        EndpointState::new(&self.spec(), &self.load, self.pool.lock().counts(), self.last_error.lock().clone(), now)
+        let mut pool = self.pool.lock();
+        let (counts, limits) = (pool.counts(), limits(&self.limits, pool.room().endpoint_rule()));
+        drop(pool);
+        let error = self.last_error.lock().clone();
+        EndpointState { limits, ..EndpointState::new(&self.spec(), &self.load, counts, error, now) }
     }
 }
 
@@ -359,6 +433,12 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.load.end();
+    }
+}
+
+impl From<Refusal> for ConnectError {
+    fn from(refusal: Refusal) -> Self {
+        Self { reason: refusal.reason, detail: refusal.detail }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod adhoc;
 pub mod connect;
 pub mod endpoint;
+pub mod guards;
 pub mod http1;
 pub mod http2;
 pub mod keepalive;
@@ -11,6 +12,7 @@ pub mod outgoing;
 pub mod peer;
 pub mod ping;
 pub mod pool;
+pub mod room;
 pub mod state;
 pub mod stream;
 pub mod world;

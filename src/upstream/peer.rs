@@ -1,7 +1,8 @@
 //! A living peer: its endpoints, the policy in force, and where discovery stands.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -10,13 +11,16 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
+use super::guards::Guards;
 use super::lease::Version;
+use super::room::Home;
 use super::state::PeerState;
 use super::world::Upstreams;
 use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::plan::rules::Rules;
 use crate::resilience::budget::Budget;
 use crate::resilience::pick::{Draw, Shares};
 use crate::telemetry::metrics::PeerMetrics;
@@ -38,6 +42,8 @@ pub struct Peer {
     budget: Budget,
     tls: Option<ClientTls>,
     tasks: Tasks,
+    guards: Guards,
+    me: Weak<Self>,
 }
 
 /// Where discovery stands.
@@ -73,7 +79,7 @@ impl Peer {
     /// One line: the TLS roots cannot be read.
     pub fn new(plan: &PeerPlan, metrics: Arc<PeerMetrics>, shared: &Upstreams) -> Result<Arc<Self>, String> {
         let tls = client_tls(plan, shared)?;
-        let peer = Arc::new(Self {
+        let peer = Arc::new_cyclic(|me| Self {
             name: plan.name.clone(),
             kind: plan.kind,
             source: plan.source.clone(),
@@ -87,6 +93,8 @@ impl Peer {
             budget: Budget::new(Instant::now()),
             tls,
             tasks: shared.tasks.clone(),
+            guards: Guards::new(Instant::now()),
+            me: me.clone(),
         });
         if let Addresses::Static(specs) = &plan.source.addresses {
             peer.update(specs.clone());
@@ -124,6 +132,37 @@ impl Peer {
                 endpoint.set_unlearned(policy.keep_alive);
             }
         }
+        if before.rules != policy.rules {
+            for endpoint in self.endpoints().all() {
+                endpoint.set_rules(&policy.rules);
+                endpoint.look_again(Instant::now());
+            }
+            if policy.rules.breaker.is_none() {
+                self.metrics.breaker_open.set(0);
+            }
+        }
+    }
+
+    /// The rules in force, without counting a reference.
+    pub(super) fn rules(&self) -> impl Deref<Target = Rules> {
+        InForce(self.policy.load())
+    }
+
+    pub(super) fn guards(&self) -> &Guards {
+        &self.guards
+    }
+
+    /// A connection ended or was made: where the whole peer's connections are limited, whoever waits at any endpoint
+    /// may be next.
+    pub(super) fn room_again(&self) {
+        let limits = self.rules().limits;
+        if limits.connections.or(limits.connecting).is_none() {
+            return;
+        }
+        let now = Instant::now();
+        for endpoint in self.endpoints.load().all() {
+            endpoint.look_again(now);
+        }
     }
 
     /// Its counters.
@@ -148,7 +187,7 @@ impl Peer {
     pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
         let _one_at_a_time = self.updating.lock();
         let (old, now) = (self.endpoints.load_full(), Instant::now());
-        let unlearned = self.policy.load().keep_alive;
+        let policy = self.policy.load();
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
             old.all.iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
         let (mut all, mut added) = (HashMap::with_capacity(specs.len()), 0);
@@ -165,7 +204,10 @@ impl Peer {
                 }
                 None => {
                     added += 1;
-                    Endpoint::new(spec, now, unlearned)
+                    {
+                        let home = Home { peer: self.me.clone(), limits: self.guards.limits.clone() };
+                        Endpoint::new(spec, now, policy.keep_alive, home, &policy.rules)
+                    }
                 }
             };
             all.insert(addr, ());
@@ -235,6 +277,17 @@ impl Peer {
             Protocol::Auto | Protocol::Tcp if self.tls.is_some() => None,
             Protocol::Auto | Protocol::Tcp => Some(version),
         }
+    }
+}
+
+/// The rules of a policy that is read.
+struct InForce(arc_swap::Guard<Arc<PeerPolicy>>);
+
+impl Deref for InForce {
+    type Target = Rules;
+
+    fn deref(&self) -> &Rules {
+        &self.0.rules
     }
 }
 

@@ -12,6 +12,8 @@ use super::peer::{Discovery, Peer};
 use super::pool::Counts;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind};
+use crate::plan::rules::LimitsRule;
+use crate::resilience::limit::{Limited, Limits};
 use crate::resilience::load::Load;
 
 /// A peer as it is now.
@@ -29,10 +31,25 @@ pub struct PeerState {
     pub tls: bool,
     /// How an endpoint is chosen.
     pub balance: &'static str,
+    /// `closed`, `open` or `half-open`; absent where it has no breaker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<&'static str>,
+    /// Its limits, each with what is used of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<&'static str, LimitState>,
     /// Where discovery stands.
     pub discovery: DiscoveryState,
     /// Its endpoints.
     pub endpoints: Vec<EndpointState>,
+}
+
+/// A limit as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitState {
+    /// What is used.
+    pub used: u32,
+    /// Its value.
+    pub limit: u32,
 }
 
 /// Where discovery stands.
@@ -66,6 +83,9 @@ pub struct EndpointState {
     /// Free facts about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Arc<BTreeMap<String, String>>>,
+    /// Its limits, each with what is used of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<&'static str, LimitState>,
     /// Exchanges under way.
     pub in_flight: u32,
     /// The moving average of the time to an answer; absent without a sample.
@@ -83,6 +103,12 @@ pub struct EndpointState {
 
 impl PeerState {
     pub(super) fn new(peer: &Peer, now: Instant) -> Self {
+        let (policy, guards) = (peer.policy(), peer.guards());
+        let mut limits = limits(&guards.limits, &policy.rules.limits);
+        if let Some(rule) = &policy.rules.concurrency {
+            let limit = guards.adaptive.limit().unwrap_or(rule.start);
+            limits.insert("adaptive", LimitState { used: guards.adaptive.in_flight(), limit });
+        }
         Self {
             name: peer.name().to_string(),
             kind: match peer.kind() {
@@ -98,12 +124,14 @@ impl PeerState {
                 Protocol::Tcp => "tcp",
             },
             tls: peer.source().tls.is_some(),
-            balance: match peer.policy().balance {
+            balance: match policy.balance {
                 Balance::PeakEwma => "peak-ewma",
                 Balance::LeastRequest => "least-request",
                 Balance::RoundRobin => "round-robin",
                 Balance::Random => "random",
             },
+            breaker: policy.rules.breaker.map(|_| guards.breaker.state().word()),
+            limits,
             discovery: DiscoveryState::new(peer.discovery()),
             endpoints: peer.endpoints().all().iter().map(|endpoint| endpoint.state(now)).collect(),
         }
@@ -133,6 +161,7 @@ impl EndpointState {
             zone: spec.zone.as_deref().map(str::to_owned),
             identity: spec.identity.clone(),
             metadata: spec.metadata.clone(),
+            limits: BTreeMap::new(),
             in_flight: load.in_flight(),
             latency_ms: load.latency(now).map(milliseconds),
             pool,
@@ -140,6 +169,12 @@ impl EndpointState {
             last_error_seconds_ago: when.map(seconds_ago),
         }
     }
+}
+
+/// Every limit that has a value.
+pub(super) fn limits(used: &Limits, rule: &LimitsRule) -> BTreeMap<&'static str, LimitState> {
+    let state = |what: Limited| Some((what.word(), LimitState { used: used.of(what).used(), limit: what.of(rule)? }));
+    Limited::ALL.into_iter().filter_map(state).collect()
 }
 
 fn source(addresses: &Addresses) -> String {

@@ -20,6 +20,7 @@ mod fallback;
 mod grpc;
 mod http1;
 mod http2;
+mod limits;
 mod memory;
 mod reload;
 mod retries;

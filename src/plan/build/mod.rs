@@ -3,6 +3,7 @@
 pub mod check;
 pub mod doors;
 pub mod fallback;
+pub mod limits;
 pub mod lint;
 pub mod peers;
 pub mod retry;
@@ -77,6 +78,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     }
     dns_order(&config.dns, parts.problems);
     check::addresses(config, &mut parts);
+    let gates = limits::doors(config, parts.problems);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);
@@ -94,6 +96,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         egress: egress(&config.outbound, &own),
         dns: dns(&config.dns),
         access_log: access_log(&config.telemetry),
+        gates,
     };
     Built { plan, door_keys, files }
 }

@@ -160,6 +160,8 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
 
 fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
+    let mut rules = Rules::default();
+    super::limits::breaker(&peer.breaker, &mut rules, problems);
     PeerPolicy {
         balance: match peer.balance.value {
             peer::Balance::PeakEwma => Balance::PeakEwma,
@@ -176,7 +178,7 @@ fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         rules: Rules {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
             hedge: retry::hedge(&peer.hedge),
-            ..Rules::default()
+            ..rules
         },
     }
 }

@@ -96,6 +96,7 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &[PeerPlan], problems: &mut
         response: edits(&set.response, problems),
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
         mirror: set.mirror.as_ref().and_then(|set| mirror(set, peers, problems)),
+        gate: super::limits::route(set, problems),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,

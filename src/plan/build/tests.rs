@@ -16,7 +16,10 @@ use crate::plan::door::{Leads, Otherwise, Protocol};
 use crate::plan::fallback::{Fallback, Instead, StaleRule};
 use crate::plan::peer::{Addresses, PeerKind};
 use crate::plan::route::{Leads as RouteLeads, Mirror};
-use crate::plan::rules::{BudgetRule, Condition, Conditions, HedgeAfter, HedgeRule, Methods, Share};
+use crate::plan::rules::{
+    AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, GateRule, HedgeAfter,
+    HedgeRule, LimitsRule, MeterRule, Methods, RateKey, RateRule, Rules, Share,
+};
 
 mod mistakes;
 
@@ -78,7 +81,7 @@ inbound:
   passthrough: [db.example.com, "*.X"]
   upgrades: [foo/2]
   trusted: [10.0.0.0/8, "::1"]
-  limits: { connections: 7, head: 8KiB, fields: 9, body: 1GiB }
+  limits: { connections: 7, head: 8KiB, fields: 9, body: 1GiB, in-flight: 11, rate: 12/m, adaptive: on }
   timeout: { head: 1s, keep-alive: 2s, connect: 3s, request: 4s, idle: 5s, tunnel: 6s }
   routes: [{ match: { path: /healthz }, respond: { status: 204 } }]
 outbound:
@@ -87,7 +90,7 @@ outbound:
   allow: [metadata.internal, 169.254.0.0/16]
   upgrades: [bar]
   trusted: [10.1.0.0/16]
-  limits: { connections: 8, head: 16KiB, fields: 10, body: 0B }
+  limits: { connections: 8, head: 16KiB, fields: 10, body: 0B, in-flight: 13, rate: [{ limit: 14/h, burst: 15 }, { per: address, limit: 16/s, keys: 17 }], adaptive: { least: 1, start: 2, most: 3, tolerance: 200% } }
   timeout: { head: 7s, keep-alive: 8s, idle: 9s, tunnel: 10s }
 peers:
   one: { dns: "One.shop.:${PORT}", hosts: [a, "b:80", "[::1]:80"], protocol: http2, tls: { roots: roots.pem }, balance: random }
@@ -108,10 +111,16 @@ peers:
         rewrite: { prefix: /c, host: "c.d:1" }
         request-headers: { set: { x-c: "3" }, add: { x-d: "4" }, remove: [x-e] }
         response-headers: { remove: [server] }
+        limits: { in-flight: 18, rate: { per: header X-User, limit: 19/s }, adaptive: on }
         fault: { share: 0.5%, header: x-f, delay: 1s, abort: 503 }
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
     balance: round-robin
+    breaker:
+      { connections: 21, connecting: 22, in-flight: 23, pending: 24, retries: 25,
+        endpoint: { connections: 1, connecting: 2, in-flight: 3, pending: 4 },
+        failures: 26%, slow: { from: 27s, share: 28% }, volume: 29, open-for: 30s,
+        adaptive: { least: 31, most: 33, start: 32, tolerance: 134% }, admission: { accepts: 135%, most: 36%, volume: 37 } }
     fallback: { peer: four }
     retry: { attempts: 3, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
     hedge: { after: 70ms, at-least: 9ms }
@@ -185,6 +194,7 @@ fn the_numbers(plan: &Plan) {
     assert_eq!(policy(0), (Some(4), [3, 5, 6, 4]));
     assert_eq!(policy(3), (Some(12), [11, 13, 14, 15]));
     the_retries(plan);
+    the_limits(plan);
     assert_eq!(plan.dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.2:53", "[::1]:5353"]);
 }
 
@@ -203,6 +213,68 @@ fn the_retries(plan: &Plan) {
     let RouteLeads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
     let route = &split.to[0].policy.rules.retry;
     assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));
+}
+
+fn the_limits(plan: &Plan) {
+    let rate = |count, seconds, burst| RateRule { count, period: Duration::from_secs(seconds), burst };
+    let adaptive =
+        |least, start, most, percent| Some(ConcurrencyRule { least, start, most, tolerance: Share::percent(percent) });
+    let meter = |rate, per, keys| MeterRule { rate, per, keys };
+    let inbound = GateRule {
+        in_flight: Some(11),
+        rates: [meter(rate(12, 60, 12), None, 10_000)].into(),
+        adaptive: adaptive(4, 20, 1000, 150),
+    };
+    let outbound = GateRule {
+        in_flight: Some(13),
+        // The rate of each stands first.
+        rates: [meter(rate(16, 1, 16), Some(RateKey::Address), 17), meter(rate(14, 3600, 15), None, 10_000)].into(),
+        adaptive: adaptive(1, 2, 3, 200),
+    };
+    assert_eq!(plan.gates, DoorGates { inbound, outbound });
+    let gate = plan.peers[3].routes.list[0].gate.as_ref().unwrap();
+    let per = Some(RateKey::Header(http::HeaderName::from_static("x-user")));
+    assert_eq!((&*gate.key, gate.rule.in_flight), ("peers.two.routes/all", Some(18)));
+    assert_eq!(
+        (&*gate.rule.rates, &gate.rule.adaptive),
+        (&[meter(rate(19, 1, 19), per, 10_000)][..], &inbound_adaptive())
+    );
+    let rules = &plan.peers[3].policy.rules;
+    let limits = |connections, connecting, in_flight, pending, retries| LimitsRule {
+        connections: Some(connections),
+        connecting: Some(connecting),
+        in_flight: Some(in_flight),
+        pending: Some(pending),
+        retries,
+    };
+    assert_eq!((rules.limits, rules.endpoint_limits), (limits(21, 22, 23, 24, Some(25)), limits(1, 2, 3, 4, None)));
+    let breaker = BreakerRule {
+        failure_share: Share::percent(26),
+        slow: Some((Share::percent(28), Duration::from_secs(27))),
+        volume: 29,
+        open_for: Duration::from_secs(30),
+    };
+    let admission = AdmissionRule { accepts: Share::percent(135), most: Share::percent(36), volume: 37 };
+    assert_eq!((rules.breaker, rules.admission), (Some(breaker), Some(admission)));
+    assert_eq!(rules.concurrency, adaptive(31, 32, 33, 134));
+    assert_eq!(plan.peers[2].policy.rules, Rules::default());
+}
+
+fn inbound_adaptive() -> Option<ConcurrencyRule> {
+    Some(ConcurrencyRule::default())
+}
+
+#[test]
+fn a_breaker_may_look_at_slowness_alone() {
+    let rule = |breaker: &str| {
+        let text = with(&format!("peers: {{ a: {{ static: [10.0.0.1:1], breaker: {{ {breaker} }} }} }}"));
+        plan(&text).peers[1].policy.rules.breaker
+    };
+    let slow = rule("slow: 2s").unwrap();
+    assert_eq!(slow.slow, Some((Share::percent(50), Duration::from_secs(2))));
+    assert!(!slow.failure_share.reached(10, 10), "failures alone never open it");
+    assert_eq!(rule("failures: 50%"), Some(BreakerRule::default()));
+    assert_eq!(rule("connections: 1"), None);
 }
 
 #[test]
