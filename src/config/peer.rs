@@ -5,7 +5,7 @@ use super::fallback::StandIn;
 use super::kind::{Set, words};
 use super::limits::Breaker;
 use super::listener::Protocol;
-use super::retry::{Hedge, Retry};
+use super::retry::Retry;
 use super::route::Route;
 use super::section::section;
 use super::units::{Count, Timer};
@@ -50,8 +50,6 @@ section! {
         fallback "fallback": Option<Set<StandIn>> = Unset("{ peer: payments-standby }");
         /// When a failed attempt is followed by another, or `off`.
         retry "retry": Set<OrOff<Retry>> = Is("{}");
-        /// When a second attempt is sent beside a first one that takes its time, or `off`.
-        hedge "hedge": Set<OrOff<Hedge>> = Is("off");
         /// What may go to it at one time, and when it is not asked at all.
         breaker "breaker": Set<Breaker> = Is("{}");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.

@@ -49,17 +49,6 @@ section! {
     }
 }
 
-section! {
-    /// When a second attempt is sent while the first is unanswered. It takes from the retry budget, and only requests
-    /// that may be repeated are hedged.
-    Hedge = "after" {
-        /// A time, or `p50` to `p99` of the peer's own answers.
-        after "after": Set<HedgeAfter> = Is("p95");
-        /// Never sooner than this.
-        least "at-least": Set<Span> = Is("5ms");
-    }
-}
-
 words! {
     /// Which requests may be repeated.
     Repeatable {
@@ -67,40 +56,6 @@ words! {
         Idempotent "idempotent";
         /// All, because doing the work twice does no harm; gRPC needs it.
         Any "any";
-    }
-}
-
-/// How long a first attempt is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HedgeAfter {
-    /// So long.
-    Time(Span),
-    /// As long as this part of the recent answers took, in percent.
-    Quantile(u32),
-}
-
-impl Scalar for HedgeAfter {
-    const NAME: &'static str = "hedge-after";
-
-    fn expected() -> String {
-        "a duration such as `50ms`, or `p50` to `p99`".into()
-    }
-
-    fn pattern() -> String {
-        "^(p[5-9][0-9]|(0|[1-9][0-9]*)(ms|s|m|h|d))$".into()
-    }
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let Some(percent) = text.strip_prefix('p') else { return Span::parse(text).map(Self::Time) };
-        let percent = percent.parse().ok().filter(|percent| (50..=99).contains(percent));
-        percent.map(Self::Quantile).ok_or_else(Wrong::default)
-    }
-
-    fn write(&self) -> String {
-        match self {
-            Self::Time(time) => time.write(),
-            Self::Quantile(percent) => format!("p{percent}"),
-        }
     }
 }
 

@@ -47,7 +47,7 @@ impl Share {
 }
 
 /// All that may be asked of the machines where a peer is called. `None` is a machine that is off.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// When a failed attempt is followed by another.
     pub retry: RetryRule,
@@ -67,22 +67,6 @@ pub struct Rules {
     pub admission: Option<AdmissionRule>,
     /// How endpoints that have just appeared grow into their share.
     pub slow_start: Option<SlowStartRule>,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            retry: RetryRule::default(),
-            hedge: None,
-            eject: Some(EjectRule::default()),
-            limits: LimitsRule::default(),
-            endpoint_limits: LimitsRule::default(),
-            breaker: None,
-            concurrency: None,
-            admission: None,
-            slow_start: None,
-        }
-    }
 }
 
 /// How many further attempts (retries and hedges) a peer may be given: over the last ten seconds at most the larger

@@ -63,7 +63,7 @@ fn each_request_is_told_what_decides_about_it() {
         ("timeout.request", "5s [/f:15]"),
         ("timeout.connect", "1s [default]"),
         ("retry.budget", "20% of the requests, at least 3 a second [default]"),
-        ("ejection", "5 answers of 5xx in a row"),
+        ("ejection", "off"),
     ];
     let text = explain_in(FILE, "GET | http://payments/v2/x?y | x-canary: 1");
     for (about, what) in long {

@@ -175,11 +175,7 @@ fn policy(peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
         fallback: fallback(peer.fallback.as_ref(), problems),
-        rules: Rules {
-            retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
-            hedge: retry::hedge(&peer.hedge),
-            ..rules
-        },
+        rules: Rules { retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems), ..rules },
     }
 }
 

@@ -17,8 +17,8 @@ use crate::plan::fallback::{Fallback, Instead, StaleRule};
 use crate::plan::peer::{Addresses, PeerKind};
 use crate::plan::route::{Leads as RouteLeads, Mirror};
 use crate::plan::rules::{
-    AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, GateRule, HedgeAfter,
-    HedgeRule, LimitsRule, MeterRule, Methods, RateKey, RateRule, Rules, Share,
+    AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, GateRule, LimitsRule,
+    MeterRule, Methods, RateKey, RateRule, Rules, Share,
 };
 
 mod mistakes;
@@ -123,7 +123,6 @@ peers:
         adaptive: { least: 31, most: 33, start: 32, tolerance: 134% }, admission: { accepts: 135%, most: 36%, volume: 37 } }
     fallback: { peer: four }
     retry: { attempts: 3, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
-    hedge: { after: 70ms, at-least: 9ms }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
   three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request }
   four: { fallback: { respond: { status: 203, body: x, content-type: a/b }, statuses: [504] }, static: [{ address: "10.0.0.1:80", weight: 0, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
@@ -208,8 +207,6 @@ fn the_retries(plan: &Plan) {
     assert_eq!(retry.budget, BudgetRule { share: Share::percent(30), floor: 3 });
     let times = [retry.backoff.base, retry.backoff.cap, retry.backoff.asked_cap, retry.attempt_timeout.unwrap()];
     assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3, 11]);
-    let (after, least) = (Duration::from_millis(70), Duration::from_millis(9));
-    assert_eq!(rules.hedge, Some(HedgeRule { after: HedgeAfter::Delay(after), at_least: least }));
     let RouteLeads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
     let route = &split.to[0].policy.rules.retry;
     assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));

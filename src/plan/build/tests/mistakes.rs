@@ -224,6 +224,7 @@ fn keys_of_later_steps_are_unknown() {
         "inbound: { allow: [] }",
         "inbound: { probes: [] }",
         "peers: { a: { mtls: {} } }",
+        "peers: { a: { hedge: {} } }",
         "peers: { a: { eject: {} } }",
         "peers: { a: { health: {} } }",
         "telemetry: { traces: {} }",
