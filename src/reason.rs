@@ -100,6 +100,14 @@ reasons! {
     NoRoute => "no_route", Policy, "destination_not_found";
     /// The address may not be dialled from here (own port, loopback, link-local, …).
     AddressRefused => "address_refused", Policy, "destination_ip_prohibited";
+    /// A limit that the file sets is reached: connections, connecting, in-flight, pending, retries or adaptive.
+    LimitReached => "limit_reached", Policy, "connection_limit_reached";
+    /// The peer's breaker is open: too much of what it was asked failed or was slow.
+    CircuitOpen => "circuit_open", Policy, "destination_unavailable";
+    /// Part of the requests is refused here because the peer refuses too many.
+    Throttled => "throttled", Policy, "destination_unavailable";
+    /// More requests came than a rate allows.
+    RateLimited => "rate_limited", Policy, "http_request_denied";
     /// The request has passed through too many sidecars.
     Looped => "looped", Proxy, "proxy_loop_detected";
     /// A limit of this proxy is reached.

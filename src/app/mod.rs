@@ -36,6 +36,8 @@ use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::proxy::Core;
 use crate::proxy::doors::{Doors, Prepared};
+use crate::proxy::mirror::Mirrors;
+use crate::proxy::stale::Stales;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::lines::{Lines, stderr};
 use crate::telemetry::log;
@@ -141,8 +143,15 @@ async fn serve(
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
     let (inbound, outbound) = (Direction::default(), Direction::default());
-    let core =
-        Arc::new(Core { world: ArcSwap::from_pointee(world), metrics: metrics.clone(), access, inbound, outbound });
+    let core = Arc::new(Core {
+        world: ArcSwap::from_pointee(world),
+        metrics: metrics.clone(),
+        access,
+        inbound,
+        outbound,
+        stale: Stales::default(),
+        mirrors: Mirrors::default(),
+    });
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));

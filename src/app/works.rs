@@ -1,6 +1,6 @@
 //! What a reload does to the running house, and what the admin server sees of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,10 +16,12 @@ use crate::control::reload::{Hash, Reading, Works};
 use crate::ids::PeerName;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
+use crate::plan::rules::GateRule;
 use crate::proxy::Core;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
+use crate::resilience::gate::Gate;
 use crate::upstream::peer::Discovery;
-use crate::upstream::state::PeerState;
+use crate::upstream::state::{LimitState, PeerState};
 use crate::upstream::world::{Upstreams, World};
 
 /// The steps of a reload, tied to what runs.
@@ -127,11 +129,31 @@ impl Rooms for InForce {
         world.peers.iter().chain(&world.adhoc.peers()).map(|peer| peer.state()).collect()
     }
 
+    fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
+        let world = self.0.world.load_full();
+        let (gates, plan) = (&world.gates, &world.plan);
+        let routes = plan.peers.iter().flat_map(|peer| &peer.routes.list).filter_map(|route| route.gate.as_ref());
+        let routes = routes.filter_map(|gate| Some((&*gate.key, gates.routes.get(&gate.key)?, &gate.rule)));
+        let doors =
+            [("inbound", &gates.inbound, &plan.gates.inbound), ("outbound", &gates.outbound, &plan.gates.outbound)];
+        let all = doors.into_iter().chain(routes);
+        all.filter(|(_, _, rule)| !rule.is_open())
+            .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
+            .collect()
+    }
+
     fn pending(&self) -> Vec<PeerName> {
         let world = self.0.world.load();
         let pending = world.peers.iter().filter(|peer| matches!(peer.discovery(), Discovery::Pending));
         pending.map(|peer| peer.name().clone()).collect()
     }
+}
+
+fn gate_state(gate: &Gate, rule: &GateRule) -> BTreeMap<&'static str, LimitState> {
+    let used = gate.in_flight();
+    let fixed = rule.in_flight.map(|limit| ("in-flight", LimitState { used, limit }));
+    let adaptive = rule.adaptive.as_ref().map(|rule| gate.adaptive().unwrap_or(rule.start));
+    fixed.into_iter().chain(adaptive.map(|limit| ("adaptive", LimitState { used, limit }))).collect()
 }
 
 /// The doors that could not be bound, each with the line of the file that asked for it.

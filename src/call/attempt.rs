@@ -19,6 +19,7 @@ use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::plan::rules::Rules;
 use crate::reason::Reason;
+use crate::resilience::limit::Held;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::choice::Ask;
@@ -26,6 +27,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
+use crate::upstream::room::Place;
 
 /// Connections tried while each turns out to be dead before anything was written to it.
 const MOST_STALE: usize = 3;
@@ -69,14 +71,22 @@ pub struct Trail {
     pub endpoint: Option<Arc<Endpoint>>,
     /// Its share in the load, until it is answered.
     pub in_flight: Option<InFlight>,
+    /// A tunnel's place among the connections, until its end.
+    pub place: Option<Place>,
     /// Attempts made.
     pub attempts: u32,
     /// Why the last failure was not followed by another attempt, where it was worth one.
     pub skipped: Option<Skip>,
+    /// The place of the last further attempt among those of its peer.
+    pub retrying: Option<Held>,
     /// Whether the last attempt used a kept-alive connection.
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
+    /// Whether a request of which nothing was sent is to be given back.
+    pub give_back: bool,
+    /// The request of a call that failed, where provably nothing of it was sent and it was asked for.
+    pub unsent: Option<Box<Request<Body>>>,
 }
 
 /// Waits for an answer's head until `deadline`.
@@ -98,7 +108,7 @@ pub async fn in_time<T>(
 
 /// What may still be tried, for requests and for tunnels.
 pub struct Tries<'a> {
-    call: Call<'a>,
+    call: &'a Call<'a>,
     now: Instant,
     /// When the attempt that is being made is to be over.
     until: Deadline,
@@ -109,7 +119,7 @@ pub struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     /// Nothing was tried yet; the first attempt begins at the call's own `now`.
-    pub fn new(call: Call<'a>) -> Self {
+    pub fn new(call: &'a Call<'a>) -> Self {
         // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
         call.peer.budget().deposit(call.now);
         Self { now: call.now, until: call.deadline, tried: SmallVec::new(), attempts: 0, stale: 0, call }
@@ -135,7 +145,8 @@ impl<'a> Tries<'a> {
     pub async fn dial(&mut self, trail: &mut Trail) -> Result<Io, Failure> {
         let peer = self.call.peer;
         let dial = |endpoint: Arc<Endpoint>, until| async move { endpoint.dial(peer, until).await };
-        let io = self.connect(trail, dial).await?;
+        let (io, place) = self.connect(trail, dial).await?;
+        trail.place = Some(place);
         if let Some(in_flight) = trail.in_flight.take() {
             in_flight.connected(Instant::now());
         }
@@ -176,6 +187,7 @@ impl<'a> Tries<'a> {
         let replayable = unsent.is_some() || spare.is_some_and(Spare::is_whole);
         let outcome = Outcome::Failed { reason, fate };
         let Some(pause) = self.judge(trail, &outcome, method, replayable) else {
+            trail.unsent = unsent.filter(|_| trail.give_back).map(Box::new);
             return Err(Failure::new(reason, detail));
         };
         self.rest(pause).await;
@@ -232,11 +244,19 @@ impl<'a> Tries<'a> {
 
     /// How long to wait before another attempt, or `None` if there is to be none; `trail` knows why then.
     fn judge(&self, trail: &mut Trail, outcome: &Outcome<'_>, method: &Method, replayable: bool) -> Option<Duration> {
-        let Call { peer, rules, marked, deadline, .. } = self.call;
+        let Call { peer, rules, marked, deadline, .. } = *self.call;
         let asking = Asking { method, attempts: self.attempts, replayable, marked, deadline };
         let at = Moment { now: self.now, wall: SystemTime::now(), roll: fastrand::u64(..) };
         match verdict::judge(&rules.retry, &asking, outcome, peer.budget(), at) {
             Verdict::Retry { after, because } => {
+                match peer.admit_retry(&rules.limits) {
+                    Ok(held) => trail.retrying = Some(held),
+                    Err(_) => {
+                        trail.skipped = Some(Skip::LimitReached);
+                        peer.metrics().retries_skipped.inc();
+                        return None;
+                    }
+                }
                 peer.metrics().retries.inc();
                 let elsewhere = peer.endpoints().len() > self.tried.len() + 1;
                 // Nothing was done there, and another endpoint has nothing to recover from.
@@ -258,6 +278,13 @@ impl<'a> Tries<'a> {
             tokio::time::sleep(pause).await;
             self.now = Instant::now();
         }
+    }
+
+    /// Whether the peer has an endpoint that was not tried.
+    fn has_others(&self, trail: &Trail) -> bool {
+        let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
+        let last = trail.endpoint.as_ref().is_some_and(|one| !known(one));
+        self.call.peer.endpoints().len() > self.tried.len() + usize::from(last)
     }
 
     /// The endpoint was tried: others come first from now on.
@@ -308,6 +335,12 @@ impl<'a> Tries<'a> {
         let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
         let reason = if cut { Reason::ConnectTimeout } else { error.reason };
         trail.unconnected(self.now, reason);
+        if reason == Reason::LimitReached && self.has_others(trail) {
+            // An endpoint that a limit of ours keeps from was not tried.
+            self.attempts = self.attempts.saturating_sub(1);
+            self.tried(trail.endpoint.clone());
+            return Ok(());
+        }
         let outcome = Outcome::Failed { reason, fate: Fate::Unsent };
         // Whatever the method: it never left.
         match self.judge(trail, &outcome, &Method::GET, true) {
@@ -474,7 +507,7 @@ mod tests {
     async fn connect(peer: &Arc<Peer>, manners: &[Manners]) -> (Result<String, Reason>, u128, u32) {
         let (start, mut trail) = (Instant::now(), Trail::default());
         let rules = Rules::default();
-        let connected = Tries::new(Call::plain(peer, &rules, start))
+        let connected = Tries::new(&Call::plain(peer, &rules, start))
             .connect(&mut trail, |endpoint, _| async move {
                 let (_, wait, accepts) =
                     *manners.iter().find(|(addr, ..)| *addr == endpoint.addr().to_string()).unwrap();
@@ -532,7 +565,8 @@ mod tests {
         for _ in 0..20 {
             let (start, mut trail) = (Instant::now(), Trail::default());
             let rules = Rules::default();
-            let tries = &mut Tries::new(Call::plain(&peer, &rules, start));
+            let call = Call::plain(&peer, &rules, start);
+            let tries = &mut Tries::new(&call);
             let connected = tries.connect(&mut trail, |endpoint, _| async move {
                 let v6 = endpoint.addr().to_string() == V6;
                 tokio::time::sleep(Duration::from_millis(manners[usize::from(!v6)].1)).await;

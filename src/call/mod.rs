@@ -5,7 +5,7 @@ pub mod retry;
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::reason::Reason;
 
@@ -19,11 +19,13 @@ pub struct Failure {
     pub detail: Cow<'static, str>,
     /// The status to answer with where it is not the reason's own.
     pub status: Option<StatusCode>,
+    /// Further fields of the answer; boxed, because few failures have any.
+    pub fields: Option<Box<HeaderMap>>,
 }
 
 impl Failure {
     /// A failure with its detail.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), status: None }
+        Self { reason, detail: detail.into(), status: None, fields: None }
     }
 }

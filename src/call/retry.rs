@@ -22,11 +22,17 @@ pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
 
 async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     let rule = &call.rules.retry;
-    let mut tries = Tries::new(*call);
+    let mut tries = Tries::new(call);
     let (mut request, spare) = Spare::of(rule, call.marked, request);
     let method = request.method().clone();
     loop {
-        let lease = tries.lease(trail, call.version).await?;
+        let lease = match tries.lease(trail, call.version).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                trail.unsent = trail.give_back.then(|| Box::new(request));
+                return Err(failure);
+            }
+        };
         let informational = informational(call, &lease);
         // What follows a failure is boxed: it is rare, and must not make every exchange larger.
         request = match send(&tries, lease, request, informational).await {

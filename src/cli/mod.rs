@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod demo;
+pub mod explain;
 pub mod schema;
 pub mod wait;
 
@@ -98,6 +99,28 @@ enum Command {
         #[arg(long, conflicts_with = "config")]
         reference: bool,
     },
+    /// Say what would become of a request, and which line of the file says so; nothing is sent
+    #[command(after_help = "Example: outrigger explain http://payments/v2/x -H 'x-canary: 1' -c outrigger.yaml\n\
+        An https URL is a CONNECT through the sidecar; a URL with the address of a port of its own goes to that port.")]
+    Explain {
+        /// The request's URL, as the service (or with --inbound its caller) asks for it
+        #[arg(value_parser = explain::url)]
+        url: http::Uri,
+        /// A field of the request, `name: value`
+        #[arg(short = 'H', long = "header", value_name = "FIELD", value_parser = explain::field)]
+        fields: Vec<(http::HeaderName, http::HeaderValue)>,
+        /// The request's method
+        #[arg(short = 'X', long = "method", default_value = "GET")]
+        method: http::Method,
+        /// The request comes from the network to the service
+        #[arg(long)]
+        inbound: bool,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: File,
+    },
     /// Print the JSON Schema of the file, for editors
     #[command(after_help = "Example: outrigger schema > outrigger.schema.json")]
     Schema {
@@ -181,6 +204,10 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
         Command::Config { reference: true, .. } => config::run_reference(&mut out),
         Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
+        }
+        Command::Explain { url, fields, method, inbound, json, file } => {
+            let (path, asking) = (file.path(environment), explain::Asking { url, method, fields, inbound });
+            explain::run(&path, &asking, json, &Facts::gather(), &variables, (&mut out, &mut err))
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),
         Command::Wait { timeout, admin, app } => {

@@ -24,6 +24,10 @@ pub struct Named<T>(pub Vec<(String, Set<T>)>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrOff<T>(pub Option<T>);
 
+/// A machine with its numbers, `on` for those it has by default, or `off`.
+#[derive(Clone, Debug)]
+pub struct Switch<T>(pub Option<T>);
+
 /// A value, or the word `none` for no bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
@@ -159,6 +163,33 @@ or_word!(OrOff, "off");
 or_word!(OrNone, "none");
 or_word!(OrSystem, "system");
 or_word!(OrSource, "source");
+
+impl<T: Kind> Kind for Switch<T> {
+    fn shape() -> Shape {
+        Shape::Or("off", Box::new(Shape::Or("on", Box::new(T::shape()))))
+    }
+
+    fn read(node: &Node<'_>, trail: &Trail<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let word = match &node.what {
+            What::Text(text) => &**text,
+            What::Expanded(text, _) => text,
+            What::Map(_) => return T::read(node, trail, reader).map(|value| Self(Some(value))),
+            _ => return reader.mismatch(node, trail, &Self::shape().expected()),
+        };
+        match word {
+            "off" => Some(Self(None)),
+            "on" => {
+                let empty = Node { at: node.at, what: What::Map(Vec::new()) };
+                T::read(&empty, trail, reader).map(|value| Self(Some(value)))
+            }
+            _ => reader.mismatch(node, trail, &Self::shape().expected()),
+        }
+    }
+
+    fn print(&self) -> Printed {
+        self.0.as_ref().map_or_else(|| Printed::Scalar("off".to_owned()), Kind::print)
+    }
+}
 
 /// Any text; what [`Pairs`] hold.
 struct AnyText;

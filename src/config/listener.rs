@@ -1,8 +1,9 @@
 //! The sections `inbound` and `outbound`: where connections come in and what one caller may take.
 
-use super::collect::{List, OneOrMore, OrNone};
+use super::collect::{List, OneOrMore, OrNone, Switch};
 use super::facts::Facts;
 use super::kind::{Set, words};
+use super::limits::{Adaptive, Rate};
 use super::route::Route;
 use super::section::section;
 use super::units::{Count, Size, SizeWithin, Span, Timer};
@@ -93,6 +94,12 @@ section! {
         fields "fields": Set<Count<8, 4096>> = Is("100");
         /// Bytes in a request's body, or `none`.
         body "body": Set<OrNone<Size>> = Is("none");
+        /// Requests in flight through all listeners of this side, or `none`.
+        in_flight "in-flight": Set<OrNone<Count<1, 1_000_000>>> = Is("none");
+        /// How often requests may come, one rate or a list of which all must allow it.
+        rate "rate": Option<Set<OneOrMore<Rate>>> = Unset("500/s");
+        /// A limit of the requests in flight that follows the latency, `on` or `off`.
+        adaptive "adaptive": Set<Switch<Adaptive>> = Is("off");
     }
 }
 

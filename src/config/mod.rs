@@ -6,7 +6,9 @@
 pub mod collect;
 pub mod expand;
 pub mod facts;
+pub mod fallback;
 pub mod kind;
+pub mod limits;
 pub mod listener;
 pub mod pattern;
 pub mod peer;
@@ -20,6 +22,7 @@ pub mod schema;
 pub mod section;
 pub mod settle;
 pub mod shape;
+pub mod split;
 pub mod standing;
 pub mod telemetry;
 pub mod tree;

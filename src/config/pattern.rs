@@ -30,6 +30,12 @@ impl Pattern {
     pub fn holds(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
+
+    /// As the file writes it.
+    pub fn text(&self) -> &str {
+        let anchored = self.0.as_str();
+        anchored.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(anchored)
+    }
 }
 
 impl PartialEq for Pattern {
@@ -43,6 +49,7 @@ impl Eq for Pattern {}
 /// A path whose segments are given or free: `/users/{id}/orders`; a `*` at the end stands for all that follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
+    text: String,
     /// Each segment; `None` is any one that is not empty.
     segments: Vec<Option<String>>,
     /// Whether anything may follow.
@@ -57,7 +64,7 @@ impl Template {
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let Some(path) = text.strip_prefix('/') else { return Err("a path begins with `/`") };
         let (path, open) = match path.strip_suffix('*') {
-            Some("") => return Ok(Self { segments: Vec::new(), open: true }),
+            Some("") => return Ok(Self { text: text.to_owned(), segments: Vec::new(), open: true }),
             Some(rest) if rest.ends_with('/') => (rest.trim_end_matches('/'), true),
             Some(_) => return Err("a `*` stands for whole segments: write `/*` at the end"),
             None => (path, false),
@@ -67,7 +74,12 @@ impl Template {
             None if !part.contains(['{', '}', '*', '?', '#']) => Ok(Some(part.to_owned())),
             _ => Err("a free segment is written `{name}` and stands alone between slashes"),
         };
-        Ok(Self { segments: path.split('/').map(segment).collect::<Result<_, _>>()?, open })
+        Ok(Self { text: text.to_owned(), segments: path.split('/').map(segment).collect::<Result<_, _>>()?, open })
+    }
+
+    /// As the file writes it.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether a path is of this form.

@@ -1,9 +1,11 @@
 //! The section `peers`: the services that this one calls, and the endpoints of a control file.
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSource, OrSystem, Pairs};
+use super::fallback::StandIn;
 use super::kind::{Set, words};
+use super::limits::Breaker;
 use super::listener::Protocol;
-use super::retry::{Hedge, Retry};
+use super::retry::Retry;
 use super::route::{Route, Sticky};
 use super::section::section;
 use super::standing::{Eject, Health};
@@ -65,14 +67,16 @@ section! {
         connection_age "connection-age": Set<OrNone<Timer>> = Is("10m");
         /// How long things may take.
         timeout "timeout": Set<PeerTimeout> = Is("{}");
+        /// What a caller gets where this peer gives no answer.
+        fallback "fallback": Option<Set<StandIn>> = Unset("{ peer: payments-standby }");
         /// When a failed attempt is followed by another, or `off`.
         retry "retry": Set<OrOff<Retry>> = Is("{}");
-        /// When a second attempt is sent beside a first one that takes its time, or `off`.
-        hedge "hedge": Set<OrOff<Hedge>> = Is("off");
         /// When an endpoint is taken out of the choice, or `off`.
         eject "eject": Set<OrOff<Eject>> = Is("{}");
         /// How endpoints are asked whether they are well, or `off`.
         health "health": Option<Set<OrOff<Health>>> = Unset("{ http: /healthz }");
+        /// What may go to it at one time, and when it is not asked at all.
+        breaker "breaker": Set<Breaker> = Is("{}");
         /// A local port of its own, one address or a list; what comes in there goes to this peer.
         listen "listen": Option<Set<OneOrMore<Listen>>> = Unset("127.0.0.1:5432");
         /// What happens to some of its requests; of several routes the first one that means a request takes it.

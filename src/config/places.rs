@@ -23,10 +23,20 @@ impl Places {
         places
     }
 
+    /// Where a key's value stands: that of its section where the section has the short form of one word.
+    pub fn at(&self, key: &str) -> Option<Mark> {
+        let short = || key.rsplit_once('.').map(|(section, _)| section).filter(|section| self.words.contains(*section));
+        self.of.get(key).or_else(|| self.of.get(short()?)).copied()
+    }
+
+    /// The file that was read.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// A problem with what a key says, found after reading.
     pub fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
-        let short = || key.rsplit_once('.').map(|(section, _)| section).filter(|section| self.words.contains(*section));
-        let at = self.of.get(key).or_else(|| self.of.get(short()?)).copied();
+        let at = self.at(key);
         Problem {
             severity: Severity::Error,
             file: Arc::clone(&self.file),

@@ -45,14 +45,9 @@ impl Page {
         let value = key.fallback.text(&Facts::PLAIN);
         let shape = match (key.shape)() {
             // The word is told by the line above.
-            Shape::Or(_, section) if matches!(*section, Shape::Section { .. }) => match *section {
-                Shape::Section { keys, .. } if !unset && !value.starts_with('{') => {
-                    self.line(indent, &format!("{}: {value}", key.name));
-                    self.line(indent, &format!("# {}:", key.name));
-                    return self.brief(keys, indent, "  ");
-                }
-                section => section,
-            },
+            Shape::Or(_, section) if matches!(*section, Shape::Section { .. }) && (unset || value.starts_with('{')) => {
+                *section
+            }
             shape => shape,
         };
         match shape {
@@ -74,16 +69,22 @@ impl Page {
             shape => {
                 let mark = if unset { "# " } else { "" };
                 self.line(indent, &format!("{mark}{}: {value}", key.name));
-                if let Shape::List(item) = shape
-                    && let Shape::Section { keys, name, .. } = *item
-                {
+                let (item, first) = match shape {
+                    Shape::List(item) | Shape::OneOrMore(item) => (*item, "  - "),
+                    Shape::Or(_, other) => match *other {
+                        Shape::Or(_, section) => (*section, "  "),
+                        other => (other, "  "),
+                    },
+                    other => (other, ""),
+                };
+                if let Shape::Section { keys, name, .. } = item {
                     if self.shown.contains(&name) {
                         self.line(indent, &format!("# The keys of {} stand further up.", key.name));
                         return;
                     }
                     self.shown.push(name);
                     self.line(indent, &format!("# {}:", key.name));
-                    self.brief(keys, indent, "  - ");
+                    self.brief(keys, indent, first);
                 }
             }
         }

@@ -14,11 +14,11 @@ section! {
     Retry {
         /// Attempts in all, the first included; 1 is no retry.
         attempts "attempts": Set<Count<1, 10>> = Is("2");
-        /// What must have happened: conditions and statuses.
+        /// Conditions and statuses.
         on "on": Set<List<RetryOn>> = Is("[connect-failure, reset-before-request, refused-stream, reset]");
-        /// Which requests may be repeated though they may have been processed: idempotent ones, or any.
+        /// Which may be repeated after they may have been processed: idempotent or any.
         methods "methods": Set<Repeatable> = Is("idempotent");
-        /// Fields of an answer that ask for another attempt, with their value; an empty text means any.
+        /// Fields that ask for another attempt; an empty text means any.
         headers "headers": Option<Set<Pairs>> = Unset("{ x-again: \"\" }");
         /// How many retries there may be in all.
         budget "budget": Set<Budget> = Is("{}");
@@ -44,19 +44,8 @@ section! {
         base "base": Set<Span> = Is("25ms");
         /// The highest bound.
         cap "cap": Set<Span> = Is("250ms");
-        /// The longest pause that a server may ask for; who asks for more is not tried again.
+        /// The longest pause that a server may ask for.
         asked "asked": Set<Span> = Is("5s");
-    }
-}
-
-section! {
-    /// When a second attempt is sent while the first is unanswered. It takes from the retry budget, and only requests
-    /// that may be repeated are hedged.
-    Hedge = "after" {
-        /// How long to wait: a time, or `p50` to `p99` of the peer's recent answers.
-        after "after": Set<HedgeAfter> = Is("p95");
-        /// Never sooner than this.
-        least "at-least": Set<Span> = Is("5ms");
     }
 }
 
@@ -67,40 +56,6 @@ words! {
         Idempotent "idempotent";
         /// All, because doing the work twice does no harm; gRPC needs it.
         Any "any";
-    }
-}
-
-/// How long a first attempt is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HedgeAfter {
-    /// So long.
-    Time(Span),
-    /// As long as this part of the recent answers took, in percent.
-    Quantile(u32),
-}
-
-impl Scalar for HedgeAfter {
-    const NAME: &'static str = "hedge-after";
-
-    fn expected() -> String {
-        "a duration such as `50ms`, or `p50` to `p99`".into()
-    }
-
-    fn pattern() -> String {
-        "^(p[5-9][0-9]|(0|[1-9][0-9]*)(ms|s|m|h|d))$".into()
-    }
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let Some(percent) = text.strip_prefix('p') else { return Span::parse(text).map(Self::Time) };
-        let percent = percent.parse().ok().filter(|percent| (50..=99).contains(percent));
-        percent.map(Self::Quantile).ok_or_else(Wrong::default)
-    }
-
-    fn write(&self) -> String {
-        match self {
-            Self::Time(time) => time.write(),
-            Self::Quantile(percent) => format!("p{percent}"),
-        }
     }
 }
 

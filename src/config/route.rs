@@ -3,10 +3,13 @@
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, Pairs};
+use super::fallback::StandIn;
 use super::kind::{Scalar, Set, Wrong, words};
+use super::limits::RouteLimits;
 use super::pattern::{Pattern, Template};
 use super::retry::Retry;
 use super::section::section;
+use super::split::{Mirror, Otherwise, Part};
 use super::units::{Count, Share, Span, Timer};
 use super::values::{FieldName, Name, is_host};
 
@@ -30,6 +33,12 @@ section! {
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
         /// When a failed attempt is followed by another, in place of the peer's.
         retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ on: [5xx] }");
+        /// What a caller gets where there is no answer, in place of what the peer says.
+        fallback "fallback": Option<Set<StandIn>> = Unset("{ respond: { status: 200, body: \"[]\" } }");
+        /// A peer that gets copies of requests; what it answers is thrown away.
+        mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
+        /// What its requests may take together.
+        limits "limits": Option<Set<RouteLimits>> = Unset("{ rate: 10/s }");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.
@@ -42,30 +51,6 @@ section! {
         respond "respond": Option<Set<Respond>> = Unset("{ status: 410, body: gone }");
         /// Faults that are made on purpose, to see what callers do.
         fault "fault": Option<Set<Fault>> = Unset("{ delay: 200ms, share: 5% }");
-    }
-}
-
-section! {
-    /// A part of a split; short form: its weight.
-    Part = "weight" {
-        /// Its share relative to the others.
-        weight "weight": Set<Count<0, 1_000_000>> = Is("1");
-        /// The peer, where the name of the part is not the peer's.
-        peer "peer": Option<Set<Name>> = Follows("payments");
-        /// Only endpoints with these facts in their metadata.
-        subset "subset": Option<Set<Pairs>> = Unset("{ version: \"2\" }");
-        /// Who takes a request where no endpoint fits `subset`: none, or any of them.
-        otherwise "otherwise": Set<Otherwise> = Is("none");
-    }
-}
-
-words! {
-    /// What happens where no endpoint fits a subset.
-    Otherwise {
-        /// The request fails.
-        None "none";
-        /// Any endpoint of the peer will do.
-        Any "any";
     }
 }
 
@@ -244,7 +229,6 @@ pub struct Path(pub String);
 /// A path with free segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
-    text: String,
     /// What it means.
     pub template: Template,
 }
@@ -252,7 +236,6 @@ pub struct PathTemplate {
 /// A regular expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expression {
-    text: String,
     /// What it means.
     pub pattern: Pattern,
 }
@@ -381,11 +364,11 @@ impl Scalar for PathTemplate {
 
     fn parse(text: &str) -> Result<Self, Wrong> {
         let template = Template::new(text).map_err(Wrong::because)?;
-        Ok(Self { text: text.to_owned(), template })
+        Ok(Self { template })
     }
 
     fn write(&self) -> String {
-        self.text.clone()
+        self.template.text().to_owned()
     }
 }
 
@@ -405,11 +388,11 @@ impl Scalar for Expression {
             return Err(Wrong::default());
         }
         let pattern = Pattern::new(text).map_err(Wrong::because)?;
-        Ok(Self { text: text.to_owned(), pattern })
+        Ok(Self { pattern })
     }
 
     fn write(&self) -> String {
-        self.text.clone()
+        self.pattern.text().to_owned()
     }
 }
 

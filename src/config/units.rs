@@ -37,6 +37,10 @@ pub struct Share(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Excess(pub u32);
 
+/// A number of hundredths within bounds, which may be above the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent<const MIN: u64, const MAX: u64>(pub u64);
+
 const TIMES: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
@@ -282,6 +286,32 @@ impl Scalar for Excess {
 
     fn write(&self) -> String {
         as_percentage(self.0)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Scalar for Percent<MIN, MAX> {
+    const NAME: &'static str = "percent";
+
+    fn expected() -> String {
+        format!("a whole percentage from `{MIN}%` to `{MAX}%`")
+    }
+
+    fn pattern() -> String {
+        "^(0|[1-9][0-9]*)%$".into()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let within = |number: u64| (MIN..=MAX).contains(&number);
+        match text.strip_suffix('%') {
+            Some(number) => whole(number).filter(|number| within(*number)).map(Self).ok_or_else(Wrong::default),
+            None => Err(whole(text)
+                .filter(|number| within(*number))
+                .map_or_else(Wrong::default, |number| Wrong::meant(format!("{number}%")))),
+        }
+    }
+
+    fn write(&self) -> String {
+        format!("{}%", self.0)
     }
 }
 

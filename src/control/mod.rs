@@ -16,6 +16,7 @@ pub(crate) mod testing;
 pub mod unlisted;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,7 +26,7 @@ use crate::ids::PeerName;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::state::PeerState;
+use crate::upstream::state::{LimitState, PeerState};
 
 /// What is in force, as the admin server asks for it.
 pub trait Rooms: Send + Sync + 'static {
@@ -33,6 +34,10 @@ pub trait Rooms: Send + Sync + 'static {
     fn plan(&self) -> Arc<Plan>;
     /// The peers' living state, those made up for unlisted names included.
     fn peers(&self) -> Vec<PeerState>;
+    /// The limits of each door and route, with what is used of them.
+    fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
+        BTreeMap::new()
+    }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;
 }

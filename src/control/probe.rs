@@ -20,9 +20,10 @@ use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::life::tasks::Tasks;
 use crate::plan::health::{HealthCheck, HealthRule};
+use crate::reason::Reason;
 use crate::resilience::verdict::grpc_code;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::lease::{AnswerBody, Version};
+use crate::upstream::lease::{AnswerBody, ConnectError, Version};
 use crate::upstream::peer::Peer;
 
 /// Endpoints of one peer that are asked at one time.
@@ -108,30 +109,54 @@ fn pause(every: Duration, roll: f64) -> Duration {
 async fn round(peer: &Arc<Peer>, rule: &HealthRule) {
     let endpoints = peer.endpoints().all().to_vec();
     let asked = stream::iter(endpoints).for_each_concurrent(AT_ONCE, |endpoint| async move {
-        let found = timeout(rule.timeout, ask(peer, &endpoint, rule)).await;
-        let found = found.unwrap_or_else(|_| Err(format!("no answer within {:?}", rule.timeout)));
+        let found = match timeout(rule.timeout, ask(peer, &endpoint, rule)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Fault::Unasked)) => return,
+            Ok(Err(Fault::Found(why))) => Err(why),
+            Err(_) => Err(format!("no answer within {:?}", rule.timeout)),
+        };
         endpoint.checked(Instant::now(), found, rule);
     });
     asked.await;
 }
 
-async fn ask(peer: &Arc<Peer>, endpoint: &Arc<Endpoint>, rule: &HealthRule) -> Result<(), String> {
+/// Why a check was not passed.
+enum Fault {
+    /// A limit of ours kept it from being made, which says nothing about the endpoint.
+    Unasked,
+    /// What it found.
+    Found(String),
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Found(why)
+    }
+}
+
+impl From<ConnectError> for Fault {
+    fn from(error: ConnectError) -> Self {
+        if error.reason == Reason::LimitReached { Self::Unasked } else { Self::Found(error.to_string()) }
+    }
+}
+
+async fn ask(peer: &Arc<Peer>, endpoint: &Arc<Endpoint>, rule: &HealthRule) -> Result<(), Fault> {
     let deadline = Deadline::after(Instant::now(), Some(rule.timeout));
     let scheme = if peer.source().tls.is_some() { "https" } else { "http" };
     match &rule.check {
-        HealthCheck::Tcp => endpoint.dial(peer, deadline).await.map(drop).map_err(|error| error.to_string()),
+        HealthCheck::Tcp => Ok(endpoint.dial(peer, deadline).await.map(drop)?),
         HealthCheck::Http { path, host } => {
             let request = Request::get(format!("{scheme}://{host}{path}")).header(header::HOST, &**host);
             let request = request.header(header::USER_AGENT, AGENT).body(Body::Empty);
             let (status, ..) = send(peer, endpoint, Version::Http1, request, deadline).await?;
-            if status.is_success() { Ok(()) } else { Err(format!("GET {path}: {}", status.as_u16())) }
+            if status.is_success() { Ok(()) } else { Err(format!("GET {path}: {}", status.as_u16()).into()) }
         }
         HealthCheck::Grpc { service, host } => {
             let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"));
             let request = request.header(header::CONTENT_TYPE, "application/grpc").header(header::TE, "trailers");
             let request = request.header(header::USER_AGENT, AGENT).body(Body::text(question(service)));
             let (status, fields, body) = send(peer, endpoint, Version::Http2, request, deadline).await?;
-            serving(status, &fields, &body).map_err(|why| format!("grpc.health.v1: {why}"))
+            serving(status, &fields, &body).map_err(|why| format!("grpc.health.v1: {why}").into())
         }
     }
 }
@@ -146,10 +171,10 @@ async fn send(
     version: Version,
     request: Result<Request<Body>, http::Error>,
     deadline: Deadline,
-) -> Result<(StatusCode, HeaderMap, Vec<u8>), String> {
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), Fault> {
     let mut request = request.map_err(|error| error.to_string())?;
     for _ in 0..=MOST_STALE {
-        let lease = endpoint.lease(peer, version, deadline).await.map_err(|error| error.to_string())?;
+        let lease = endpoint.lease(peer, version, deadline).await?;
         match lease.send(request, None).await {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();
@@ -158,11 +183,11 @@ async fn send(
             }
             Err(error) => match error.unsent {
                 Some(unsent) if error.reused => request = unsent,
-                _ => return Err(error.detail),
+                _ => return Err(error.detail.into()),
             },
         }
     }
-    Err(format!("every kept-alive connection to {} was dead", endpoint.addr()))
+    Err(format!("every kept-alive connection to {} was dead", endpoint.addr()).into())
 }
 
 async fn read(mut body: AnswerBody) -> Result<(Vec<u8>, Option<HeaderMap>), String> {

@@ -30,6 +30,7 @@ pub(crate) fn plan() -> Plan {
             hosts_file: true,
         },
         access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
+        gates: Default::default(),
     }
 }
 
@@ -82,6 +83,8 @@ impl super::Rooms for Plain {
             protocol: "auto",
             tls: false,
             balance: "peak-ewma",
+            breaker: None,
+            limits: Default::default(),
             discovery: DiscoveryState { state: "ready", why: None, stale_for_seconds: None },
             fails_open: false,
             endpoints: Vec::new(),

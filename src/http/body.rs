@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::guard::Guarded;
 use super::replay::Replay;
+use super::tee::Teed;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,8 @@ pub enum Body {
     Http2(Http2Body),
     /// Any of them under guard.
     Guarded(Box<Guarded<Body>>),
+    /// Any of them while it is copied.
+    Teed(Box<Teed>),
     /// A request's that can be sent again.
     Replay(Box<Replay>),
 }
@@ -121,6 +124,7 @@ impl Body {
     pub fn idle(&self) -> Option<std::time::Duration> {
         match self {
             Self::Guarded(body) => Some(body.idle()),
+            Self::Teed(body) => body.inner().idle(),
             Self::Replay(body) => body.idle(),
             _ => None,
         }
@@ -141,6 +145,7 @@ impl HttpBody for Body {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
             Self::Http2(body) => body.poll_frame(cx),
             Self::Guarded(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Teed(body) => body.poll_frame(cx),
             Self::Replay(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
@@ -152,6 +157,7 @@ impl HttpBody for Body {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
             Self::Guarded(body) => body.is_end_stream(),
+            Self::Teed(body) => body.inner().is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
         }
     }
@@ -162,6 +168,7 @@ impl HttpBody for Body {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
             Self::Http1(body) => body.size_hint(),
             Self::Guarded(body) => body.size_hint(),
+            Self::Teed(body) => body.inner().size_hint(),
             Self::Replay(body) => body.size_hint(),
             Self::Http2(body) => match body.promised {
                 Some(left) => SizeHint::with_exact(left),

@@ -19,6 +19,8 @@ use crate::reason::Reason;
 pub const HOPS: HeaderName = HeaderName::from_static("x-outrigger-hops");
 /// Which attempt of the caller's sidecar this is.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
+/// Marks a copy of a request, whose answer nobody reads.
+pub const MIRROR: HeaderName = HeaderName::from_static("x-outrigger-mirror");
 /// How many milliseconds the caller still waits.
 pub const DEADLINE: HeaderName = HeaderName::from_static("x-outrigger-deadline-ms");
 /// Names one request across services.
@@ -268,7 +270,7 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 /// Fields that no caller may set, in either spelling: servers that map `-` to `_` would take one for the other.
 fn reserved(name: &str, rules: &Rules<'_>) -> bool {
     if !name.contains('_') {
-        let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str();
+        let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str() && name != MIRROR.as_str();
         let forwarded = name.starts_with("x-forwarded-");
         return own || name == CLIENT_CERT.as_str() || (forwarded && !rules.trusted);
     }

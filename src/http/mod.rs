@@ -9,5 +9,6 @@ pub mod hop;
 pub mod path;
 pub mod pour;
 pub mod replay;
+pub mod tee;
 pub mod unsent;
 pub mod window;

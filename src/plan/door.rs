@@ -33,6 +33,16 @@ pub struct DoorPlan {
     pub limits: DoorLimits,
 }
 
+impl DoorPlan {
+    /// Whether TLS for this server name, in lower case, is listed to be handed through.
+    pub fn passes(&self, sni: &str) -> bool {
+        self.passthrough.iter().any(|pattern| match pattern.strip_prefix("*.") {
+            Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            None => pattern == sni,
+        })
+    }
+}
+
 /// Where a door's traffic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leads {

@@ -22,8 +22,14 @@ impl HostTable {
 
     /// The peer of an authority; `host` in lower case without trailing dot, `port` the explicit or the scheme's one.
     pub fn find(&self, host: &str, port: u16) -> Option<usize> {
+        self.entry(host, port).map(|(peer, _)| peer)
+    }
+
+    /// The same with the port of the entry that says so: `None` is one for any port.
+    pub fn entry(&self, host: &str, port: u16) -> Option<(usize, Option<u16>)> {
         let exact = if self.exact.is_empty() { None } else { self.exact.get(host).and_then(|ports| ports.get(&port)) };
-        exact.or_else(|| self.any.get(host)).copied()
+        let any = || self.any.get(host).map(|peer| (*peer, None));
+        exact.map(|peer| (*peer, Some(port))).or_else(any)
     }
 }
 

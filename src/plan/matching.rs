@@ -1,5 +1,7 @@
 //! What a route asks of a request: its method, its path, its fields, its query, or the gRPC method it calls.
 
+use std::fmt;
+
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{Method, Uri};
 
@@ -34,15 +36,33 @@ pub struct Match {
 impl Match {
     /// Whether all conditions hold.
     pub fn holds(&self, asked: &Asked<'_>) -> bool {
-        self.path.as_ref().is_none_or(|path| path.holds(asked.uri.path())) && self.rest_holds(asked)
+        self.miss(asked).is_none()
     }
 
     /// Whether all conditions hold but that on the path.
     pub fn rest_holds(&self, asked: &Asked<'_>) -> bool {
-        (self.methods.is_empty() || self.methods.contains(asked.method))
-            && self.headers.iter().all(|(name, text)| text.holds_any(asked.headers.get_all(name).iter().map(bytes)))
-            && self.query.iter().all(|(name, text)| text.holds_any(parameters(asked.uri, name)))
-            && (!self.grpc || is_grpc(asked.headers))
+        self.other_miss(asked).is_none()
+    }
+
+    /// The first condition that does not hold.
+    pub fn miss(&self, asked: &Asked<'_>) -> Option<Miss<'_>> {
+        let path = self.path.as_ref().filter(|path| !path.holds(asked.uri.path()));
+        path.map(Miss::Path).or_else(|| self.other_miss(asked))
+    }
+
+    fn other_miss(&self, asked: &Asked<'_>) -> Option<Miss<'_>> {
+        if !self.methods.is_empty() && !self.methods.contains(asked.method) {
+            return Some(Miss::Method(&self.methods));
+        }
+        let field = |(name, text): &&(_, TextMatch)| !text.holds_any(asked.headers.get_all(name).iter().map(bytes));
+        if let Some((name, text)) = self.headers.iter().find(field) {
+            return Some(Miss::Header(name, text));
+        }
+        let parameter = |(name, text): &&(String, TextMatch)| !text.holds_any(parameters(asked.uri, name));
+        if let Some((name, text)) = self.query.iter().find(parameter) {
+            return Some(Miss::Query(name, text));
+        }
+        (self.grpc && !is_grpc(asked.headers)).then_some(Miss::Grpc)
     }
 
     /// Whether every request that `other` means is meant by this one too; false where that is not certain.
@@ -58,6 +78,54 @@ impl Match {
             && self.headers.iter().all(|asked| other.headers.contains(asked))
             && self.query.iter().all(|asked| other.query.contains(asked))
             && (!self.grpc || other.grpc)
+    }
+}
+
+/// A condition that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss<'m> {
+    /// The method is none of these.
+    Method(&'m [Method]),
+    /// The path is not this.
+    Path(&'m PathMatch),
+    /// No field of this name says that.
+    Header(&'m HeaderName, &'m TextMatch),
+    /// No parameter of this name says that.
+    Query(&'m str, &'m TextMatch),
+    /// It is no gRPC call.
+    Grpc,
+}
+
+/// In the words of the file.
+impl fmt::Display for Miss<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method([one]) => write!(f, "the method is not {one}"),
+            Self::Method(all) => {
+                let all: Vec<_> = all.iter().map(Method::as_str).collect();
+                write!(f, "the method is none of {}", all.join(", "))
+            }
+            Self::Path(PathMatch::Exact(path)) => write!(f, "the path is not `{path}`"),
+            Self::Path(PathMatch::Prefix(path)) => write!(f, "the path is not `{path}` or below it"),
+            Self::Path(PathMatch::Regex(pattern)) => write!(f, "the path does not match `{}`", pattern.text()),
+            Self::Path(PathMatch::Template(template)) => write!(f, "the path is not of the form `{}`", template.text()),
+            Self::Header(name, text) => write!(f, "the field `{name}` {text}"),
+            Self::Query(name, text) => write!(f, "the parameter `{name}` {text}"),
+            Self::Grpc => f.write_str("the content-type is not that of gRPC"),
+        }
+    }
+}
+
+/// What a text fails to be.
+impl fmt::Display for TextMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present(true) => f.write_str("is missing"),
+            Self::Present(false) => f.write_str("is there"),
+            Self::Exact(text) => write!(f, "is not `{text}`"),
+            Self::Prefix(text) => write!(f, "does not begin with `{text}`"),
+            Self::Regex(pattern) => write!(f, "does not match `{}`", pattern.text()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod build;
 pub mod control_file;
 pub mod door;
 pub mod egress;
+pub mod fallback;
 pub mod health;
 pub mod hosts;
 pub mod matching;
@@ -21,6 +22,7 @@ use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
 use peer::PeerPlan;
+use rules::DoorGates;
 
 /// Everything the file means, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Plan {
     pub dns: DnsPlan,
     /// What is written for each exchange.
     pub access_log: AccessLogPlan,
+    /// What may come through each side in all.
+    pub gates: DoorGates,
 }
 
 /// Where the admin server listens and who may change things through it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::door::Protocol;
+use super::fallback::Fallback;
 use super::health::HealthRule;
 use super::route::{Route, Sticky};
 use super::rules::{Rules, Share, SubsetRule};
@@ -152,6 +153,8 @@ pub struct PeerPolicy {
     pub rules: Rules,
     /// How its endpoints are asked whether they are well; `None` is not at all.
     pub health: Option<Arc<HealthRule>>,
+    /// What a caller gets where there is no answer.
+    pub fallback: Option<Arc<Fallback>>,
 }
 
 impl Default for PeerPolicy {
@@ -170,6 +173,7 @@ impl Default for PeerPolicy {
             keep_alive: Duration::from_secs(4),
             rules: Rules::default(),
             health: None,
+            fallback: None,
         }
     }
 }

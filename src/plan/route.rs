@@ -9,7 +9,7 @@ use http::{StatusCode, Uri};
 
 use super::matching::{Asked, Match, PathMatch, below};
 use super::peer::PeerPolicy;
-use super::rules::SubsetRule;
+use super::rules::{RouteGate, SubsetRule};
 
 /// One route. Of a peer's routes the first one that means a request takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,26 @@ pub struct Route {
     pub response: Edits,
     /// Faults that are made on purpose.
     pub fault: Option<Fault>,
+    /// Who gets a copy of some of its requests.
+    pub mirror: Option<Mirror>,
+    /// What its requests may take together.
+    pub gate: Option<Box<RouteGate>>,
+}
+
+/// A peer that gets copies of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its index among [`super::Plan::peers`].
+    pub peer: usize,
+    /// The share of the requests that is copied, in parts per million.
+    pub share: u32,
+}
+
+impl Mirror {
+    /// Whether a request is copied; `dice` is a number that is even over all.
+    pub fn takes(&self, dice: u64) -> bool {
+        (u128::from(dice) * 1_000_000) >> 64 < u128::from(self.share)
+    }
 }
 
 /// A line in the file, 0 where there is none. Standing elsewhere does not make a route another one, so all are equal.
@@ -337,6 +357,8 @@ mod tests {
             request: Edits::default(),
             response: Edits::default(),
             fault: None,
+            mirror: None,
+            gate: None,
         }
     }
 

@@ -304,6 +304,63 @@ impl RateRule {
     }
 }
 
+/// What is asked of a request before it goes to a door or a route: each part that is not given asks nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GateRule {
+    /// Requests in flight.
+    pub in_flight: Option<u32>,
+    /// Rates that must all allow it. Those with keys stand first, so that one key's flood takes nothing from the rate
+    /// that all share.
+    pub rates: Box<[MeterRule]>,
+    /// The limit in flight that follows the latency.
+    pub adaptive: Option<ConcurrencyRule>,
+}
+
+impl GateRule {
+    /// Whether nothing is asked.
+    pub fn is_open(&self) -> bool {
+        self.in_flight.is_none() && self.rates.is_empty() && self.adaptive.is_none()
+    }
+}
+
+/// A rate, for all or for each key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeterRule {
+    /// How often.
+    pub rate: RateRule,
+    /// What each has a rate of its own; `None` is one for all.
+    pub per: Option<RateKey>,
+    /// Keys that are remembered, at least 1.
+    pub keys: u32,
+}
+
+/// What each has a rate of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RateKey {
+    /// The caller's address.
+    Address,
+    /// The value of this field; requests without it are one key.
+    Header(HeaderName),
+}
+
+/// The gates of the two doors.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DoorGates {
+    /// Of all that comes in.
+    pub inbound: GateRule,
+    /// Of all that goes out.
+    pub outbound: GateRule,
+}
+
+/// The gate of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteGate {
+    /// What its state is found by, also after a reload: its owner and its name. Routes of one name share it.
+    pub key: std::sync::Arc<str>,
+    /// What it asks.
+    pub rule: GateRule,
+}
+
 /// The adaptive limit of requests in flight; off unless written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConcurrencyRule {

@@ -5,9 +5,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::failure;
 use super::record::Exchange;
+use super::stale::Filling;
 use crate::call::Failure;
 use crate::http::body::BodyError;
 use crate::http::guard::Guard;
@@ -18,6 +20,8 @@ pub struct Reply {
     source: Source,
     /// Dropped with the reply: that is the end of the exchange.
     exchange: Option<Box<Exchange>>,
+    /// Takes a copy, where good answers are kept.
+    filling: Option<Box<Filling>>,
 }
 
 enum Source {
@@ -28,12 +32,18 @@ enum Source {
 impl Reply {
     /// Our own text; `exchange` ends when it is sent.
     pub fn text(text: Bytes, exchange: Option<Box<Exchange>>) -> Self {
-        Self { source: Source::Text(text), exchange }
+        Self { source: Source::Text(text), exchange, filling: None }
     }
 
     /// The peer's body under `guard`.
     pub fn peer(body: AnswerBody, guard: Guard, exchange: Box<Exchange>) -> Self {
-        Self { source: Source::Peer(body, guard), exchange: Some(exchange) }
+        Self { source: Source::Peer(body, guard), exchange: Some(exchange), filling: None }
+    }
+
+    /// The same, a copy of which is kept if it is whole.
+    pub fn kept(mut self, filling: Option<Box<Filling>>) -> Self {
+        self.filling = filling;
+        self
     }
 
     fn finish(&mut self, complete: bool) {
@@ -41,6 +51,9 @@ impl Reply {
             Source::Text(_) => 0,
             Source::Peer(_, guard) => guard.carried(),
         };
+        if let Some(filling) = self.filling.take().filter(|_| complete) {
+            filling.keep(Instant::now());
+        }
         if let Some(mut exchange) = self.exchange.take() {
             exchange.ended(carried, complete);
         }
@@ -66,14 +79,24 @@ impl HttpBody for Reply {
         match &frame {
             None => this.finish(true),
             // Nobody asks again after trailers.
-            Some(Ok(frame)) if frame.is_trailers() => this.finish(true),
+            Some(Ok(frame)) if frame.is_trailers() => {
+                this.filling = None;
+                if let (Some(exchange), Some(trailers)) = (&mut this.exchange, frame.trailers_ref()) {
+                    exchange.concluded(trailers, Instant::now());
+                }
+                this.finish(true);
+            }
             Some(Err(error)) => {
                 if let Some(exchange) = &mut this.exchange {
                     exchange.broke(Failure::new(failure::broken_answer(error), error.to_string()));
                 }
                 this.finish(false);
             }
-            Some(Ok(_)) => {}
+            Some(Ok(frame)) => {
+                if let (Some(filling), Some(data)) = (&mut this.filling, frame.data_ref()) {
+                    filling.data(data);
+                }
+            }
         }
         Poll::Ready(frame)
     }

@@ -307,11 +307,7 @@ fn unused(dialled: Option<(Opaque, Io)>) {
 
 /// Whether a ClientHello's name is listed to be handed through.
 fn passes(conn: &Conn, sni: Option<&str>) -> bool {
-    let Some(sni) = sni else { return false };
-    conn.door.passthrough.iter().any(|pattern| match pattern.strip_prefix("*.") {
-        Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-        None => pattern == sni,
-    })
+    sni.is_some_and(|sni| conn.door.passes(sni))
 }
 
 /// Opaque bytes to the peer of the door.

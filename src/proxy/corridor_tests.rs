@@ -91,6 +91,8 @@ impl House {
             access,
             inbound: Default::default(),
             outbound: Default::default(),
+            stale: Default::default(),
+            mirrors: Default::default(),
         };
         let learned = Learned::new(Instant::now());
         Self { core: Arc::new(core), plan, learned, app, said, log: lines, tasks: Tasks::default() }

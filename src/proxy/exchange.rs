@@ -12,9 +12,13 @@ use tokio::time::Instant;
 use super::Conn;
 use super::affinity::Stuck;
 use super::answer::Reply;
+use super::bounds;
 use super::failure;
+use super::fallback::{Got, Kept};
+use super::mirror;
 use super::record::Exchange;
 use super::route::Taken;
+use super::stale::Filling;
 use super::target::{Target, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
@@ -26,10 +30,12 @@ use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
+use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::choice::Ask;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::lease::{Answer, OnInformational};
+use crate::upstream::world::World;
 
 /// Serves one request: judges its head, finds its target, calls it, and turns every failure into an answer.
 /// `informational` is told of 100 and 103 answers. Dropping the future cancels the call.
@@ -37,15 +43,16 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
     let (parts, body) = request.into_parts();
     let mut record = Exchange::begin(conn, &parts.method, &parts.uri, parts.version, Instant::now());
     match pass(conn, parts, body, informational, &mut record).await {
-        Ok(Passed::Answer(answer, guard)) => {
+        Ok(Passed::Answer(answer, guard, filling)) => {
             let (parts, body) = answer.into_parts();
             let now = Instant::now();
             if record.grpc {
                 record.answered_grpc(&parts, body.is_end_stream(), now);
             }
             record.answered(parts.status, now);
+            record.concluded(&parts.headers, now);
             conn.learned.answered_http(record.started());
-            Response::from_parts(parts, Reply::peer(body, guard, record))
+            Response::from_parts(parts, Reply::peer(body, guard, record).kept(filling))
         }
         Ok(Passed::Switched(switch)) => upgrade::take_over(*switch, record),
         Ok(Passed::Told(answer)) => tell(*answer, record),
@@ -56,7 +63,7 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
 /// What became of a request that was not refused.
 #[expect(clippy::large_enum_variant, reason = "the large variant is the common one; a box would cost every request")]
 enum Passed {
-    Answer(Answer, Guard),
+    Answer(Answer, Guard, Option<Box<Filling>>),
     Switched(Box<Switch>),
     /// A route ended it with an answer from the file.
     Told(Box<Response<Bytes>>),
@@ -71,6 +78,7 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
+    record.through[0] = Some(bounds::door(conn, &world, &parts, record.started())?);
     let Target { peer, policy, subset, deadline, route } =
         target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
@@ -78,17 +86,15 @@ async fn pass(
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref() };
     if let Some(taken) = &route {
-        record.route = Some(taken.route.clone());
         // Boxed: routes are rare, and must not make every exchange larger.
-        let told = Box::pin(routed(conn, taken, &mut parts, &facts, deadline)).await?;
-        if let Some(answer) = told {
+        let told = by_route(conn, &world, taken, &mut parts, &facts, deadline, record);
+        if let Some(answer) = Box::pin(told).await? {
             return Ok(Passed::Told(Box::new(answer)));
         }
     }
     if upgrade::is_asked(&parts, &facts) {
-        if facts.upgrade.is_some() && !body.is_end_stream() {
-            return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
-        }
+        bounds::peer(&policy, record)?;
+        without_body(&facts, &body)?;
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, ask, &policy, deadline, record);
         let mut switch = in_time(deadline, Box::pin(switched)).await?;
@@ -101,25 +107,72 @@ async fn pass(
     if http10 {
         parts.version = Version::HTTP_11;
     }
-    let to = Call {
-        peer: &peer,
-        rules: &policy.rules,
-        marked: facts.marked,
-        version,
-        ask,
-        deadline,
-        now: record.started(),
-        informational: Some(informational),
+    let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
+    let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
+    let (rules, marked, now) = (&policy.rules, facts.marked, record.started());
+    let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
+    let request = Request::from_parts(parts, body);
+    let answer = admitted(&to, &policy, request, record).await;
+    let (mut answer, kept) = match kept {
+        None => (answer?, None),
+        // Boxed: few peers have a fallback, and it must not make every exchange larger.
+        Some(kept) => match Box::pin(kept.instead(conn, &world, answer, &to, record)).await? {
+            Got::Answer(answer, kept) => (answer, kept),
+            Got::Told(answer) => return Ok(Passed::Told(answer)),
+        },
     };
-    let answer = call(&to, Request::from_parts(parts, body), &mut record.trail).await;
-    let mut answer = answer.map_err(|failure| record.own_fault(failure))?;
+    unswitched(&answer)?;
+    dress(&mut answer, &facts, record.http1(), http10);
+    let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
+    given_back(route.as_deref(), &stuck, answer.headers_mut());
+    Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// Calls the peer, if its guards let the request through.
+async fn admitted(
+    to: &Call<'_>,
+    policy: &PeerPolicy,
+    request: Request<Body>,
+    record: &mut Exchange,
+) -> Result<Answer, Failure> {
+    if let Err(refused) = bounds::peer(policy, record) {
+        record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
+        return Err(refused);
+    }
+    call(to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))
+}
+
+/// Passed on, a 101 that nobody asked for would make the caller take the next answer's bytes for another protocol.
+fn unswitched(answer: &Answer) -> Result<(), Failure> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // Passed on, it would make the caller take the next answer's bytes for another protocol.
         return Err(Failure::new(Reason::BadResponse, "the peer switched protocols without being asked to"));
     }
-    dress(&mut answer, &facts, record.http1(), http10);
-    given_back(route.as_deref(), &stuck, answer.headers_mut());
-    Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None)))
+    Ok(())
+}
+
+/// The route's gate, and what the route does before a request is forwarded; an answer where it ends here.
+async fn by_route(
+    conn: &Conn,
+    world: &World,
+    taken: &Taken,
+    parts: &mut Parts,
+    facts: &Facts,
+    deadline: Deadline,
+    record: &mut Exchange,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    record.route = Some(taken.route.clone());
+    if let Some(gate) = &taken.route.gate {
+        record.through[1] = bounds::route(conn, world, gate, parts, record.started())?;
+    }
+    routed(conn, taken, parts, facts, deadline).await
+}
+
+/// A body before an upgrade would be taken for the tunnel's.
+fn without_body(facts: &Facts, body: &Body) -> Result<(), Failure> {
+    if facts.upgrade.is_some() && !body.is_end_stream() {
+        return Err(Failure::new(Reason::BadHead, "an upgrade with a body, which would be taken for the tunnel's"));
+    }
+    Ok(())
 }
 
 /// What the caller is given beside the peer's own answer: the route's changes, and a cookie to stick by.

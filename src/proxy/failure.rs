@@ -10,7 +10,7 @@ use crate::plan::peer::PeerKind;
 use crate::reason::{Reason, Side};
 
 /// RFC 9209.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -44,7 +44,8 @@ pub fn row(reason: Reason) -> Row {
         R::NoRoute => (404, 12, false),
         R::AddressRefused => (403, 7, false),
         R::Looped => (508, 10, true),
-        R::Overloaded => (503, 14, false),
+        R::Overloaded | R::LimitReached | R::CircuitOpen | R::Throttled => (503, 14, false),
+        R::RateLimited => (429, 8, false),
         R::Draining | R::GraceOver => (503, 14, true),
         R::Internal => (500, 13, true),
         R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => (503, 14, false),
@@ -71,11 +72,6 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
     let side = side(failure.reason, kind).word();
     let (word, detail) = (failure.reason.word(), plain(&failure.detail));
     let mut answer = Response::new(Bytes::new());
-    let status = format!(
-        "outrigger; error={}; details=\"{}\"; reason={word}; side={side}",
-        failure.reason.proxy_error(),
-        detail.replace('\\', "\\\\").replace('"', "\\\""),
-    );
     let text = format!("outrigger: {word} ({side}): {detail}");
     let headers = answer.headers_mut();
     if grpc {
@@ -85,7 +81,10 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
     } else {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
-    headers.insert(PROXY_STATUS, value(&status));
+    headers.insert(PROXY_STATUS, proxy_status(failure, kind));
+    if let Some(fields) = &failure.fields {
+        headers.extend((**fields).clone());
+    }
     if failure.reason == Reason::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
@@ -97,6 +96,16 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
         *answer.body_mut() = Bytes::from(text + "\n");
     }
     answer
+}
+
+/// The field that says why (RFC 9209), also beside what stands in for a peer's answer.
+pub fn proxy_status(failure: &Failure, kind: Option<PeerKind>) -> HeaderValue {
+    let (word, side) = (failure.reason.word(), side(failure.reason, kind).word());
+    value(&format!(
+        "outrigger; error={}; details=\"{}\"; reason={word}; side={side}",
+        failure.reason.proxy_error(),
+        plain(&failure.detail).replace('\\', "\\\\").replace('"', "\\\""),
+    ))
 }
 
 /// The gRPC code of a status (gRPC's `http-grpc-status-mapping`).

@@ -2,16 +2,20 @@
 
 pub mod affinity;
 pub mod answer;
+pub mod bounds;
 pub mod connection;
 #[cfg(test)]
 mod corridor_tests;
 pub mod doors;
 pub mod exchange;
 pub mod failure;
+pub mod fallback;
+pub mod mirror;
 pub mod record;
 pub mod route;
 pub mod serve;
 pub mod serve_http2;
+pub mod stale;
 pub mod target;
 pub mod tunnel;
 pub mod upgrade;
@@ -49,6 +53,10 @@ pub struct Core {
     pub inbound: Direction,
     /// The outbound doors' shutdown, and every connection, stream and tunnel of theirs.
     pub outbound: Direction,
+    /// Good answers, for when there is none.
+    pub stale: stale::Stales,
+    /// Copies of requests under way.
+    pub mirrors: mirror::Mirrors,
 }
 
 impl Core {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::Frame;
 use tokio::time::Instant;
 
@@ -15,11 +15,14 @@ use crate::call::Failure;
 use crate::call::attempt::Trail;
 use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
+use crate::plan::fallback::Fallback;
 use crate::plan::route::Route;
-use crate::reason::Reason;
+use crate::reason::{Reason, Side};
+use crate::resilience::gate::Through;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{Skip, grpc_code};
 use crate::telemetry::line::Line;
+use crate::upstream::guards::{Admitted, Outcome};
 use crate::upstream::in_flight::Owed;
 use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
@@ -41,6 +44,12 @@ pub struct Exchange {
     pub peer: Option<Arc<Peer>>,
     /// The route it took.
     pub route: Option<Arc<Route>>,
+    /// What stood in for its peer's answer, and what that failed by.
+    pub fallback: Option<Box<(Arc<Fallback>, Option<Failure>)>>,
+    /// Its place among those in flight through its door and its route.
+    pub through: [Option<Through>; 2],
+    /// Its place among those in flight at the peer, and what the peer's guards wait to hear.
+    pub admitted: Option<Admitted>,
     /// What the call did.
     pub trail: Trail,
     /// A gRPC call whose end the endpoint is still to learn from its trailers.
@@ -71,6 +80,9 @@ impl Exchange {
             grpc: false,
             peer: None,
             route: None,
+            fallback: None,
+            through: [None, None],
+            admitted: None,
             trail: Trail::default(),
             owed: None,
             progress: None,
@@ -117,6 +129,10 @@ impl Exchange {
         if let Some(mut in_flight) = self.trail.in_flight.take() {
             in_flight.answered(now, Seen::answer(status, None));
         }
+        // What a gRPC call came to stands in its trailers, unless it failed before.
+        if !self.grpc || !status.is_success() {
+            self.tell(Outcome::answered(status, None), now);
+        }
     }
 
     /// The head of an answer to a gRPC call is there; before [`Exchange::answered`]. What it leaves open its trailers
@@ -141,6 +157,60 @@ impl Exchange {
         if let Some(owed) = self.owed.take() {
             owed.ended(Instant::now(), seen);
         }
+    }
+
+    /// These trailers, or fields of a head that has none, say what a gRPC call came to.
+    pub fn concluded(&mut self, fields: &HeaderMap, now: Instant) {
+        if self.grpc
+            && let Some(status) = self.status
+            && let code @ Some(_) = grpc_code(fields)
+        {
+            self.tell(Outcome::answered(status, code), now);
+        }
+    }
+
+    /// Tells the peer's guards, which take the first word only.
+    fn tell(&mut self, outcome: Outcome, now: Instant) {
+        if let Some(admitted) = &mut self.admitted {
+            admitted.tell(outcome, self.answered.unwrap_or(now), now);
+        }
+    }
+
+    /// What the guards hear at the end, if nothing told them before: a call that its caller gave up, or that we refused
+    /// ourselves, says nothing about the peer.
+    fn settle(&mut self, now: Instant) {
+        let whose = self.failure.as_ref().map(|failure| (failure.reason, failure.reason.side()));
+        match (whose, self.status) {
+            (Some((_, Side::Peer | Side::Network)), _) => self.tell(Outcome::FAILED, now),
+            (None, Some(status)) if self.complete => self.tell(Outcome::answered(status, None), now),
+            _ => {}
+        }
+        let slow = matches!(whose, Some((Reason::DeadlinePassed, _)));
+        let well = self.answered.filter(|_| self.status.is_some_and(|status| !status.is_server_error()));
+        if let Some(first_byte) = if slow { Some(now) } else { well } {
+            self.through.iter_mut().flatten().for_each(|through| through.teach(first_byte));
+            self.admitted.iter_mut().for_each(|admitted| admitted.teach(first_byte));
+        }
+    }
+
+    /// The peer gave no answer, or one (its status) that counts as none: its fallback is turned to.
+    pub fn falls_back(&mut self, fallback: &Arc<Fallback>, answer: Result<StatusCode, Failure>) {
+        if let Some(peer) = &self.peer {
+            peer.metrics().fallbacks.inc();
+        }
+        if let Some(mut in_flight) = self.trail.in_flight.take() {
+            let now = Instant::now();
+            match &answer {
+                Ok(status) => in_flight.answered(now, Seen::answer(*status, None)),
+                Err(failure) => in_flight.failed(now, failure.reason),
+            }
+        }
+        self.fallback = Some(Box::new((fallback.clone(), answer.err())));
+    }
+
+    /// What a fallback stands in for.
+    fn fallen(&self) -> Option<&Failure> {
+        self.fallback.as_ref().and_then(|fallback| fallback.1.as_ref())
     }
 
     /// It failed before an answer's head was there; `status` is what the caller gets.
@@ -182,6 +252,13 @@ impl Exchange {
     /// It became a tunnel, which has taken over and will tell its end by [`Exchange::tunnelled`].
     pub fn tunnel(&mut self) {
         self.tunnel = true;
+        self.through.iter_mut().flatten().for_each(Through::tunnel);
+        if let (Some(admitted), Some(status)) = (&mut self.admitted, self.status) {
+            admitted.tunnel();
+            // It was agreed on; how it ends is between its two ends.
+            let now = self.answered.unwrap_or(self.started);
+            admitted.tell(Outcome::answered(status, None), now, now);
+        }
         if let Some(peer) = &self.peer {
             peer.metrics().tunnels.inc();
         }
@@ -239,6 +316,7 @@ impl Exchange {
             reason: reason.map(|reason| (reason, failure::side(reason, kind))),
             peer: self.peer.as_ref().map_or("", |peer| peer.name().as_str()),
             route: self.route.as_ref().map_or("", |route| &*route.name),
+            fallback: self.fallback.as_ref().map_or("", |fallback| fallback.0.to.word()),
             endpoint: self.trail.endpoint.as_ref().map(|endpoint| endpoint.addr() as &dyn std::fmt::Display),
             attempts: self.trail.attempts,
             retry_skipped: self.trail.skipped.map_or("", Skip::word),
@@ -258,7 +336,7 @@ impl Exchange {
                 None => "",
             },
             request_id: self.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
-            detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
+            detail: self.failure.as_ref().or(self.fallen()).map_or("", |failure| &*failure.detail),
         };
         self.conn.core.access.write(&line);
     }
@@ -269,8 +347,15 @@ impl Drop for Exchange {
         let now = Instant::now();
         let cut = (!self.complete && self.failure.is_none()).then(|| self.cut_off());
         let reason = self.failure.as_ref().map(|failure| failure.reason).or(cut);
+        let reason = reason.or(self.fallen().map(|failure| failure.reason));
+        self.settle(now);
         self.count(reason, now);
-        if self.conn.core.access.wants(self.status.map(|status| status.as_u16()), reason.is_some()) {
+        if self
+            .conn
+            .core
+            .access
+            .wants(self.status.map(|status| status.as_u16()), reason.is_some() || self.fallback.is_some())
+        {
             self.write_line(reason, now);
         }
         if !self.tunnel {

@@ -171,7 +171,8 @@ fn asked(parts: &Parts) -> Asked<'_> {
     Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers }
 }
 
-fn told(respond: &Respond) -> Response<Bytes> {
+/// An answer that stands in the file.
+pub fn told(respond: &Respond) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::copy_from_slice(respond.body.as_bytes()));
     *answer.status_mut() = respond.status;
     // These have no body, whatever the file says (RFC 9110 §6.4.1, §15.3.6).

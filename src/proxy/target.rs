@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::http::authority::Authority;
 use crate::http::head::Facts;
 use crate::plan::Plan;
-use crate::plan::door::{DoorPlan, Leads, Otherwise};
+use crate::plan::door::{DoorPlan, Egress, Leads, Otherwise};
 use crate::plan::peer::PeerPolicy;
 use crate::plan::rules::SubsetRule;
 use crate::reason::Reason;
@@ -132,15 +132,23 @@ pub async fn named(
     }
     let host = authority.host();
     let port = authority.port().unwrap_or(default_port);
-    match world.plan.egress.otherwise {
+    unlisted(&world.plan.egress, &host)?;
+    // Boxed: the rare branch must not make every exchange larger.
+    let adhoc = Box::pin(world.adhoc.peer(&host, port, deadline)).await;
+    adhoc.map_err(|error| Failure::new(error.reason, error.detail))
+}
+
+/// Whether a name that no peer has may be looked up and dialled.
+///
+/// # Errors
+/// `NoRoute` where `otherwise` is `deny`.
+pub fn unlisted(egress: &Egress, host: &str) -> Result<(), Failure> {
+    match egress.otherwise {
+        Otherwise::Pass => Ok(()),
         Otherwise::Deny => Err(Failure::new(
             Reason::NoRoute,
             format!("no peer has the host {host}; list it under peers, or set outbound.otherwise to pass"),
         )),
-        // Boxed: the rare branch must not make every exchange larger.
-        Otherwise::Pass => Box::pin(world.adhoc.peer(&host, port, deadline))
-            .await
-            .map_err(|error| Failure::new(error.reason, error.detail)),
     }
 }
 

@@ -107,7 +107,7 @@ impl Opaque {
         let policy = self.peer.policy();
         let ask = Ask { key: affinity::of_connection(&policy, &self.conn), subset: None };
         let call = Call { ask, ..Call::plain(&self.peer, &policy.rules, self.started) };
-        let dialled = Tries::new(call).dial(&mut self.trail).await;
+        let dialled = Tries::new(&call).dial(&mut self.trail).await;
         self.connected = dialled.is_ok().then(Instant::now);
         self.failure = dialled.as_ref().err().cloned();
         dialled
@@ -159,6 +159,7 @@ impl Drop for Opaque {
             return;
         }
         self.conn.core.access.write(&Line {
+            fallback: "",
             time: self.began,
             door: self.conn.side(),
             client: self.conn.caller.client,

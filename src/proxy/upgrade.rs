@@ -108,7 +108,8 @@ pub async fn switch(
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
     let call = Call { marked: facts.marked, ask, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
-    let mut tries = Tries::new(call);
+    let mut later = call;
+    let mut tries = Tries::new(&call);
     if parts.method == Method::CONNECT && protocol.is_none() {
         let io = tries.dial(&mut record.trail).await?;
         let head = Response::new(());
@@ -123,7 +124,8 @@ pub async fn switch(
         let fits = leased.as_ref().is_ok_and(|lease| lease.version() == Leg::Http1 || lease.extended_connect());
         if version == Leg::Http2 && free && !fits {
             version = Leg::Http1;
-            tries = Tries::new(Call { now: Instant::now(), ..call });
+            later.now = Instant::now();
+            tries = Tries::new(&later);
             continue;
         }
         let lease = leased?;

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::plan::rules::LimitsRule;
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +23,25 @@ pub enum Limited {
 }
 
 impl Limited {
+    /// Every one, in the order of [`Limited::index`].
+    pub const ALL: [Self; 5] = [Self::Connections, Self::Connecting, Self::InFlight, Self::Pending, Self::Retries];
+
+    /// The place in [`Limited::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// What a rule says about it.
+    pub fn of(self, rule: &LimitsRule) -> Option<u32> {
+        match self {
+            Self::Connections => rule.connections,
+            Self::Connecting => rule.connecting,
+            Self::InFlight => rule.in_flight,
+            Self::Pending => rule.pending,
+            Self::Retries => rule.retries,
+        }
+    }
+
     /// The key in the file, also the word in answers and metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -65,14 +87,31 @@ impl Limit {
     /// # Errors
     /// The limit is reached; nothing was taken.
     pub fn take<H: Deref<Target = Self>>(held: H, limit: Option<u32>) -> Result<Permit<H>, Full> {
+        held.raise(limit)?;
+        Ok(Permit(held))
+    }
+
+    /// As [`Limit::take`] for whoever gives it back by [`Limit::lower`] itself.
+    ///
+    /// # Errors
+    /// The limit is reached; nothing was taken.
+    pub fn raise(&self, limit: Option<u32>) -> Result<(), Full> {
         let most = limit.unwrap_or(u32::MAX);
-        let taken = held.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             if used < most { used.checked_add(1) } else { None }
         });
-        match taken {
-            Ok(_) => Ok(Permit(held)),
-            Err(_) => Err(Full { what: held.what, limit: most }),
-        }
+        taken.map(drop).map_err(|_| Full { what: self.what, limit: most })
+    }
+
+    /// Gives back one that was taken by [`Limit::raise`].
+    pub fn lower(&self) {
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What a question would be refused with now.
+    pub fn full(&self, limit: Option<u32>) -> Option<Full> {
+        let limit = limit.filter(|limit| self.used() >= *limit)?;
+        Some(Full { what: self.what, limit })
     }
 }
 
@@ -89,9 +128,27 @@ pub struct Permit<H: Deref<Target = Limit>>(H);
 
 impl<H: Deref<Target = Limit>> Drop for Permit<H> {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
+        self.0.lower();
     }
 }
+
+/// Leads to one of the five counters, so that a permit keeps them alive.
+#[derive(Debug)]
+pub struct Counter {
+    limits: Arc<Limits>,
+    what: Limited,
+}
+
+impl Deref for Counter {
+    type Target = Limit;
+
+    fn deref(&self) -> &Limit {
+        self.limits.of(self.what)
+    }
+}
+
+/// A permit of one of the five counters.
+pub type Held = Permit<Counter>;
 
 /// The five counters of a peer or an endpoint.
 #[derive(Debug)]
@@ -106,6 +163,27 @@ pub struct Limits {
     pub pending: Limit,
     /// Retries and hedges in flight.
     pub retries: Limit,
+}
+
+impl Limits {
+    /// One of the five.
+    pub fn of(&self, what: Limited) -> &Limit {
+        match what {
+            Limited::Connections => &self.connections,
+            Limited::Connecting => &self.connecting,
+            Limited::InFlight => &self.in_flight,
+            Limited::Pending => &self.pending,
+            Limited::Retries => &self.retries,
+        }
+    }
+
+    /// Takes one until the permit is dropped.
+    ///
+    /// # Errors
+    /// The limit that `rule` sets is reached.
+    pub fn hold(self: &Arc<Self>, what: Limited, rule: &LimitsRule) -> Result<Held, Full> {
+        Limit::take(Counter { limits: Arc::clone(self), what }, what.of(rule))
+    }
 }
 
 impl Default for Limits {

@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod budget;
 pub mod calm;
 pub mod concurrency;
+pub mod gate;
 pub mod hedge;
 pub mod keyhash;
 pub mod levels;

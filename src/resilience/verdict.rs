@@ -116,6 +116,8 @@ skips! {
     NoTime => "no_time";
     /// The budget is spent.
     BudgetSpent => "budget_spent";
+    /// As many further attempts of the peer are under way as its limit allows.
+    LimitReached => "limit_reached";
 }
 
 /// What of `now` and chance a verdict needs.

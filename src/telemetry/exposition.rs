@@ -12,7 +12,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::metrics::{BOUNDS_MICROS, CAUSES, Counter, DoorMetrics, Gauge, Histogram, Metrics, PeerMetrics, Reasons};
+use super::metrics::{
+    BOUNDS_MICROS, CAUSES, Counter, DoorMetrics, Gauge, Histogram, LIMITS, Metrics, PeerMetrics, Reasons,
+};
 use crate::ids::{Door, PeerName};
 use crate::reason::{Reason, Side};
 
@@ -109,6 +111,7 @@ impl Collector for Scrape {
         peer_connections(&mut families, &peers)?;
         peer_traffic(&mut families, &peers)?;
         peer_standing(&mut families, &peers)?;
+        peer_bounds(&mut families, &peers)?;
         self.control(&mut families)?;
         self.process(&mut families)
     }
@@ -234,13 +237,16 @@ fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
 }
 
 fn peer_traffic(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
-    let counters: [Series<PeerMetrics, Counter>; 6] = [
+    let counters: [Series<PeerMetrics, Counter>; 9] = [
         ("outrigger_attempts", "Attempts sent to a peer, first and repeated ones", |peer| &peer.attempts),
         ("outrigger_retries", "Further attempts after a failed one", |peer| &peer.retries),
         ("outrigger_retries_skipped", "Failed attempts worth another one, which something forbade", |peer| {
             &peer.retries_skipped
         }),
         ("outrigger_reconnects", "Attempts repeated because a reused connection was dead", |peer| &peer.reconnects),
+        ("outrigger_fallbacks", "Exchanges that turned to the fallback of a peer", |peer| &peer.fallbacks),
+        ("outrigger_mirrored", "Copies of requests sent to a peer", |peer| &peer.mirrored),
+        ("outrigger_mirror_dropped", "Copies of requests that were not sent", |peer| &peer.mirror_dropped),
         ("outrigger_peer_sent_bytes", "Bytes from callers to a peer", |peer| &peer.sent_bytes),
         ("outrigger_peer_received_bytes", "Bytes from a peer to callers", |peer| &peer.received_bytes),
     ];
@@ -269,6 +275,24 @@ fn peer_standing(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
         }),
     ];
     counters.into_iter().try_for_each(|(name, help, cell)| families.counter_per_peer(name, help, peers, cell))
+}
+
+fn peer_bounds(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
+    // Only limits that refused something: most peers have none.
+    let mut family = families.counter("outrigger_peer_limit_rejections", "Requests refused by a limit, by its key")?;
+    for (peer, cells) in peers {
+        for (limit, cell) in LIMITS.iter().zip(&cells.limited).filter(|(_, cell)| cell.get() > 0) {
+            count(&mut family, &[("peer", peer.as_str()), ("limit", limit)], cell)?;
+        }
+    }
+    let mut family = families.counter("outrigger_peer_breaker_changes", "Times the breaker changed, by what to")?;
+    for (peer, cells) in peers {
+        for (to, cell) in [("open", &cells.breaker_opened), ("closed", &cells.breaker_closed)] {
+            count(&mut family, &[("peer", peer.as_str()), ("to", to)], cell)?;
+        }
+    }
+    let mut family = families.gauge("outrigger_peer_breaker_open", "1 while the breaker is open, else 0")?;
+    peers.iter().try_for_each(|(peer, cells)| gauge(&mut family, &[("peer", peer.as_str())], cells.breaker_open.get()))
 }
 
 /// Opens families; counters are named without the `_total` that the format adds.

@@ -46,6 +46,8 @@ pub struct Line<'a> {
     pub peer: &'a str,
     /// The route that meant the request.
     pub route: &'a str,
+    /// What stood in for the peer's answer: another peer's name, `respond` or `stale`.
+    pub fallback: &'a str,
     /// The endpoint of the last attempt.
     pub endpoint: Option<&'a dyn Display>,
     /// Attempts made.
@@ -87,6 +89,7 @@ impl Line<'_> {
             reason: None,
             peer: "",
             route: "",
+            fallback: "",
             endpoint: None,
             attempts: 0,
             retry_skipped: "",
@@ -119,6 +122,7 @@ impl Line<'_> {
         }
         fields.text("peer", self.peer);
         fields.text("route", self.route);
+        fields.text("fallback", self.fallback);
         if let Some(endpoint) = self.endpoint {
             fields.shown("endpoint", endpoint);
         }

@@ -113,6 +113,9 @@ impl Reasons {
     }
 }
 
+/// The words of the limits that refusals are counted by; the last is the one that follows the latency.
+pub const LIMITS: [&str; 6] = ["connections", "connecting", "in-flight", "pending", "retries", "adaptive"];
+
 /// What is counted per door.
 #[derive(Debug, Default)]
 pub struct DoorMetrics {
@@ -171,6 +174,12 @@ pub struct PeerMetrics {
     pub retries: Counter,
     /// Failed attempts that were worth another one, which something forbade.
     pub retries_skipped: Counter,
+    /// Exchanges that turned to the fallback of this peer.
+    pub fallbacks: Counter,
+    /// Copies of requests sent to this peer.
+    pub mirrored: Counter,
+    /// Copies that were not sent, because too many were under way or their body was too large or broke off.
+    pub mirror_dropped: Counter,
     /// Connections opened.
     pub connects: Counter,
     /// Connections that could not be opened.
@@ -185,6 +194,14 @@ pub struct PeerMetrics {
     pub sent_bytes: Counter,
     /// Bytes from the peer to callers.
     pub received_bytes: Counter,
+    /// Requests refused by a limit, by [`LIMITS`].
+    pub limited: [Counter; LIMITS.len()],
+    /// 1 while the breaker is open, else 0.
+    pub breaker_open: Gauge,
+    /// Times the breaker opened.
+    pub breaker_opened: Counter,
+    /// Times the breaker closed.
+    pub breaker_closed: Counter,
     /// Endpoints known now.
     pub endpoints: Gauge,
     /// Which of them are in the choice.

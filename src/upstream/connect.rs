@@ -11,6 +11,7 @@ use super::http2;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::outgoing::Outgoing;
 use super::peer::Peer;
+use super::room::Place;
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::dial::{self, DialError};
@@ -25,6 +26,7 @@ use crate::tls::client::Alpn;
 pub(super) struct Dialling {
     endpoint: Arc<Endpoint>,
     expected: Option<Version>,
+    place: Option<Place>,
     done: bool,
 }
 
@@ -35,8 +37,8 @@ enum Opened {
 }
 
 impl Dialling {
-    pub(super) fn new(endpoint: Arc<Endpoint>, expected: Option<Version>) -> Self {
-        Self { endpoint, expected, done: false }
+    pub(super) fn new(endpoint: Arc<Endpoint>, expected: Option<Version>, place: Place) -> Self {
+        Self { endpoint, expected, place: Some(place), done: false }
     }
 
     /// Opens the connection over `io` and takes it, telling the pool either way. The connect timeout bounds the whole.
@@ -59,11 +61,15 @@ impl Dialling {
         match opened {
             Ok(opened) => {
                 peer.metrics().connects.inc();
+                if let Some(place) = &mut self.place {
+                    place.connected();
+                }
                 Ok(self.register(peer, opened))
             }
             Err(error) => {
                 peer.metrics().connect_failures.inc();
                 self.endpoint.note(peer, &error);
+                self.place = None;
                 // A caller's own short deadline says nothing about the endpoint: the next in line tries for itself.
                 let shared = (error.reason != Reason::DeadlinePassed).then_some(&error);
                 self.endpoint.failed(self.expected, shared);
@@ -113,12 +119,12 @@ impl Dialling {
     }
 
     /// Gives the connection its place in the pool and its task.
-    fn register(&self, peer: &Peer, opened: Opened) -> Lease {
-        let (endpoint, tasks) = (&self.endpoint, peer.tasks());
+    fn register(&mut self, peer: &Peer, opened: Opened) -> Lease {
+        let (endpoint, tasks, place) = (&self.endpoint, peer.tasks(), self.place.take());
         match opened {
             Opened::One(sender, driver) => {
                 let id = endpoint.opened_one(self.expected);
-                let open = Open::new(endpoint, id, Version::Http1, peer.metrics());
+                let open = Open::new(endpoint, id, Version::Http1, peer.metrics(), place);
                 let task = tasks.spawn(async move {
                     // Declared first and so dropped last: the pool hears of the end after the connection is gone.
                     let _open = open;
@@ -131,7 +137,7 @@ impl Dialling {
                 // A tenth more or less, so that connections that were opened together do not end together.
                 let age = peer.policy().connection_age.map(|age| age.mul_f64(0.9 + 0.2 * fastrand::f64()));
                 let id = endpoint.opened_many(self.expected, many.clone(), driver.max_streams(), age);
-                let open = Open::new(endpoint, id, Version::Http2, peer.metrics());
+                let open = Open::new(endpoint, id, Version::Http2, peer.metrics(), place);
                 let weak = Arc::downgrade(endpoint);
                 tasks.spawn(async move {
                     let _open = open;
@@ -146,6 +152,8 @@ impl Dialling {
 impl Drop for Dialling {
     fn drop(&mut self) {
         if !self.done {
+            // First, so that the next in line finds room.
+            self.place = None;
             self.endpoint.failed(self.expected, None);
         }
     }
@@ -187,18 +195,27 @@ struct Open {
     id: u64,
     version: Version,
     metrics: Arc<PeerMetrics>,
+    place: Option<Place>,
 }
 
 impl Open {
-    fn new(endpoint: &Arc<Endpoint>, id: u64, version: Version, metrics: &Arc<PeerMetrics>) -> Self {
+    fn new(
+        endpoint: &Arc<Endpoint>,
+        id: u64,
+        version: Version,
+        metrics: &Arc<PeerMetrics>,
+        place: Option<Place>,
+    ) -> Self {
         metrics.connections.add(1);
-        Self { endpoint: Arc::downgrade(endpoint), id, version, metrics: metrics.clone() }
+        Self { endpoint: Arc::downgrade(endpoint), id, version, metrics: metrics.clone(), place }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.metrics.connections.add(-1);
+        // First, so that the next in line finds room.
+        self.place = None;
         let Some(endpoint) = self.endpoint.upgrade() else { return };
         match self.version {
             Version::Http1 => endpoint.closed(self.id),

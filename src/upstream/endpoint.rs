@@ -16,19 +16,23 @@ use super::in_flight::InFlight;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
+use super::room::{Home, Place, Room};
 use super::roster::{Roster, Standing};
-use super::state::EndpointState;
+use super::state::{EndpointState, limits};
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::dial::dial;
 use crate::net::io::Io;
 use crate::plan::health::HealthRule;
 use crate::plan::peer::EndpointSpec;
-use crate::plan::rules::EjectRule;
+use crate::plan::rules::{EjectRule, Rules};
 use crate::reason::Reason;
+use crate::resilience::limit::{Limited, Limits};
 use crate::resilience::load::Load;
 use crate::resilience::outlier::Begun;
 use crate::telemetry::metrics::Gauge;
+
+mod limited;
 
 /// The living state of one address of a peer.
 pub struct Endpoint {
@@ -36,6 +40,8 @@ pub struct Endpoint {
     spec: ArcSwap<EndpointSpec>,
     load: Load,
     standing: Standing,
+    home: Home,
+    limits: Arc<Limits>,
     pool: Mutex<Pool<One, Many, Line>>,
     /// When it joined others that were there already; unset where it came with the first answer.
     joined: OnceLock<Instant>,
@@ -80,15 +86,26 @@ pub(super) enum Turn {
 impl Endpoint {
     /// An endpoint without connections; `unlearned` is how long an idle one lives until the server's keep-alive is
     /// known.
-    pub(super) fn new(spec: EndpointSpec, now: Instant, unlearned: Duration, roster: &Arc<Roster>) -> Arc<Self> {
+    pub(super) fn new(
+        spec: EndpointSpec,
+        now: Instant,
+        unlearned: Duration,
+        roster: &Arc<Roster>,
+        home: Home,
+        rules: &Rules,
+    ) -> Arc<Self> {
+        let limits = Arc::<Limits>::default();
+        let room = Room::new(home.limits.clone(), limits.clone(), rules);
         Arc::new(Self {
             addr: spec.addr.clone(),
             spec: ArcSwap::from_pointee(spec),
             load: Load::new(now),
             standing: Standing::new(roster.clone()),
-            pool: Mutex::new(Pool::new(Bounds::default(), unlearned)),
+            pool: Mutex::new(Pool::new(Bounds::default(), unlearned).limited(room)),
             joined: OnceLock::new(),
             crowd: OnceLock::new(),
+            home,
+            limits,
             tls: OnceLock::new(),
             last_error: Mutex::new(None),
         })
@@ -158,7 +175,7 @@ impl Endpoint {
     /// A connection on which one request can be sent now, waiting for a free or a new one until `deadline`.
     ///
     /// # Errors
-    /// No connection could be made or none became free in time; see [`ConnectError`].
+    /// No connection could be made or none became free in time, or a limit is reached; see [`ConnectError`].
     pub async fn lease(
         self: &Arc<Self>,
         peer: &Arc<Peer>,
@@ -166,19 +183,25 @@ impl Endpoint {
         deadline: Deadline,
     ) -> Result<Lease, ConnectError> {
         let want = peer.wish(want);
-        match self.turn(Instant::now(), want) {
+        let in_flight = self.hold(peer, Limited::InFlight)?;
+        let lease = match self.turn(Instant::now(), want) {
             Turn::Now(Given::One(hold)) if hold.is_ready() => Ok(Lease::one(hold)),
             // The rare ways are boxed, so that the common one stays small.
             turn => Box::pin(self.lease_slowly(peer, want, deadline, turn)).await,
-        }
+        };
+        lease.map(|lease| lease.keeping(in_flight))
     }
 
     /// A raw byte stream of its own (tunnels), TLS included where the peer says so.
     ///
     /// # Errors
-    /// As [`Endpoint::lease`], but never `Overloaded`.
-    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
-        Box::pin(self.dial_raw(peer, deadline)).await
+    /// As [`Endpoint::lease`], but never `Overloaded`: there is no line for it, so a limit refuses it at once.
+    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<(Io, Place), ConnectError> {
+        let room = self.pool.lock().room().enter().then(|| Place::taken(&self.home, &self.limits));
+        let Some(mut place) = room else { return Err(self.no_room(peer, "no connection may be made to")) };
+        let io = Box::pin(self.dial_raw(peer, deadline)).await?;
+        place.connected();
+        Ok((io, place))
     }
 
     async fn lease_slowly(
@@ -193,7 +216,11 @@ impl Endpoint {
             let given = match turn {
                 Turn::Now(given) => given,
                 Turn::Full => return Err(self.overloaded("too many requests wait for a connection to")),
-                Turn::Wait(line) => self.wait(peer, line, limit, deadline).await?,
+                Turn::Wait(line) => {
+                    let _in_line = self.stand(peer)?;
+                    self.make_room(peer);
+                    self.wait(peer, line, limit, deadline).await?
+                }
             };
             match given {
                 Given::One(mut hold) => {
@@ -244,7 +271,7 @@ impl Endpoint {
             // The sender lives in the pool, which lives in `self`: only a line that was cleared ends here.
             Some(Err(_)) => Err(self.overloaded("no connection became free to")),
             None if deadline.passed(Instant::now()) => Err(late(&self.addr)),
-            None => Err(self.overloaded("no connection became free in time to")),
+            None => Err(self.no_room(peer, "no connection became free in time to")),
         }
     }
 
@@ -268,7 +295,10 @@ impl Endpoint {
         match offer {
             Offer::One(id, one) => Given::One(OneHold::new(self.clone(), id, one, true)),
             Offer::Many(id, many) => Given::Many(ManyHold::new(self.clone(), id, many, true)),
-            Offer::Connect(expected) => Given::Connect(Dialling::new(self.clone(), expected)),
+            Offer::Connect(expected) => {
+                let place = Place::taken(&self.home, &self.limits);
+                Given::Connect(Dialling::new(self.clone(), expected, place))
+            }
             Offer::Failed(error) => Given::Failed(error),
         }
     }
@@ -361,7 +391,19 @@ impl Endpoint {
         let (grants, replacement) = (pool.expire(now), pool.replace(now));
         drop(pool);
         self.deliver(grants);
-        replacement.map(|expected| Dialling::new(self.clone(), expected))
+        // The pool has taken room for it.
+        let place = || Place::taken(&self.home, &self.limits);
+        replacement.map(|expected| Dialling::new(self.clone(), expected, place()))
+    }
+
+    /// Whoever waits may find room now.
+    pub(super) fn look_again(self: &Arc<Self>, now: Instant) {
+        let grants = self.pool.lock().look_again(now);
+        self.deliver(grants);
+    }
+
+    pub(super) fn set_rules(&self, rules: &Rules) {
+        self.pool.lock().room().set_rules(rules);
     }
 
     /// It is no longer one of its peer's.
@@ -400,8 +442,12 @@ impl Endpoint {
 
     /// What `/state` shows.
     pub(super) fn state(&self, now: Instant) -> EndpointState {
+        let mut pool = self.pool.lock();
+        let (counts, limits) = (pool.counts(), limits(&self.limits, pool.room().endpoint_rule()));
+        drop(pool);
+        let error = self.last_error.lock().clone();
         let told = (&self.load, &self.standing);
-        EndpointState::new(&self.spec(), told, self.pool.lock().counts(), self.last_error.lock().clone(), now)
+        EndpointState { limits, ..EndpointState::new(&self.spec(), told, counts, error, now) }
     }
 }
 

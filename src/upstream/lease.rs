@@ -21,6 +21,7 @@ use super::stream;
 use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
 use crate::reason::Reason;
+use crate::resilience::limit;
 
 /// The body of a request.
 pub type RequestBody = Body;
@@ -44,7 +45,8 @@ pub enum Version {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct ConnectError {
-    /// `ConnectRefused`, `ConnectFailed`, `ConnectTimeout`, `TlsFailed`, `Overloaded` or `DeadlinePassed`.
+    /// `ConnectRefused`, `ConnectFailed`, `ConnectTimeout`, `TlsFailed`, `Overloaded`, `LimitReached` or
+    /// `DeadlinePassed`.
     pub reason: Reason,
     /// One line: what happened and where.
     pub detail: String,
@@ -102,6 +104,15 @@ impl Lease {
 
     pub(super) fn many(hold: ManyHold) -> Self {
         Self(Held::Many(hold))
+    }
+
+    /// Keeps its place among the requests in flight at the endpoint until the answer's end.
+    pub(super) fn keeping(mut self, in_flight: limit::Held) -> Self {
+        match &mut self.0 {
+            Held::One(hold) => hold.in_flight = Some(in_flight),
+            Held::Many(hold) => hold.in_flight = Some(in_flight),
+        }
+        self
     }
 
     /// The version that is spoken on it.
@@ -174,11 +185,12 @@ pub(super) struct OneHold {
     in_use: bool,
     /// The server's `Keep-Alive: timeout=`.
     pub(super) told: Option<Duration>,
+    in_flight: Option<limit::Held>,
 }
 
 impl OneHold {
     pub(super) fn new(endpoint: Arc<Endpoint>, id: u64, one: One, reused: bool) -> Self {
-        Self { endpoint, id, one: Some(one), reused, in_use: false, told: None }
+        Self { endpoint, id, one: Some(one), reused, in_use: false, told: None, in_flight: None }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -237,12 +249,13 @@ pub(super) struct ManyHold {
     pub(super) id: u64,
     pub(super) many: Many,
     pub(super) reused: bool,
+    in_flight: Option<limit::Held>,
 }
 
 impl ManyHold {
     pub(super) fn new(endpoint: Arc<Endpoint>, id: u64, many: Many, reused: bool) -> Self {
         many.life().stream_began();
-        Self { endpoint, id, many, reused }
+        Self { endpoint, id, many, reused, in_flight: None }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {

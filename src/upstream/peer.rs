@@ -1,7 +1,8 @@
 //! A living peer: its endpoints, the policy in force, and where discovery stands.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -11,8 +12,10 @@ use tokio::time::Instant;
 
 use super::choice::{Ask, EndpointSet, HEADROOM, Pick, Picked};
 use super::endpoint::Endpoint;
+use super::guards::Guards;
 use super::in_flight::InFlight;
 use super::lease::Version;
+use super::room::Home;
 use super::roster::Roster;
 use super::state::PeerState;
 use super::world::Upstreams;
@@ -20,6 +23,7 @@ use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::plan::rules::Rules;
 use crate::resilience::budget::Budget;
 use crate::resilience::levels::NO_OVERFLOW;
 use crate::resilience::pick::Draw;
@@ -45,6 +49,8 @@ pub struct Peer {
     crowd: Arc<Gauge>,
     tls: Option<ClientTls>,
     tasks: Tasks,
+    guards: Guards,
+    me: Weak<Self>,
 }
 
 /// Where discovery stands.
@@ -80,7 +86,7 @@ impl Peer {
     /// One line: the TLS roots cannot be read.
     pub fn new(plan: &PeerPlan, metrics: Arc<PeerMetrics>, shared: &Upstreams) -> Result<Arc<Self>, String> {
         let tls = client_tls(plan, shared)?;
-        let peer = Arc::new(Self {
+        let peer = Arc::new_cyclic(|me| Self {
             name: plan.name.clone(),
             kind: plan.kind,
             source: plan.source.clone(),
@@ -95,6 +101,8 @@ impl Peer {
             crowd: Arc::default(),
             tls,
             tasks: shared.tasks.clone(),
+            guards: Guards::new(Instant::now()),
+            me: me.clone(),
         });
         if let Addresses::Static(specs) = &plan.source.addresses {
             peer.update(specs.clone());
@@ -141,6 +149,15 @@ impl Peer {
             let all = self.endpoints.load().all().to_vec();
             self.prepare(all);
         }
+        if before.rules != policy.rules {
+            for endpoint in self.endpoints().all() {
+                endpoint.set_rules(&policy.rules);
+                endpoint.look_again(Instant::now());
+            }
+            if policy.rules.breaker.is_none() {
+                self.metrics.breaker_open.set(0);
+            }
+        }
     }
 
     /// Puts these endpoints in force; to be called by one at a time.
@@ -148,6 +165,28 @@ impl Peer {
         // The lowest priority of SRV records that can be reached takes all (RFC 2782).
         let spill = if matches!(self.source.addresses, Addresses::Srv { .. }) { NO_OVERFLOW } else { HEADROOM };
         self.endpoints.store(Arc::new(EndpointSet::new(all, &self.roster, spill)));
+    }
+
+    /// The rules in force, without counting a reference.
+    pub(super) fn rules(&self) -> impl Deref<Target = Rules> {
+        InForce(self.roster.policy.load())
+    }
+
+    pub(super) fn guards(&self) -> &Guards {
+        &self.guards
+    }
+
+    /// A connection ended or was made: where the whole peer's connections are limited, whoever waits at any endpoint
+    /// may be next.
+    pub(super) fn room_again(&self) {
+        let limits = self.rules().limits;
+        if limits.connections.or(limits.connecting).is_none() {
+            return;
+        }
+        let now = Instant::now();
+        for endpoint in self.endpoints.load().all() {
+            endpoint.look_again(now);
+        }
     }
 
     /// Its counters.
@@ -207,7 +246,7 @@ impl Peer {
     pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
         let _one_at_a_time = self.updating.lock();
         let (old, now) = (self.endpoints.load_full(), Instant::now());
-        let unlearned = self.roster.policy.load().keep_alive;
+        let policy = self.roster.policy.load();
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
             old.all().iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
         // Who comes with the first answer has nobody to leave its share to while it grows.
@@ -226,7 +265,8 @@ impl Peer {
                 }
                 None => {
                     added += 1;
-                    let endpoint = Endpoint::new(spec, now, unlearned, &self.roster);
+                    let home = Home { peer: self.me.clone(), limits: self.guards.limits.clone() };
+                    let endpoint = Endpoint::new(spec, now, policy.keep_alive, &self.roster, home, &policy.rules);
                     endpoint.introduce(self.crowd.clone(), joined);
                     endpoint
                 }
@@ -306,6 +346,17 @@ impl Peer {
 
 /// Choices made anew because another request was quicker to try an ejected endpoint.
 const CHOICES: usize = 3;
+
+/// The rules of a policy that is read.
+struct InForce(arc_swap::Guard<Arc<PeerPolicy>>);
+
+impl Deref for InForce {
+    type Target = Rules;
+
+    fn deref(&self) -> &Rules {
+        &self.0.rules
+    }
+}
 
 /// The TLS that a peer is to speak, where it speaks any.
 pub(super) fn client_tls(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<ClientTls>, String> {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::keepalive::KeepAlive;
 use super::lease::{ConnectError, Version};
+use super::room::Room;
 
 /// An HTTP/2 connection without streams is closed after this.
 const SHARED_IDLE: Duration = Duration::from_secs(300);
@@ -121,6 +122,8 @@ pub struct Pool<O, M, W> {
     hold: Option<Instant>,
     retired: bool,
     next_id: u64,
+    /// The limits of the file, which come before the bounds.
+    room: Room,
 }
 
 struct Idle<O> {
@@ -187,7 +190,33 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
             hold: None,
             retired: false,
             next_id: 0,
+            room: Room::default(),
         }
+    }
+
+    /// Connections are made only where there is room.
+    pub fn limited(mut self, room: Room) -> Self {
+        self.room = room;
+        self
+    }
+
+    /// The limits of the file.
+    pub fn room(&mut self) -> &mut Room {
+        &mut self.room
+    }
+
+    /// Gives up the connection that was idle longest; returns whether there was one.
+    pub fn shed(&mut self) -> bool {
+        if self.idle.pop_front().is_some() {
+            return true;
+        }
+        let unused = self.shared.iter().position(|shared| shared.streams == 0);
+        unused.map(|at| self.shared.remove(at)).is_some()
+    }
+
+    /// Looks again at who waits: there may be room now.
+    pub fn look_again(&mut self, now: Instant) -> Grants<O, M, W> {
+        self.serve(now)
     }
 
     /// Asks for a connection; `want` is `None` where the handshake decides the version.
@@ -438,7 +467,7 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
 
     fn connect(&mut self, expected: Option<Version>, at_most: usize) -> Option<Offer<O, M>> {
         let connecting = self.connecting.of(expected);
-        (*connecting < at_most).then(|| {
+        (*connecting < at_most && self.room.enter()).then(|| {
             *connecting += 1;
             Offer::Connect(expected)
         })

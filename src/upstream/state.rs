@@ -13,6 +13,8 @@ use super::pool::Counts;
 use super::roster::Standing;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, EndpointSpec, PeerKind};
+use crate::plan::rules::LimitsRule;
+use crate::resilience::limit::{Limited, Limits};
 use crate::resilience::load::Load;
 
 /// A peer as it is now.
@@ -30,12 +32,27 @@ pub struct PeerState {
     pub tls: bool,
     /// How an endpoint is chosen.
     pub balance: &'static str,
+    /// `closed`, `open` or `half-open`; absent where it has no breaker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<&'static str>,
+    /// Its limits, each with what is used of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<&'static str, LimitState>,
     /// Where discovery stands.
     pub discovery: DiscoveryState,
     /// Whether all its endpoints are out, so that requests go to any of them.
     pub fails_open: bool,
     /// Its endpoints.
     pub endpoints: Vec<EndpointState>,
+}
+
+/// A limit as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitState {
+    /// What is used.
+    pub used: u32,
+    /// Its value.
+    pub limit: u32,
 }
 
 /// Where discovery stands.
@@ -69,6 +86,9 @@ pub struct EndpointState {
     /// Free facts about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Arc<BTreeMap<String, String>>>,
+    /// Its limits, each with what is used of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<&'static str, LimitState>,
     /// Exchanges under way.
     pub in_flight: u32,
     /// The moving average of the time to an answer; absent without a sample.
@@ -112,6 +132,12 @@ pub struct UnhealthyState {
 
 impl PeerState {
     pub(super) fn new(peer: &Peer, now: Instant) -> Self {
+        let (policy, guards) = (peer.policy(), peer.guards());
+        let mut limits = limits(&guards.limits, &policy.rules.limits);
+        if let Some(rule) = &policy.rules.concurrency {
+            let limit = guards.adaptive.limit().unwrap_or(rule.start);
+            limits.insert("adaptive", LimitState { used: guards.adaptive.in_flight(), limit });
+        }
         Self {
             name: peer.name().to_string(),
             kind: match peer.kind() {
@@ -127,7 +153,9 @@ impl PeerState {
                 Protocol::Tcp => "tcp",
             },
             tls: peer.source().tls.is_some(),
-            balance: peer.policy().balance.word(),
+            balance: policy.balance.word(),
+            breaker: policy.rules.breaker.map(|_| guards.breaker.state().word()),
+            limits,
             discovery: DiscoveryState::new(peer.discovery()),
             fails_open: peer.fails_open(),
             endpoints: peer.endpoints().all().iter().map(|endpoint| endpoint.state(now)).collect(),
@@ -164,6 +192,7 @@ impl EndpointState {
             zone: spec.zone.as_deref().map(str::to_owned),
             identity: spec.identity.clone(),
             metadata: spec.metadata.clone(),
+            limits: BTreeMap::new(),
             in_flight: load.in_flight(),
             latency_ms: load.latency(now).map(milliseconds),
             ejected: standing.ejected(now),
@@ -173,6 +202,12 @@ impl EndpointState {
             last_error_seconds_ago: when.map(seconds_ago),
         }
     }
+}
+
+/// Every limit that has a value.
+pub(super) fn limits(used: &Limits, rule: &LimitsRule) -> BTreeMap<&'static str, LimitState> {
+    let state = |what: Limited| Some((what.word(), LimitState { used: used.of(what).used(), limit: what.of(rule)? }));
+    Limited::ALL.into_iter().filter_map(state).collect()
 }
 
 fn source(addresses: &Addresses) -> String {

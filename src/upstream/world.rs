@@ -14,6 +14,7 @@ use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::plan::peer::PeerPlan;
+use crate::resilience::gate::Gates;
 use crate::telemetry::metrics::Metrics;
 use crate::tls;
 use crate::tls::client::SystemRoots;
@@ -29,6 +30,8 @@ pub struct World {
     pub peers: Vec<Arc<Peer>>,
     /// TLS of its doors, with the indices of `plan.doors`; `None` where a door has no certificate.
     pub tls: Vec<Option<Arc<ServerConfig>>>,
+    /// What its doors and routes let through.
+    pub gates: Gates,
     /// Peers for unlisted names; they outlive reloads.
     pub adhoc: Arc<Adhoc>,
 }
@@ -39,7 +42,7 @@ impl World {
     /// # Errors
     /// One line: a certificate, key or root file cannot be used.
     pub fn first(plan: Arc<Plan>, shared: &Upstreams, adhoc: Arc<Adhoc>) -> Result<Self, String> {
-        Self::build(plan, shared, adhoc, &HashMap::new())
+        Self::build(plan, shared, adhoc, &HashMap::new(), None)
     }
 
     /// The World after `old`: a peer of the same name, kind and source keeps its living self and gets the new policy;
@@ -50,7 +53,7 @@ impl World {
     /// As [`World::first`]; nothing has changed then, no policy either.
     pub fn next(old: &Self, plan: Arc<Plan>, shared: &Upstreams) -> Result<Self, String> {
         let known = old.peers.iter().map(|peer| (peer.name(), peer)).collect();
-        let next = Self::build(plan, shared, old.adhoc.clone(), &known)?;
+        let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(&old.gates))?;
         for (peer, planned) in next.peers.iter().zip(&next.plan.peers) {
             peer.set_policy(planned.policy.clone());
         }
@@ -62,6 +65,7 @@ impl World {
         shared: &Upstreams,
         adhoc: Arc<Adhoc>,
         known: &HashMap<&PeerName, &Arc<Peer>>,
+        gates: Option<&Gates>,
     ) -> Result<Self, String> {
         shared.roots.forget();
         let peers = plan.peers.iter().map(|planned| living(planned, shared, known)).collect::<Result<_, _>>()?;
@@ -73,7 +77,8 @@ impl World {
                 config.map_err(|error| format!("{} listener {}: {error}", door.side.word(), door.listen))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { plan, peers, tls, adhoc })
+        let gates = Gates::after(gates, &plan, Instant::now());
+        Ok(Self { plan, peers, tls, gates, adhoc })
     }
 }
 
@@ -222,6 +227,7 @@ mod tests {
                 hosts_file: false,
             },
             access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
+            gates: Default::default(),
         })
     }
 

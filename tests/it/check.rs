@@ -56,3 +56,30 @@ fn a_missing_file_is_told_in_one_line() {
     assert_eq!(code, 1);
     assert!(err.contains("/no/such/file.yaml"), "{err}");
 }
+
+#[test]
+fn explain_tells_the_route_of_a_request_and_its_lines() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "o.yaml",
+        "service: s\npeers:\n  next: { static: ['10.0.0.9:1'] }\n  shop:\n    static: ['10.0.0.1:1']\n    routes:\n      - { name: canary, match: { headers: { x-canary: '1' } }, split: { shop: 3, next: 1 } }\n",
+    );
+    let file = file.to_str().unwrap();
+    let (code, out, err) = outrigger(&["explain", "http://shop/v2/x", "-H", "x-canary: 1", "-c", file]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("`canary` means it") && out.contains("o.yaml:7]"), "{out}");
+    assert!(out.contains("shop 75%, next 25%") && out.contains("[default]"), "{out}");
+
+    let (code, out, _) = outrigger(&["explain", "http://shop/v2/x", "--json", "-X", "POST", "-c", file]);
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &said["outcome"], &said["method"]), (0, &"forwarded".into(), &"POST".into()));
+    let over = said["facts"].as_array().unwrap().iter().find(|fact| fact["about"] == "passed over").unwrap();
+    assert_eq!((&over["line"], &over["key"]), (&7.into(), &"peers.shop.routes[0]".into()));
+
+    let (code, _, err) = outrigger(&["explain", "shop/v2", "-c", file]);
+    assert!(code == 2 && err.contains("did you mean `http://shop/v2`?"), "{code} {err}");
+    let (code, _, err) = outrigger(&["explain", "http://shop/", "--inbound", "-c", file]);
+    assert!(code == 1 && err.contains("has no inbound door"), "{code} {err}");
+    let (code, _, err) = outrigger(&["explain", "http://shop/", "-c", "/no/such/file.yaml"]);
+    assert!(code == 1 && err.contains("cannot be read"), "{code} {err}");
+}

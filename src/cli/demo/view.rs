@@ -165,8 +165,8 @@ pub(super) fn summary(tally: &Tally, elapsed: Duration, first: &Told, last: &Tol
     let _ = writeln!(
         text,
         "{FLAKY} is slow and fails 15 % of its requests; it got {:.1} % of inventory's requests ({got} of {of}), because\n\
-         cart's sidecar prefers the endpoint that answers soonest and counts failures as slow. Nothing is retried in this\n\
-         version: what {FLAKY} failed, the callers saw.",
+         cart's sidecar prefers the endpoint that answers soonest and counts failures as slow. Answers of 500\n\
+         are not retried unless the file says so: what {FLAKY} failed, the callers saw.",
         if of == 0 { 0.0 } else { share(got, of) }
     );
     let (enough, good) = (requests >= u64::from(RATE) * elapsed.as_secs() / 2, percent >= EXPECTED);

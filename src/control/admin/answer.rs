@@ -1,5 +1,6 @@
 //! What the admin server answers: one function per page, and the rules that hold for all of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crate::plan::peer::PeerKind;
 use crate::plan::{AdminPlan, Plan};
 use crate::telemetry::exposition;
 use crate::telemetry::stamp::Stamp;
-use crate::upstream::state::PeerState;
+use crate::upstream::state::{LimitState, PeerState};
 
 /// An answer; small and whole.
 pub type Answer = Response<Full<Bytes>>;
@@ -169,6 +170,8 @@ struct State {
     phase: &'static str,
     not_ready: Vec<String>,
     doors: Vec<DoorState>,
+    /// By door or route; without those that have no limit.
+    limits: BTreeMap<String, BTreeMap<&'static str, LimitState>>,
     peers: Vec<PeerState>,
     config: Report,
 }
@@ -198,6 +201,7 @@ impl State {
             },
             not_ready: ready::reasons(house, now),
             doors: plan.doors.iter().map(|door| DoorState::of(door, &plan)).collect(),
+            limits: house.rooms.gates(),
             peers: house.rooms.peers(),
             config: house.reloads.report(),
         }

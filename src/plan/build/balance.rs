@@ -7,7 +7,7 @@ use crate::config::kind::Set;
 use crate::config::listener::Protocol;
 use crate::config::peer::{self as said, Balancing, Peer};
 use crate::config::problem::Problems;
-use crate::config::route::Otherwise;
+use crate::config::split::Otherwise;
 use crate::plan::peer::{Affinity, Balance, PeerPlan, PeerPolicy};
 use crate::plan::rules::{Share, SubsetFallback, SubsetRule};
 

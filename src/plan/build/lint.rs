@@ -1,10 +1,12 @@
 //! What is allowed and probably not meant: rules that can match nothing, doors that stand too open.
 
 use crate::config::Config;
+use crate::config::collect::OrOff;
 use crate::config::kind::Set;
 use crate::config::listener::{Otherwise, Protocol};
 use crate::config::peer::Peer;
 use crate::config::problem::Problems;
+use crate::config::retry::Retry;
 
 /// Reports it as warnings.
 pub fn lint(config: &Config, problems: &mut Problems) {
@@ -19,6 +21,26 @@ pub fn lint(config: &Config, problems: &mut Problems) {
         hosts(peer, problems);
         weights(peer, problems);
         one_source(config, peer, problems);
+        retries(&peer.retry, problems);
+        peer.routes.0.iter().filter_map(|route| route.retry.as_ref()).for_each(|retry| retries(retry, problems));
+    }
+}
+
+/// Retries that multiply from hop to hop, and such as no budget ever allows.
+fn retries(set: &Set<OrOff<Retry>>, problems: &mut Problems) {
+    let Some(retry) = set.0.as_ref().filter(|retry| retry.attempts.0 > 1) else { return };
+    let (attempts, share) = (retry.attempts.0, retry.budget.share.0);
+    if share == 0 && retry.budget.floor.0 == 0 {
+        retry.budget.warn(problems, "allows no retry at all: `retry: off` says so in fewer words");
+    }
+    if attempts > 3 {
+        let three = attempts.pow(3);
+        let text =
+            format!("retries multiply: where each of three hops makes {attempts} attempts, the last gets {three}");
+        retry.attempts.warn(problems, text);
+    }
+    if share > 500_000 {
+        retry.budget.warn(problems, "lets a failing peer be asked half as much again, and more, at each hop");
     }
 }
 

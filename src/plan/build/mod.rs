@@ -3,6 +3,8 @@
 pub mod balance;
 pub mod check;
 pub mod doors;
+pub mod fallback;
+pub mod limits;
 pub mod lint;
 pub mod peers;
 pub mod retry;
@@ -69,6 +71,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     let apps = parts.peers.len();
     peers::peers(config, &mut parts);
     routes::routes(config, apps, &mut parts);
+    fallback::check(config, &mut parts);
     doors::outbound(config, apps, &mut parts);
     let admin = admin(&config.admin, &mut parts);
     let status = config.status.0.as_ref().map(|listen| listen.0);
@@ -77,6 +80,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     }
     dns_order(&config.dns, parts.problems);
     check::addresses(config, &mut parts);
+    let gates = limits::doors(config, parts.problems);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);
@@ -94,6 +98,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         egress: egress(&config.outbound, &own),
         dns: dns(&config.dns),
         access_log: access_log(&config.telemetry),
+        gates,
     };
     Built { plan, door_keys, files }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::fallback::fallback;
 use super::{Content, Parts, retry, standing};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, twice};
@@ -162,6 +163,8 @@ fn tls_plan(tls: &Set<ClientTls>, peer: &Set<Peer>, parts: &mut Parts<'_>) -> Op
 
 fn policy(name: &str, peer: &Peer, problems: &mut Problems) -> PeerPolicy {
     let timeout: &PeerTimeout = &peer.timeout;
+    let mut rules = Rules::default();
+    super::limits::breaker(&peer.breaker, &mut rules, problems);
     PeerPolicy {
         connection_age: peer.connection_age.0.map(|age| age.0),
         connect_timeout: timeout.connect.0,
@@ -169,12 +172,12 @@ fn policy(name: &str, peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         body_idle: timeout.idle.0,
         tunnel_idle: timeout.tunnel.0,
         keep_alive: timeout.keep_alive.0,
+        fallback: fallback(peer.fallback.as_ref(), problems),
         rules: Rules {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
-            hedge: retry::hedge(&peer.hedge),
             slow_start: peer.slow_start.0.map(|over| SlowStartRule::over(over.0)),
             eject: standing::eject(peer, problems),
-            ..Rules::default()
+            ..rules
         },
         health: standing::health(name, peer, problems),
         ..PeerPolicy::default()

@@ -10,9 +10,7 @@ use crate::config::problem::Problems;
 use crate::config::retry::{self as said, Repeatable, RetryOn};
 use crate::config::units::Timer;
 use crate::config::values::field_name;
-use crate::plan::rules::{
-    BackoffRule, BudgetRule, Condition, Conditions, HeaderCondition, HedgeAfter, HedgeRule, Methods, RetryRule, Share,
-};
+use crate::plan::rules::{BackoffRule, BudgetRule, Condition, Conditions, HeaderCondition, Methods, RetryRule, Share};
 
 /// The rule of a peer or a route; `off` leaves one attempt. `attempt` is how long one may take.
 pub fn rule(set: &Set<OrOff<said::Retry>>, attempt: Option<Duration>, problems: &mut Problems) -> RetryRule {
@@ -75,16 +73,6 @@ fn headers(retry: &said::Retry, problems: &mut Problems) -> Box<[HeaderCondition
         }
     }
     listed.into()
-}
-
-/// When requests are hedged.
-pub fn hedge(hedge: &OrOff<said::Hedge>) -> Option<HedgeRule> {
-    let hedge = hedge.0.as_ref()?;
-    let after = match hedge.after.value {
-        said::HedgeAfter::Time(time) => HedgeAfter::Delay(time.0),
-        said::HedgeAfter::Quantile(percent) => HedgeAfter::Quantile(Share::percent(percent)),
-    };
-    Some(HedgeRule { after, at_least: hedge.least.0 })
 }
 
 /// An attempt that may take longer than the whole request is a mistake in one of the two.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
 
+use super::fallback::{self, mirror};
 use super::{Parts, balance, retry};
 use crate::config::Config;
 use crate::config::collect::{List, OrNone, Pairs};
@@ -12,8 +13,9 @@ use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
 use crate::config::units::Timer;
 use crate::plan::door::Protocol;
+use crate::plan::fallback::Fallback;
 use crate::plan::matching::{Match, PathMatch, TextMatch};
-use crate::plan::peer::{PeerPlan, PeerPolicy, Routes};
+use crate::plan::peer::{PeerKind, PeerPlan, PeerPolicy, Routes};
 use crate::plan::route::{
     Destination, Edits, Fault, Leads, Line, NewPath, Redirect, Respond, Rewrite, Route, Split, Sticky,
 };
@@ -104,6 +106,8 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: 
         request: edits(&set.request, problems),
         response: edits(&set.response, problems),
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
+        mirror: set.mirror.as_ref().and_then(|set| mirror(set, peers, problems)),
+        gate: super::limits::route(set, problems),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,
@@ -134,6 +138,8 @@ fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
         ("timeout", set.timeout.is_some()),
         ("retry", set.retry.is_some()),
         ("request-headers", set.request.is_some()),
+        ("fallback", set.fallback.is_some()),
+        ("mirror", set.mirror.is_some()),
     ];
     for (other, _) in others.into_iter().filter(|(_, given)| *given) {
         set.refuse(problems, format!("`{end}` ends the request here, so `{other}` means nothing: remove one"));
@@ -246,14 +252,33 @@ fn leads(
         });
     }
     if let Some(respond) = &set.respond {
-        let content_type = HeaderValue::from_str(&respond.content_type.value.0).unwrap_or_else(|_| {
-            respond.content_type.refuse(problems, "a field's value has no control characters");
-            HeaderValue::from_static("text/plain")
-        });
-        let body = respond.body.as_ref().map_or("", |body| &body.value.0).into();
-        return Leads::Respond(Respond { status: respond.status.value.0, body, content_type });
+        return Leads::Respond(answer(respond, problems));
     }
     Leads::To(Split { to: destinations(set, peer, peers, problems), sticky: sticky(set, problems) })
+}
+
+/// An answer that stands in the file.
+pub fn answer(respond: &said::Respond, problems: &mut Problems) -> Respond {
+    let content_type = HeaderValue::from_str(&respond.content_type.value.0).unwrap_or_else(|_| {
+        respond.content_type.refuse(problems, "a field's value has no control characters");
+        HeaderValue::from_static("text/plain")
+    });
+    let body = respond.body.as_ref().map_or("", |body| &body.value.0).into();
+    Respond { status: respond.status.value.0, body, content_type }
+}
+
+/// The index of a peer that takes requests.
+pub fn peer_named<T>(name: &str, set: &Set<T>, peers: &[PeerPlan], problems: &mut Problems) -> Option<usize> {
+    let Some(at) = peers.iter().position(|peer| peer.kind == PeerKind::Named && peer.name.as_str() == name) else {
+        let names = peers.iter().filter(|peer| peer.kind == PeerKind::Named).map(|peer| peer.name.as_str());
+        let near = nearest(name, names).map(str::to_owned);
+        problems.error(&set.path, set.origin.at(), format!("there is no peer `{name}`"), near);
+        return None;
+    };
+    if peers.get(at).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
+        set.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
+    }
+    Some(at)
 }
 
 fn destinations(
@@ -263,8 +288,9 @@ fn destinations(
     problems: &mut Problems,
 ) -> Vec<Destination> {
     let whole = balance::subset(&set.subset, &set.otherwise, problems);
+    let fallback = fallback::fallback(set.fallback.as_ref(), problems);
     let Some(split) = &set.split else {
-        return destination(set, peer, 1, whole, peers).into_iter().collect();
+        return destination(set, &fallback, peer, 1, whole, peers).into_iter().collect();
     };
     if whole.is_some() {
         set.refuse(problems, "`subset` beside `split`: give it to the parts, as in `{ weight: 90, subset: {…} }`");
@@ -275,26 +301,20 @@ fn destinations(
     let mut to = Vec::with_capacity(split.0.len());
     for (key, part) in &split.0 {
         let subset = balance::subset(&part.subset, &part.otherwise, problems);
-        let (name, path, at) = match &part.peer {
-            Some(peer) => (&peer.value.0, &peer.path, peer.origin.at()),
-            None => (key, &part.path, part.origin.at()),
+        let index = match &part.peer {
+            Some(peer) => peer_named(&peer.value.0, peer, peers, problems),
+            None => peer_named(key, part, peers, problems),
         };
-        let Some(index) = peers.iter().position(|peer| peer.name.as_str() == name) else {
-            let names = peers.iter().map(|peer| peer.name.as_str());
-            let near = nearest(name, names.filter(|name| !name.starts_with("app"))).map(str::to_owned);
-            problems.error(path, at, format!("there is no peer `{name}`"), near);
-            continue;
-        };
-        if peers.get(index).is_some_and(|peer| peer.source.protocol == Protocol::Tcp) {
-            part.refuse(problems, format!("`{name}` speaks `tcp`: it takes no requests"));
-        }
-        to.extend(destination(set, index, u32::try_from(part.weight.0).unwrap_or(u32::MAX), subset, peers));
+        let Some(index) = index else { continue };
+        let weight = u32::try_from(part.weight.0).unwrap_or(u32::MAX);
+        to.extend(destination(set, &fallback, index, weight, subset, peers));
     }
     to
 }
 
 fn destination(
     set: &said::Route,
+    fallback: &Option<Arc<Fallback>>,
     peer: usize,
     weight: u32,
     subset: Option<SubsetRule>,
@@ -303,7 +323,7 @@ fn destination(
     let plan = peers.get_mut(peer)?;
     let subset = subset.map(|rule| balance::prepared(plan, rule));
     let own = Arc::clone(&plan.policy);
-    if set.timeout.is_none() && set.retry.is_none() {
+    if set.timeout.is_none() && set.retry.is_none() && fallback.is_none() {
         return Some(Destination { peer, weight, policy: own, subset });
     }
     let mut policy = PeerPolicy::clone(&own);
@@ -320,6 +340,9 @@ fn destination(
         // What is wrong with it is told by `route`.
         let attempt = policy.rules.retry.attempt_timeout;
         policy.rules.retry = retry::rule(said, attempt, &mut Problems::new(""));
+    }
+    if fallback.is_some() {
+        policy.fallback = fallback.clone();
     }
     Some(Destination { peer, weight, policy: Arc::new(policy), subset })
 }

@@ -61,13 +61,49 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ respond: { status: 100 } }", "expected a status from 200 to 599"),
         ("{ redirect: { status: 200 } }", "301, 302, 303, 307 or 308"),
         ("{ redirect: { host: \"a/b\" } }", "expected a host"),
-        ("{}, { match: { path: /x } }", "matches nothing: `peers.b.routes[0]` (line 5) takes all of its requests"),
+        ("{}, { match: { path: /x } }", "matches nothing: `peers.b.routes[0]` (line 6) takes all of its requests"),
         (
             "{ name: wide, match: { path: { prefix: /x } } }, { match: { path: { prefix: /x/y }, methods: GET } }",
             "matches nothing: `wide`",
         ),
     ] {
-        let (_, problems) = built(route, "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n");
+        let (_, problems) = built(
+            route,
+            "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n  e: { static: [10.0.0.4:4], fallback: { peer: b } }\n",
+        );
+        assert!(problems.contains(said) && problems.starts_with("f:"), "{route}\n{problems}");
+    }
+}
+
+#[test]
+fn fallbacks_and_mirrors_name_peers_that_take_requests() {
+    for (route, said) in [
+        ("{ mirror: { peer: c } }", "there is no peer `c`"),
+        ("{ retry: { attempts: 4 } }", "where each of three hops makes 4 attempts, the last gets 64"),
+        ("{ retry: { budget: { share: 0%, floor: 0 } } }", "allows no retry at all"),
+        ("{ retry: { budget: 51% } }", "lets a failing peer be asked half as much again"),
+        ("{ mirror: { peer: d } }", "`d` speaks `tcp`"),
+        ("{ mirror: { peer: a, share: 0% } }", "mirrors nothing"),
+        ("{ mirror: {} }", "peer: is missing"),
+        ("{ respond: {}, mirror: { peer: a } }", "`respond` ends the request here, so `mirror` means nothing"),
+        (
+            "{ redirect: {}, fallback: { respond: {} } }",
+            "`redirect` ends the request here, so `fallback` means nothing",
+        ),
+        ("{ fallback: {} }", "expected exactly one of `peer`, `respond` and `stale`, found 0"),
+        ("{ fallback: { peer: a, stale: {} } }", "expected exactly one of `peer`, `respond` and `stale`, found 2"),
+        ("{ fallback: { peer: aa } }", "there is no peer `aa`; did you mean `a`?"),
+        ("{ fallback: { peer: d } }", "`d` speaks `tcp`"),
+        ("{ fallback: { peer: b } }", "a peer cannot stand in for itself"),
+        (
+            "{ fallback: { peer: e } }",
+            "warning: peers.b.routes[0].fallback.peer: `e` has a fallback of its own, and leads back here: it is not used",
+        ),
+    ] {
+        let (_, problems) = built(
+            route,
+            "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n  e: { static: [10.0.0.4:4], fallback: { peer: b } }\n",
+        );
         assert!(problems.contains(said) && problems.starts_with("f:"), "{route}\n{problems}");
     }
 }

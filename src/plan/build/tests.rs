@@ -10,15 +10,16 @@ use crate::config::facts::Facts;
 use crate::config::print::values;
 use crate::config::problem::Problems;
 use crate::config::{Document, read};
-use crate::ids::Door;
+use crate::ids::{Door, PeerName};
 use crate::plan::Plan;
 use crate::plan::door::{self, Otherwise, Protocol};
+use crate::plan::fallback::{Fallback, Instead, StaleRule};
 use crate::plan::health::{HealthCheck, HealthRule};
 use crate::plan::peer::{Addresses, Affinity, Balance, PeerKind, PeerPolicy};
-use crate::plan::route::{Leads, Sticky};
+use crate::plan::route::{Leads, Mirror, Sticky};
 use crate::plan::rules::{
-    BudgetRule, Condition, Conditions, EjectRule, HedgeAfter, HedgeRule, LatencyRule, Methods, Share, SlowStartRule,
-    SubsetFallback,
+    AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, EjectRule, GateRule,
+    LatencyRule, LimitsRule, MeterRule, Methods, RateKey, RateRule, Rules, Share, SlowStartRule, SubsetFallback,
 };
 
 mod mistakes;
@@ -82,7 +83,7 @@ inbound:
   passthrough: [db.example.com, "*.X"]
   upgrades: [foo/2]
   trusted: [10.0.0.0/8, "::1"]
-  limits: { connections: 7, head: 8KiB, fields: 9, body: 1GiB }
+  limits: { connections: 7, head: 8KiB, fields: 9, body: 1GiB, in-flight: 11, rate: 12/m, adaptive: on }
   timeout: { head: 1s, keep-alive: 2s, connect: 3s, request: 4s, idle: 5s, tunnel: 6s }
   routes: [{ match: { path: /healthz }, respond: { status: 204 } }]
 outbound:
@@ -91,7 +92,7 @@ outbound:
   allow: [metadata.internal, 169.254.0.0/16]
   upgrades: [bar]
   trusted: [10.1.0.0/16]
-  limits: { connections: 8, head: 16KiB, fields: 10, body: 0B }
+  limits: { connections: 8, head: 16KiB, fields: 10, body: 0B, in-flight: 13, rate: [{ limit: 14/h, burst: 15 }, { per: address, limit: 16/s, keys: 17 }], adaptive: { least: 1, start: 2, most: 3, tolerance: 200% } }
   timeout: { head: 7s, keep-alive: 8s, idle: 9s, tunnel: 10s }
 peers:
   one: { dns: "One.shop.:${PORT}", hosts: [a, "b:80", "[::1]:80"], protocol: http2, tls: { roots: roots.pem }, balance: random, slow-start: 30s, connection-age: none }
@@ -107,21 +108,29 @@ peers:
         sticky: { cookie: v }
         timeout: { request: 20s, attempt: 19s, idle: 21s, tunnel: 22s }
         retry: off
+        fallback: { stale: { for: 2h, size: 1MiB }, statuses: [500, 503] }
+        mirror: { peer: one, share: 1% }
         rewrite: { prefix: /c, host: "c.d:1" }
         request-headers: { set: { x-c: "3" }, add: { x-d: "4" }, remove: [x-e] }
         response-headers: { remove: [server] }
+        limits: { in-flight: 18, rate: { per: header X-User, limit: 19/s }, adaptive: on }
         fault: { share: 0.5%, header: x-f, delay: 1s, abort: 503 }
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
       - { match: { methods: DELETE }, subset: { version: "3" } }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
     balance: { by: ring-hash, key: { cookie: shop }, bounded-load: 125% }
-    retry: { attempts: 4, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
-    hedge: { after: 70ms, at-least: 9ms }
+    breaker:
+      { connections: 21, connecting: 22, in-flight: 23, pending: 24, retries: 25,
+        endpoint: { connections: 1, connecting: 2, in-flight: 3, pending: 4 },
+        failures: 26%, slow: { from: 27s, share: 28% }, volume: 29, open-for: 30s,
+        adaptive: { least: 31, most: 33, start: 32, tolerance: 134% }, admission: { accepts: 135%, most: 36%, volume: 37 } }
+    fallback: { peer: four }
+    retry: { attempts: 3, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
     eject: { after: 2 failures, server-errors: 3 failures, gateway-errors: off, failure-share: 30%, latency: { times: 4, at-least: 60ms }, volume: 6, probe: 2s, for: 20s, most: 50% }
     health: { grpc: two.T, host: t.two, every: 6s, timeout: 2s, healthy: 4, unhealthy: 5 }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
   three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request, eject: off, health: { tcp: true } }
-  four: { static: [{ address: "10.0.0.1:80", weight: 0, priority: 7, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
+  four: { fallback: { respond: { status: 203, body: x, content-type: a/b }, statuses: [504] }, static: [{ address: "10.0.0.1:80", weight: 0, priority: 7, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
 telemetry: { access-log: { log: all, format: json } }
 "#;
@@ -156,6 +165,19 @@ fn every_key_reaches_the_plan() {
     assert_eq!((plan.workers, plan.grace.as_secs()), (3, 60));
     assert_eq!(plan.egress.own.len(), 8);
     the_numbers(&plan);
+    the_fallbacks(&plan);
+}
+
+fn the_fallbacks(plan: &Plan) {
+    let of = |at: usize| plan.peers[at].policy.fallback.as_deref().unwrap().clone();
+    assert_eq!(of(3), Fallback { to: Instead::Peer(PeerName::new("four")), statuses: Box::default() });
+    assert_eq!((of(5).to.word(), of(5).statuses[0].as_u16()), ("respond", 504));
+    let route = &plan.peers[3].routes.list[0];
+    assert_eq!(route.mirror, Some(Mirror { peer: 2, share: 10_000 }));
+    let Leads::To(split) = &route.leads else { panic!("forwards") };
+    let fallback = split.to[0].policy.fallback.as_deref().unwrap();
+    let rule = StaleRule { time: std::time::Duration::from_secs(7200), size: 1 << 20 };
+    assert_eq!((&fallback.to, fallback.statuses.len()), (&Instead::Stale(rule), 2));
 }
 
 #[test]
@@ -215,6 +237,7 @@ fn the_numbers(plan: &Plan) {
     assert_eq!(policy(3), (Some(12), [11, 13, 14, 15]));
     the_retries(plan);
     who_is_picked(plan);
+    the_limits(plan);
     assert_eq!(plan.dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.2:53", "[::1]:5353"]);
 }
 
@@ -222,14 +245,12 @@ fn the_retries(plan: &Plan) {
     let rules = &plan.peers[3].policy.rules;
     let retry = &rules.retry;
     let on = [Condition::ServerError, Condition::StatusCodes, Condition::Unavailable, Condition::Headers];
-    assert_eq!((retry.attempts, retry.on, &*retry.statuses), (4, Conditions::of(&on), &[409][..]));
+    assert_eq!((retry.attempts, retry.on, &*retry.statuses), (3, Conditions::of(&on), &[409][..]));
     let headers: Vec<_> = retry.headers.iter().map(|one| (one.name.as_str(), one.value.is_some())).collect();
     assert_eq!((retry.methods, headers), (Methods::Any, vec![("x-again", false), ("x-mood", true)]));
     assert_eq!(retry.budget, BudgetRule { share: Share::percent(30), floor: 3 });
     let times = [retry.backoff.base, retry.backoff.cap, retry.backoff.asked_cap, retry.attempt_timeout.unwrap()];
     assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3, 11]);
-    let (after, least) = (Duration::from_millis(70), Duration::from_millis(9));
-    assert_eq!(rules.hedge, Some(HedgeRule { after: HedgeAfter::Delay(after), at_least: least }));
     let Leads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
     let route = &split.to[0].policy.rules.retry;
     assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));
@@ -269,6 +290,69 @@ fn the_environment_says_where_this_sidecar_runs_unless_the_file_does() {
     assert_eq!(zone("service: x", "b"), Some(("b".into(), false)));
     assert_eq!(zone("service: x\nzone: a", "b"), Some(("a".into(), true)));
     assert_eq!((zone("service: x", ""), zone("service: x", "\t")), (None, None));
+}
+
+fn the_limits(plan: &Plan) {
+    let rate = |count, seconds, burst| RateRule { count, period: Duration::from_secs(seconds), burst };
+    let adaptive =
+        |least, start, most, percent| Some(ConcurrencyRule { least, start, most, tolerance: Share::percent(percent) });
+    let meter = |rate, per, keys| MeterRule { rate, per, keys };
+    let inbound = GateRule {
+        in_flight: Some(11),
+        rates: [meter(rate(12, 60, 12), None, 10_000)].into(),
+        adaptive: adaptive(4, 20, 1000, 150),
+    };
+    let outbound = GateRule {
+        in_flight: Some(13),
+        // The rate of each stands first.
+        rates: [meter(rate(16, 1, 16), Some(RateKey::Address), 17), meter(rate(14, 3600, 15), None, 10_000)].into(),
+        adaptive: adaptive(1, 2, 3, 200),
+    };
+    assert_eq!(plan.gates, DoorGates { inbound, outbound });
+    let gate = plan.peers[3].routes.list[0].gate.as_ref().unwrap();
+    let per = Some(RateKey::Header(http::HeaderName::from_static("x-user")));
+    assert_eq!((&*gate.key, gate.rule.in_flight), ("peers.two.routes/all", Some(18)));
+    assert_eq!(
+        (&*gate.rule.rates, &gate.rule.adaptive),
+        (&[meter(rate(19, 1, 19), per, 10_000)][..], &inbound_adaptive())
+    );
+    let rules = &plan.peers[3].policy.rules;
+    let limits = |connections, connecting, in_flight, pending, retries| LimitsRule {
+        connections: Some(connections),
+        connecting: Some(connecting),
+        in_flight: Some(in_flight),
+        pending: Some(pending),
+        retries,
+    };
+    assert_eq!((rules.limits, rules.endpoint_limits), (limits(21, 22, 23, 24, Some(25)), limits(1, 2, 3, 4, None)));
+    let breaker = BreakerRule {
+        failure_share: Share::percent(26),
+        slow: Some((Share::percent(28), Duration::from_secs(27))),
+        volume: 29,
+        open_for: Duration::from_secs(30),
+    };
+    let admission = AdmissionRule { accepts: Share::percent(135), most: Share::percent(36), volume: 37 };
+    assert_eq!((rules.breaker, rules.admission), (Some(breaker), Some(admission)));
+    assert_eq!(rules.concurrency, adaptive(31, 32, 33, 134));
+    let slow_start = Some(SlowStartRule::over(Duration::from_secs(30)));
+    assert_eq!(plan.peers[2].policy.rules, Rules { slow_start, ..Rules::default() });
+}
+
+fn inbound_adaptive() -> Option<ConcurrencyRule> {
+    Some(ConcurrencyRule::default())
+}
+
+#[test]
+fn a_breaker_may_look_at_slowness_alone() {
+    let rule = |breaker: &str| {
+        let text = with(&format!("peers: {{ a: {{ static: [10.0.0.1:1], breaker: {{ {breaker} }} }} }}"));
+        plan(&text).peers[1].policy.rules.breaker
+    };
+    let slow = rule("slow: 2s").unwrap();
+    assert_eq!(slow.slow, Some((Share::percent(50), Duration::from_secs(2))));
+    assert!(!slow.failure_share.reached(10, 10), "failures alone never open it");
+    assert_eq!(rule("failures: 50%"), Some(BreakerRule::default()));
+    assert_eq!(rule("connections: 1"), None);
 }
 
 #[test]

@@ -94,6 +94,42 @@ fn ejection_and_health_problems() {
 }
 
 #[test]
+fn limits_that_cannot_be_meant() {
+    for (text, expect) in [
+        (
+            &with("peers: { a: { static: [10.0.0.1:1], breaker: { volume: 5 } } }"),
+            "f:3:46: peers.a.breaker: `volume` means nothing without `failures` or `slow`",
+        ),
+        (
+            &with("peers: { a: { static: [10.0.0.1:1], breaker: { failures: 0% } } }"),
+            "f:3:58: peers.a.breaker.failures: a share of 0% is always reached: write `off`, or what is too much",
+        ),
+        (
+            &with("peers: { a: { static: [10.0.0.1:1], breaker: { connections: 2, endpoint: { connections: 3 } } } }"),
+            "f:3:89: peers.a.breaker.endpoint.connections: is never reached: `connections` of the whole peer is 2",
+        ),
+        (
+            &with("peers: { a: { static: [10.0.0.1:1], breaker: { adaptive: { start: 2000 } } } }"),
+            "f:3:58: peers.a.breaker.adaptive: expected least <= start <= most, found 4, 2000 and 1000",
+        ),
+        (
+            &with("outbound: { limits: { rate: 500 } }"),
+            "f:3:29: outbound.limits.rate.limit: expected a rate such as `500/s`, `10/m` or `1000/h`, at most 1000000, found `500`; did you mean `500/s`?",
+        ),
+        (
+            &with("outbound: { limits: { rate: [{ limit: 1/s, per: x-user }] } }"),
+            "f:3:49: outbound.limits.rate[0].per: expected `address`, or `header` and a field's name such as `header x-user`, found `x-user`; did you mean `header x-user`?",
+        ),
+        (
+            &with("peers: { a: { static: [10.0.0.1:1], routes: [{ limits: {} }] } }"),
+            "f:3:56: peers.a.routes[0].limits: does nothing: give `in-flight`, `rate` or `adaptive`",
+        ),
+    ] {
+        assert_eq!(problems(text), expect, "{text}");
+    }
+}
+
+#[test]
 fn inbound_problems() {
     for (text, expect) in [
         (
@@ -231,12 +267,9 @@ fn keys_of_later_steps_are_unknown() {
         "identity: {}",
         "inbound: { mtls: strict }",
         "inbound: { allow: [] }",
-        "inbound: { limits: { in-flight: 1 } }",
-        "inbound: { limits: { rate: 1/s } }",
         "inbound: { probes: [] }",
         "peers: { a: { mtls: {} } }",
-        "peers: { a: { breaker: {} } }",
-        "peers: { a: { fallback: {} } }",
+        "peers: { a: { hedge: {} } }",
         "telemetry: { traces: {} }",
     ] {
         assert!(problems(text).contains("unknown key"), "{text}: {}", problems(text));

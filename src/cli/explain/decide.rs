@@ -1,0 +1,336 @@
+//! The way of a request through the plan, step by step, with the code that the corridor itself asks.
+
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Uri};
+
+use super::rules::{self, percent};
+use super::{Asking, Explained, Outcome};
+use crate::call::Failure;
+use crate::config::units::Share;
+use crate::config::values::plain;
+use crate::control::load::Loaded;
+use crate::http::authority::Authority;
+use crate::http::head::{self, Facts, Rules};
+use crate::ids::Door;
+use crate::plan::Plan;
+use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
+use crate::plan::egress::judge;
+use crate::plan::matching::Asked;
+use crate::plan::peer::{PeerKind, PeerPlan};
+use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
+use crate::proxy::route::Taken;
+use crate::proxy::target::unlisted;
+use crate::reason::Reason;
+use crate::upstream::adhoc::default_policy;
+
+/// Decides what becomes of the request.
+///
+/// # Errors
+/// There is no door that it could come through.
+pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explained<'l>, String> {
+    let mut said = Explained::new(&loaded.places);
+    let door = door(loaded, asking, &mut said)?;
+    let https = asking.url.scheme_str() == Some("https");
+    if let Leads::Peer(index) = door.leads
+        && (door.protocol == Protocol::Tcp || (https && door.tls.is_none()))
+    {
+        return Ok(unseen(loaded, door, index, asking, said));
+    }
+    let mut parts = parts(asking, door);
+    let rules = Rules {
+        forward_proxy: door.side == Door::Outbound,
+        trusted: false,
+        client: None,
+        tls: https && door.tls.is_some(),
+        upgrades: &door.upgrades,
+        default_authority: None,
+        fields: door.limits.fields,
+        bytes: door.limits.head,
+    };
+    let facts = match head::request(&mut parts, &rules) {
+        Ok(facts) => facts,
+        Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
+    };
+    let index = match door.leads {
+        Leads::Peer(index) => index,
+        Leads::ByAuthority => match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said)
+        {
+            Some(index) => index,
+            None => return Ok(nobodys(loaded, &facts.authority, said)),
+        },
+    };
+    let Some(peer) = loaded.plan.peers.get(index) else { return Ok(said) };
+    Ok(routed(loaded, peer, parts, &facts, rules.tls, said))
+}
+
+/// The door that the request comes through.
+fn door<'l>(loaded: &'l Loaded, asking: &Asking, said: &mut Explained<'_>) -> Result<&'l DoorPlan, String> {
+    let side = if asking.inbound { Door::Inbound } else { Door::Outbound };
+    let mut all = loaded.plan.doors.iter().enumerate().filter(|(_, door)| door.side == side);
+    let addressed = |door: &DoorPlan| addresses(door, &asking.url);
+    let shared = |door: &DoorPlan| asking.inbound || door.leads == Leads::ByAuthority;
+    let found = all.clone().find(|(_, door)| addressed(door)).or_else(|| all.find(|(_, door)| shared(door)));
+    let Some((at, door)) = found else {
+        let todo = if asking.inbound { "give it `inbound`" } else { "give it `outbound.listen`" };
+        return Err(format!("{} has no {} door: {todo}", loaded.places.file(), side.word()));
+    };
+    let key = loaded.door_keys.get(at).map(ToString::to_string).unwrap_or_default();
+    let index = key.split('[').next().unwrap_or_default().to_owned();
+    said.keyed("door", &[key, index], format!("{} {}", side.word(), door.listen));
+    Ok(door)
+}
+
+/// Whether a URL names the place where a door listens: an inbound one by its port alone, because callers reach it by
+/// whatever address this machine has.
+fn addresses(door: &DoorPlan, url: &Uri) -> bool {
+    let (Some(listen), Some(host)) = (door.listen.tcp(), url.host()) else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = if host.eq_ignore_ascii_case("localhost") { "127.0.0.1" } else { host };
+    url.port_u16() == Some(listen.port()) && (door.side == Door::Inbound || host.parse() == Ok(listen.ip()))
+}
+
+/// The request as the door gets it: in absolute-form at the shared outbound one, by CONNECT for https, else in
+/// origin-form.
+fn parts(asking: &Asking, door: &DoorPlan) -> Parts {
+    let mut request = Request::new(());
+    *request.method_mut() = asking.method.clone();
+    *request.uri_mut() = asking.url.clone();
+    let forwarded = door.leads == Leads::ByAuthority && !addresses(door, &asking.url);
+    let authority = asking.url.authority().map(ToString::to_string).unwrap_or_default();
+    if forwarded && asking.url.scheme_str() == Some("https") {
+        let port = if asking.url.port().is_some() { "" } else { ":443" };
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = format!("{authority}{port}").parse().unwrap_or_default();
+    } else if !forwarded {
+        *request.uri_mut() = asking.url.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
+    }
+    let headers = request.headers_mut();
+    for (name, value) in &asking.fields {
+        headers.append(name, value.clone());
+    }
+    if !headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&authority)
+    {
+        headers.insert(HOST, host);
+    }
+    request.into_parts().0
+}
+
+/// What is not looked at, at a door that leads to one peer.
+fn unseen<'l>(
+    loaded: &'l Loaded,
+    door: &DoorPlan,
+    index: usize,
+    asking: &Asking,
+    mut said: Explained<'l>,
+) -> Explained<'l> {
+    let sni = plain(asking.url.host().unwrap_or_default());
+    if door.protocol != Protocol::Tcp && door.side == Door::Inbound && !door.passes(&sni) {
+        return said.refused(&Failure::new(
+            Reason::ClientTlsFailed,
+            "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
+        ));
+    }
+    said.plain("tunnel", "the bytes are passed on as they come: no route and no retry can see requests in them");
+    said.outcome = Outcome::Tunnelled;
+    if let Some(peer) = loaded.plan.peers.get(index) {
+        rules::source(loaded, peer, &mut said);
+        rules::policy(loaded, peer, &peer.policy, None, &mut said);
+    }
+    said
+}
+
+/// The peer that an authority names, and which of its hosts does.
+fn by_authority(loaded: &Loaded, authority: &Authority, default_port: u16, said: &mut Explained<'_>) -> Option<usize> {
+    let (host, port) = (authority.host(), authority.port().unwrap_or(default_port));
+    let (index, entry) = loaded.plan.hosts.entry(&host, port)?;
+    let peer = loaded.plan.peers.get(index)?;
+    let (_, set) = loaded.config.peers.0.iter().find(|(name, _)| *name == peer.name.as_str())?;
+    let bare = |name: &str| plain(name.trim_start_matches('[').trim_end_matches(']'));
+    let hosts = set.hosts.iter().flat_map(|hosts| &hosts.0);
+    let named = hosts.filter(|one| one.value.0.1 == entry && bare(&one.value.0.0) == *host).map(|one| &one.path).next();
+    let with = entry.map_or_else(|| "with any port".to_owned(), |port| format!("with port {port}"));
+    let keys = [named.map(ToString::to_string).unwrap_or_default(), set.path.to_string()];
+    said.keyed("peer", &keys, format!("{}, by its host `{host}` {with}", peer.name));
+    Some(index)
+}
+
+/// A name that no peer has.
+fn nobodys<'l>(loaded: &'l Loaded, authority: &Authority, mut said: Explained<'l>) -> Explained<'l> {
+    let (host, egress) = (authority.host(), &loaded.plan.egress);
+    let otherwise = if egress.otherwise == Otherwise::Pass { "pass" } else { "deny" };
+    let text = format!("none has the host `{host}`, so `otherwise` decides: {otherwise}");
+    said.keyed("peer", &["outbound.otherwise".to_owned()], text);
+    if let Err(failure) = unlisted(egress, &host) {
+        return said.refused(&failure);
+    }
+    if let Ok(ip) = host.parse()
+        && let Err(why) = judge(std::net::SocketAddr::new(ip, authority.port().unwrap_or(80)), egress, &host)
+    {
+        let detail = format!("{host} is {why}; outbound.allow lifts it unless it is an own listener");
+        return said.refused(&Failure::new(Reason::AddressRefused, detail));
+    }
+    let text = format!("`{host}` is looked up when it is called; addresses of this machine and its link are refused");
+    said.keyed("endpoints", &["outbound.allow".to_owned()], text);
+    rules::plain_policy(&default_policy(), &mut said);
+    said
+}
+
+/// What the peer's routes make of the request.
+fn routed<'l>(
+    loaded: &'l Loaded,
+    peer: &PeerPlan,
+    mut parts: Parts,
+    facts: &Facts,
+    tls: bool,
+    mut said: Explained<'l>,
+) -> Explained<'l> {
+    if peer.kind == PeerKind::App {
+        said.plain("peer", format!("{}, the service itself", peer.name));
+    }
+    let taken = match Taken::find(&peer.routes, &parts) {
+        Ok(taken) => taken,
+        Err(failure) => return said.refused(&failure),
+    };
+    let section = rules::section(loaded, peer);
+    passed_over(peer, &section, &parts, taken.as_ref(), &mut said);
+    let Some(taken) = taken else {
+        if !peer.routes.list.is_empty() {
+            said.plain("route", "none means it: it goes to its peer as it is");
+        }
+        if parts.method == Method::CONNECT {
+            said.plain("tunnel", "CONNECT opens a tunnel: its bytes are passed on as they come");
+            said.outcome = Outcome::Tunnelled;
+        }
+        rules::source(loaded, peer, &mut said);
+        rules::policy(loaded, peer, &peer.policy, None, &mut said);
+        return said;
+    };
+    let at = peer.routes.list.iter().position(|one| std::sync::Arc::ptr_eq(one, &taken.route)).unwrap_or(0);
+    let key = format!("{section}.routes[{at}]");
+    said.keyed("route", std::slice::from_ref(&key), format!("`{}` means it", taken.route.name));
+    faults(&taken.route, &key, &mut said);
+    match taken.answer(&parts, &facts.authority, tls) {
+        Err(failure) => return said.refused(&failure),
+        Ok(Some(answer)) => {
+            answered(&answer, &taken.route, &key, &mut said);
+            return said;
+        }
+        Ok(None) => {}
+    }
+    if let planned::Leads::To(split) = &taken.route.leads {
+        shares(&loaded.plan, split, &parts, &key, &mut said);
+    }
+    if let Err(failure) = rewritten(&taken, &mut parts, &key, &mut said) {
+        return said.refused(&failure);
+    }
+    destinations(loaded, &taken.route, &key, &mut said);
+    said
+}
+
+/// The routes before the one that takes it, each with why it does not.
+fn passed_over(peer: &PeerPlan, section: &str, parts: &Parts, taken: Option<&Taken>, said: &mut Explained<'_>) {
+    let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
+    let before = peer.routes.list.iter().take_while(|one| taken.is_none_or(|t| !std::sync::Arc::ptr_eq(one, &t.route)));
+    for (n, route) in before.enumerate() {
+        let why: Vec<_> =
+            route.matches.iter().filter_map(|one| one.miss(&asked)).map(|miss| miss.to_string()).collect();
+        let text = format!("`{}` does not mean it: {}", route.name, why.join("; nor: "));
+        said.keyed("passed over", &[format!("{section}.routes[{n}]")], text);
+    }
+}
+
+fn faults(route: &Route, key: &str, said: &mut Explained<'_>) {
+    let Some(fault) = &route.fault else { return };
+    let who = match &fault.header {
+        Some(name) => format!("of the requests with the field `{name}`"),
+        None => "of the requests".to_owned(),
+    };
+    let delay = fault.delay.map(|delay| format!("waits {} first", rules::time(delay)));
+    let abort = fault.abort.map(|status| format!("is answered {} instead of being forwarded", status.as_u16()));
+    let what: Vec<_> = delay.into_iter().chain(abort).collect();
+    let text = format!("{} {who} {}", crate::config::kind::Scalar::write(&Share(fault.share)), what.join(" and "));
+    said.keyed("fault", &[format!("{key}.fault")], text);
+}
+
+/// An answer that the file gives.
+fn answered(answer: &http::Response<bytes::Bytes>, route: &Route, key: &str, said: &mut Explained<'_>) {
+    let status = answer.status().as_u16();
+    let location = answer.headers().get(http::header::LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()));
+    let (word, text) = match (&route.leads, location) {
+        (planned::Leads::Redirect(_), Some(to)) => ("redirect", format!("{status}, the caller is sent to {to}")),
+        _ => ("respond", format!("{status} with {} bytes from the file", answer.body().len())),
+    };
+    said.keyed("answer", &[format!("{key}.{word}")], text);
+    edits("answer fields", &route.response, &format!("{key}.response-headers"), said);
+    said.outcome = Outcome::Answered;
+}
+
+/// The peers of a split with their shares.
+fn shares(plan: &Plan, split: &Split, parts: &Parts, key: &str, said: &mut Explained<'_>) {
+    let name = |peer: usize| plan.peers.get(peer).map_or("", |peer| peer.name.as_str());
+    let total: u64 = split.to.iter().map(|one| u64::from(one.weight)).sum();
+    if split.to.len() > 1 {
+        let share = |weight: u32| percent(f64::from(weight) / total.max(1) as f64);
+        let each: Vec<_> = split.to.iter().map(|one| format!("{} {}", name(one.peer), share(one.weight))).collect();
+        said.keyed("split", &[format!("{key}.split")], each.join(", "));
+    }
+    let Some(sticky) = &split.sticky else { return };
+    let by = match sticky {
+        Sticky::Header(name) => format!("the field `{name}`"),
+        Sticky::Cookie(name) => format!("the cookie `{name}`"),
+    };
+    let text = match (sticky.text(&parts.headers), sticky) {
+        (Some(text), _) => {
+            let to = split.choose(Some(text), 0).map_or("", |one| name(one.peer));
+            format!("by {by}: this request goes to {to}")
+        }
+        (None, Sticky::Header(_)) => format!("by {by}, which this request has not: it is split by chance"),
+        (None, Sticky::Cookie(_)) => format!("by {by}, which this caller has not: it is given one"),
+    };
+    said.keyed("sticky", &[format!("{key}.sticky")], text);
+}
+
+/// What is changed on the way.
+fn rewritten(taken: &Taken, parts: &mut Parts, key: &str, said: &mut Explained<'_>) -> Result<(), Failure> {
+    let before = parts.uri.clone();
+    taken.rewrite(parts)?;
+    let route = &taken.route;
+    if let Some(path) = &route.rewrite.path {
+        let word = if matches!(path, NewPath::Whole(_)) { "path" } else { "prefix" };
+        said.keyed("rewrite", &[format!("{key}.rewrite.{word}")], format!("{before} becomes {}", parts.uri));
+    }
+    if let Some(host) = &route.rewrite.host {
+        let text = format!("the host becomes {}", String::from_utf8_lossy(host.as_bytes()));
+        said.keyed("rewrite", &[format!("{key}.rewrite.host")], text);
+    }
+    edits("request fields", &route.request, &format!("{key}.request-headers"), said);
+    edits("answer fields", &route.response, &format!("{key}.response-headers"), said);
+    Ok(())
+}
+
+fn edits(about: &'static str, edits: &planned::Edits, key: &str, said: &mut Explained<'_>) {
+    let pair = |(name, value): &(http::HeaderName, HeaderValue)| {
+        format!("`{name}: {}`", String::from_utf8_lossy(value.as_bytes()))
+    };
+    let remove: Vec<_> = edits.remove.iter().map(|name| format!("`{name}`")).collect();
+    let groups = [
+        ("remove", "are removed", remove),
+        ("set", "are set", edits.set.iter().map(pair).collect()),
+        ("add", "are added", edits.add.iter().map(pair).collect()),
+    ];
+    for (word, what, fields) in groups.into_iter().filter(|(_, _, fields)| !fields.is_empty()) {
+        said.keyed(about, &[format!("{key}.{word}"), key.to_owned()], format!("{} {what}", fields.join(", ")));
+    }
+}
+
+/// Each peer that may get it, and how it is called.
+fn destinations(loaded: &Loaded, route: &Route, key: &str, said: &mut Explained<'_>) {
+    let planned::Leads::To(split) = &route.leads else { return };
+    for one in split.to.iter().filter(|one| one.weight > 0) {
+        let Some(peer) = loaded.plan.peers.get(one.peer) else { continue };
+        rules::source(loaded, peer, said);
+        rules::policy(loaded, peer, &one.policy, Some(key), said);
+    }
+}

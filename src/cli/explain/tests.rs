@@ -1,0 +1,134 @@
+//! What is said about requests, as a table: the decisions and the lines that made them.
+
+use super::*;
+use crate::control::load::load_text;
+
+const FILE: &str = "service: s
+inbound:
+  app: 127.0.0.1:8080
+  routes:
+    - { match: { path: /internal/* }, respond: { status: 404 } }
+peers:
+  next: { dns: \"next.shop:80\", timeout: { request: 2s } }
+  payments:
+    static: [10.0.0.1:1, 10.0.0.2:1]
+    hosts: [payments, \"payments:9000\"]
+    routes:
+      - { match: { methods: [POST, PUT], path: { prefix: /v2 } } }
+      - { name: canary, match: [{ path: { prefix: /v2 }, headers: { x-canary: \"1\" } }], split: { payments: 90, next: 10 },
+          sticky: { header: x-user }, rewrite: { prefix: /v1 }, request-headers: { set: { x-tier: gold } },
+          timeout: { request: 5s } }
+      - { match: { path: /old }, redirect: { scheme: https, path: /new } }
+      - { match: { query: { x: \"1\" } }, fault: { share: 5%, abort: 503 } }
+  base: { static: [10.0.0.9:1], listen: 127.0.0.1:5432, protocol: tcp }
+  web: { dns: \"web.shop:80\", listen: 127.0.0.1:5433 }
+";
+
+/// What is said about a request: the text.
+fn explain_in(file: &str, arguments: &str) -> String {
+    let (mut asking, mut words) = (None, arguments.split(" | "));
+    let method = words.next().unwrap();
+    let mut fields = Vec::new();
+    let mut inbound = false;
+    for word in words {
+        match word {
+            "in" => inbound = true,
+            word if word.starts_with("http") => asking = Some(url(word).unwrap()),
+            word => fields.push(field(word).unwrap()),
+        }
+    }
+    let asking = Asking { url: asking.unwrap(), method: method.parse().unwrap(), fields, inbound };
+    let loaded = load_text(file, Path::new("/f"), &Facts::PLAIN, &|_| None).unwrap();
+    decide::decide(&loaded, &asking).map_or_else(|why| why, |explained| explained.text(&asking))
+}
+
+fn says(text: &str, about: &str, what: &str) -> bool {
+    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.lines().map(squeezed).any(|line| line.starts_with(about) && line.contains(what))
+}
+
+#[test]
+fn each_request_is_told_what_decides_about_it() {
+    let long = [
+        ("door", "outbound 127.0.0.1:15001 [default]"),
+        ("peer", "payments, by its host `payments` with any port [/f:10]"),
+        ("passed over", "`peers.payments.routes[0]` does not mean it: the method is none of POST, PUT [/f:12]"),
+        ("route", "`canary` means it [/f:13]"),
+        ("split", "payments 90%, next 10% [/f:13]"),
+        ("sticky", "by the field `x-user`, which this request has not: it is split by chance [/f:14]"),
+        ("rewrite", "/v2/x?y becomes /v1/x?y [/f:14]"),
+        ("request fields", "`x-tier: gold` are set [/f:14]"),
+        ("endpoints", "payments: 10.0.0.1:1, 10.0.0.2:1 [/f:9]"),
+        ("endpoints", "next: the A and AAAA records of next.shop, port 80 [/f:7]"),
+        ("timeout.request", "5s [/f:15]"),
+        ("timeout.connect", "1s [default]"),
+        ("retry.budget", "20% of the requests, at least 3 a second [default]"),
+        ("ejection", "after 5 answers of 5xx in a row, or 5 answers of 502 to 504 in a row, or "),
+    ];
+    let text = explain_in(FILE, "GET | http://payments/v2/x?y | x-canary: 1");
+    for (about, what) in long {
+        assert!(says(&text, about, what), "{about} {what}\n{text}");
+    }
+}
+
+#[test]
+fn each_way_through_the_plan_says_its_own() {
+    for (asking, about, what) in [
+        ("GET | http://payments:9000/", "peer", "`payments` with port 9000 [/f:10]"),
+        ("GET | http://PAYMENTS./", "peer", "`payments` with any port [/f:10]"),
+        ("GET | http://payments/x", "route", "none means it"),
+        (
+            "GET | http://payments/v2",
+            "passed over",
+            "`canary` does not mean it: the field `x-canary` is not `1` [/f:13]",
+        ),
+        ("GET | http://payments/old?a", "answer", "302, the caller is sent to https://payments/new?a [/f:16]"),
+        ("GET | http://payments/?x=1", "fault", "5% of the requests is answered 503"),
+        ("GET | http://payments/v2/../x", "refused", "400, reason path_not_normal (side client)"),
+        ("GET | http://payments/v2 | x-user: u | x-canary: 1", "sticky", "by the field `x-user`: this request goes to"),
+        ("GET | http://next/", "timeout.request", "2s [/f:7]"),
+        ("GET | http://nobody/", "peer", "none has the host `nobody`, so `otherwise` decides: pass [default]"),
+        ("GET | http://nobody/", "endpoints", "`nobody` is looked up when it is called"),
+        ("GET | http://169.254.169.254/", "refused", "403, reason address_refused"),
+        ("GET | http://127.0.0.1:15006/", "refused", "an own listener"),
+        ("GET | https://next/", "tunnel", "CONNECT opens a tunnel"),
+        ("GET | https://next/", "peer", "next, by its host `next`"),
+        ("GET | http://127.0.0.1:5432/", "tunnel", "the bytes are passed on as they come"),
+        ("GET | http://localhost:5433/", "door", "outbound 127.0.0.1:5433 [/f:19]"),
+        ("GET | http://localhost:5433/", "endpoints", "web: "),
+        ("GET | http://127.0.0.1:15001/x | host: next", "peer", "next, by its host `next`"),
+        ("GET | http://payments/ | x-outrigger-hops: 10", "refused", "508, reason looped"),
+        ("GET | http://me/internal/x | in", "answer", "404 with 0 bytes from the file [/f:5]"),
+        ("GET | http://me/internal/x | in", "peer", "app, the service itself"),
+        ("GET | http://me/ | in", "endpoints", "app: 127.0.0.1:8080 [/f:3]"),
+        ("GET | https://me/ | in", "refused", "client_tls_failed"),
+        ("GET | http://me:15006/ | in", "door", "inbound [::]:15006 [default]"),
+        ("CONNECT | http://me/ | in", "refused", "405, reason method_not_allowed"),
+    ] {
+        let text = explain_in(FILE, asking);
+        assert!(says(&text, about, what), "{asking}: {about} {what}\n{text}");
+    }
+    let deny = FILE.replace("peers:", "outbound: { otherwise: deny }\npeers:");
+    let text = explain_in(&deny, "GET | http://nobody/");
+    assert!(
+        says(&text, "peer", "otherwise` decides: deny [/f:6]") && says(&text, "refused", "404, reason no_route"),
+        "{text}"
+    );
+    let text = explain_in("service: s\npeers: { a: { dns: \"a:1\" } }\n", "GET | http://a/ | in");
+    assert_eq!(text, "/f has no inbound door: give it `inbound`");
+}
+
+#[test]
+fn a_wrong_command_line_is_told_what_was_expected() {
+    for (text, expect) in [
+        ("payments/v2", "did you mean `http://payments/v2`?"),
+        ("/v2", "did you mean `http://v2`?"),
+        ("ftp://a/", "http or https, not `ftp`"),
+        ("http://a b/", "not a URL"),
+    ] {
+        let said = url(text).unwrap_err();
+        assert!(said.contains(expect), "{text}: {said}");
+    }
+    assert!(field("x-canary").unwrap_err().contains("`name: value`"));
+    assert!(field("x y: 1").is_err());
+}

@@ -1,0 +1,157 @@
+//! Where a request meets the limits of its door, its route and its peer: all before its body is read or anything is done
+//! for it upstream. What it holds of them stands in its record and goes back with it.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Conn;
+use super::record::Exchange;
+use crate::call::Failure;
+use crate::ids::Door;
+use crate::plan::peer::PeerPolicy;
+use crate::plan::rules::{GateRule, MeterRule, RateKey, RouteGate};
+use crate::reason::Reason;
+use crate::resilience::gate::{Asking, Gate, Shut, Through};
+use crate::resilience::rate::Answer;
+use crate::upstream::guards::Refusal;
+use crate::upstream::world::World;
+
+/// `draft-ietf-httpapi-ratelimit-headers-10`.
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Passes the gate of the door.
+///
+/// # Errors
+/// `LimitReached` or `RateLimited`.
+pub fn door(conn: &Conn, world: &World, parts: &Parts, now: Instant) -> Result<Through, Failure> {
+    let (gates, rules) = (&world.gates, &world.plan.gates);
+    match conn.side() {
+        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", parts, now),
+        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", parts, now),
+    }
+}
+
+/// Passes the gate of a route.
+///
+/// # Errors
+/// `LimitReached` or `RateLimited`.
+pub fn route(
+    conn: &Conn,
+    world: &World,
+    gate: &RouteGate,
+    parts: &Parts,
+    now: Instant,
+) -> Result<Option<Through>, Failure> {
+    // A route's gate is made with the World of its plan.
+    let Some(living) = world.gates.routes.get(&gate.key) else { return Ok(None) };
+    through(conn, living, &gate.rule, &gate.key, parts, now).map(Some)
+}
+
+/// Asks the guards of the peer that the record goes to.
+///
+/// # Errors
+/// `LimitReached`, `Throttled` or `CircuitOpen`.
+pub fn peer(policy: &PeerPolicy, record: &mut Exchange) -> Result<(), Failure> {
+    let Some(peer) = &record.peer else { return Ok(()) };
+    let admitted = peer.admit(policy, record.started()).map_err(refused)?;
+    record.admitted = Some(admitted);
+    Ok(())
+}
+
+fn through(
+    conn: &Conn,
+    gate: &Gate,
+    rule: &GateRule,
+    name: &str,
+    parts: &Parts,
+    now: Instant,
+) -> Result<Through, Failure> {
+    let address = conn.caller.client.0.map(|addr| addr.ip());
+    let asking = Asking { now, address, headers: &parts.headers };
+    gate.admit(rule, &asking).map_err(|shut| match shut {
+        Shut::Full(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
+        Shut::Slow(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
+        Shut::Rate { at, answer } => match rule.rates.get(at) {
+            Some(meter) => too_often(meter, &answer, name),
+            None => Failure::new(Reason::RateLimited, format!("a rate of {name} is reached")),
+        },
+    })
+}
+
+fn too_often(meter: &MeterRule, answer: &Answer, name: &str) -> Failure {
+    let (count, window) = (meter.rate.count, meter.rate.period.as_secs());
+    let unit = match window {
+        60 => "m",
+        3600 => "h",
+        _ => "s",
+    };
+    let each = match &meter.per {
+        None => String::new(),
+        Some(RateKey::Address) => " of each address".into(),
+        Some(RateKey::Header(field)) => format!(" of each {field}"),
+    };
+    let seconds = whole_seconds(answer.retry_after);
+    let mut fields = HeaderMap::with_capacity(3);
+    fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    for (field, text) in [
+        (RATE_LIMIT_POLICY, format!("\"{name}\";q={count};w={window}")),
+        (RATE_LIMIT, format!("\"{name}\";r={};t={seconds}", answer.remaining)),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            fields.insert(field, value);
+        }
+    }
+    let detail = format!("the limit `rate: {count}/{unit}`{each} is reached for {name}");
+    Failure { fields: Some(Box::new(fields)), ..Failure::new(Reason::RateLimited, detail) }
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    let fields = refusal
+        .retry_after
+        .map(|wait| Box::new(HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)))])));
+    Failure { fields, ..Failure::new(refusal.reason, refusal.detail) }
+}
+
+/// `Retry-After` knows whole seconds, and none is no pause (RFC 9110 §10.2.3).
+fn whole_seconds(time: Duration) -> u64 {
+    let seconds = time.as_secs();
+    if time.subsec_nanos() > 0 { seconds.saturating_add(1) } else { seconds.max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::rules::RateRule;
+
+    #[test]
+    fn a_rate_that_is_reached_says_when_to_come_back() {
+        let user = Some(RateKey::Header(HeaderName::from_static("x-user")));
+        for (count, seconds, per, wait, field, detail) in [
+            (10, 1, None, 100, "1", "the limit `rate: 10/s` is reached for inbound"),
+            (10, 60, user, 5_001, "6", "the limit `rate: 10/m` of each x-user is reached for inbound"),
+            (
+                1,
+                3600,
+                Some(RateKey::Address),
+                3_600_000,
+                "3600",
+                "the limit `rate: 1/h` of each address is reached for inbound",
+            ),
+        ] {
+            let rate = RateRule { count, period: Duration::from_secs(seconds), burst: count };
+            let retry_after = Duration::from_millis(wait);
+            let answer = Answer { ok: false, limit: count, remaining: 0, reset: retry_after, retry_after };
+            let failure = too_often(&MeterRule { rate, per, keys: 1 }, &answer, "inbound");
+            let fields = failure.fields.unwrap();
+            assert_eq!((failure.reason, &*failure.detail), (Reason::RateLimited, detail));
+            assert_eq!(fields["retry-after"], field);
+            assert_eq!(fields["ratelimit"], format!("\"inbound\";r=0;t={field}"));
+            assert_eq!(fields["ratelimit-policy"], format!("\"inbound\";q={count};w={seconds}"));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Copies of requests for a peer that is tried out: bounded in number, size and time, and nobody waits for them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{EXPECT, HeaderValue};
+use http::request::Parts;
+use http::{Request, Version};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use super::Conn;
+use crate::call::attempt::{Call, Trail};
+use crate::call::retry::call;
+use crate::deadline::Deadline;
+use crate::http::body::Body;
+use crate::http::head::MIRROR;
+use crate::http::tee::Teed;
+use crate::life::tasks::Tasks;
+use crate::plan::route::{Edits, Route};
+use crate::resilience::outlier::Seen;
+use crate::resilience::verdict::grpc_code;
+use crate::upstream::lease::{Answer, Version as Leg};
+use crate::upstream::peer::Peer;
+use crate::upstream::world::World;
+
+/// Copies under way at one time.
+const MOST: usize = 100;
+
+/// Bytes of a body that is copied.
+const MOST_BODY: usize = 64 * 1024;
+
+/// Bytes of an answer that are read, so that its connection can serve again.
+const MOST_ANSWER: usize = 1024 * 1024;
+
+/// How long a copy may take where its peer has no shorter `timeout.request`.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// The copies under way.
+#[derive(Default)]
+pub struct Mirrors {
+    running: Arc<AtomicUsize>,
+    tasks: Tasks,
+}
+
+/// A copy's place among those under way.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Mirrors {
+    fn place(&self) -> Option<Place> {
+        let more = |running: usize| (running < MOST).then_some(running + 1);
+        self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Place(self.running.clone()))
+    }
+}
+
+/// A copy of a request whose body is still on its way.
+struct Copy {
+    head: Parts,
+    peer: Arc<Peer>,
+    tasks: Tasks,
+    place: Place,
+}
+
+/// Copies the request if its route says so: at once where it has no body, else when its body has passed.
+pub fn copied(conn: &Conn, world: &World, route: Option<&Route>, parts: &Parts, body: Body) -> Body {
+    let mirror = route.and_then(|route| route.mirror).filter(|mirror| mirror.takes(fastrand::u64(..)));
+    let Some(peer) = mirror.and_then(|mirror| world.peers.get(mirror.peer)) else { return body };
+    let Some(place) = conn.core.mirrors.place() else {
+        peer.metrics().mirror_dropped.inc();
+        return body;
+    };
+    let mut head = parts.clone();
+    // Nobody waits for the copy's 100.
+    Edits { remove: vec![EXPECT], ..Edits::default() }.make(&mut head.headers);
+    head.headers.insert(MIRROR, HeaderValue::from_static("1"));
+    let copy = Copy { head, peer: peer.clone(), tasks: conn.core.mirrors.tasks.clone(), place };
+    if matches!(body, Body::Empty) {
+        copy.send(None);
+        return body;
+    }
+    let done = move |whole: Option<Bytes>| match whole {
+        Some(whole) => copy.send(Some(whole)),
+        None => copy.peer.metrics().mirror_dropped.inc(),
+    };
+    Body::Teed(Box::new(Teed::new(body, MOST_BODY, Box::new(done))))
+}
+
+impl Copy {
+    fn send(self, body: Option<Bytes>) {
+        let Self { head, peer, tasks, place } = self;
+        peer.metrics().mirrored.inc();
+        let version = if head.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
+        let request = Request::from_parts(head, body.map_or(Body::Empty, Body::Text));
+        tasks.spawn(async move {
+            let now = Instant::now();
+            let policy = peer.policy();
+            let time = policy.request_timeout.unwrap_or(LONGEST).min(LONGEST);
+            let deadline = Deadline::after(now, Some(time));
+            let to = Call { version, deadline, ..Call::plain(&peer, &policy.rules, now) };
+            let mut trail = Trail::default();
+            if let Ok(answer) = call(&to, request, &mut trail).await {
+                if let Some(mut in_flight) = trail.in_flight.take() {
+                    let code = grpc_code(answer.headers());
+                    in_flight.answered(Instant::now(), Seen::answer(answer.status(), code));
+                }
+                // What is not read in time is dropped with its connection.
+                let _ = tokio::time::timeout_at(now + time, thrown_away(answer)).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Reads an answer to its end, or as far as is worth it.
+async fn thrown_away(answer: Answer) {
+    let (mut body, mut read) = (answer.into_body(), 0);
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > MOST_ANSWER {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_copies_than_there_are_places() {
+        let mirrors = Mirrors::default();
+        let mut places: Vec<_> = (0..MOST).map(|_| mirrors.place().unwrap()).collect();
+        assert!(mirrors.place().is_none());
+        places.pop();
+        assert!(mirrors.place().is_some());
+    }
+}

@@ -1,0 +1,265 @@
+//! What every request of a door or a route passes first: an exact limit in flight, one that follows the latency, and
+//! rates. A request that is refused here has cost its head and nothing else.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::concurrency::{self, Adaptive, Slot};
+use super::limit::{self, Held, Limited, Limits};
+use super::rate::{Answer, Bucket, Keyed};
+use crate::plan::Plan;
+use crate::plan::rules::{ConcurrencyRule, GateRule, LimitsRule, MeterRule, RateKey, RateRule};
+
+/// The state of a gate. Its numbers come with each question, so that a reload changes them and keeps the state.
+#[derive(Debug)]
+pub struct Gate {
+    limits: Arc<Limits>,
+    adaptive: Arc<Adaptive>,
+    /// One for each rate, in their order.
+    meters: Vec<Arc<Meter>>,
+}
+
+/// The gates of a plan.
+#[derive(Debug)]
+pub struct Gates {
+    /// Of all that comes in.
+    pub inbound: Gate,
+    /// Of all that goes out.
+    pub outbound: Gate,
+    /// Of routes, by their key.
+    pub routes: HashMap<Arc<str>, Gate>,
+}
+
+impl Gates {
+    /// Those of `plan`, which go on where `before` stood.
+    pub fn after(before: Option<&Self>, plan: &Plan, now: Instant) -> Self {
+        let mut routes = HashMap::new();
+        for gate in plan.peers.iter().flat_map(|peer| &peer.routes.list).filter_map(|route| route.gate.as_ref()) {
+            let known = before.and_then(|gates| gates.routes.get(&gate.key));
+            routes.insert(gate.key.clone(), Gate::after(known, &gate.rule, now));
+        }
+        Self {
+            inbound: Gate::after(before.map(|gates| &gates.inbound), &plan.gates.inbound, now),
+            outbound: Gate::after(before.map(|gates| &gates.outbound), &plan.gates.outbound, now),
+            routes,
+        }
+    }
+}
+
+/// A rate's state, and what it was made for.
+#[derive(Debug)]
+struct Meter {
+    per: Option<RateKey>,
+    keys: u32,
+    all: Bucket,
+    each: Option<Keyed>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// When.
+    pub now: Instant,
+    /// From which address; `None` from a Unix socket.
+    pub address: Option<IpAddr>,
+    /// With which fields.
+    pub headers: &'a HeaderMap,
+}
+
+/// Why a request does not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shut {
+    /// Too many are in flight.
+    Full(limit::Full),
+    /// Too many are in flight for the latency that they have.
+    Slow(concurrency::Full),
+    /// They come too often.
+    Rate {
+        /// The rate's place among those of the rule.
+        at: usize,
+        /// What the bucket says.
+        answer: Answer,
+    },
+}
+
+/// A request that has passed; in flight until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the request"]
+pub struct Through {
+    _in_flight: Held,
+    /// Boxed, because most have none.
+    slot: Option<Box<(Slot<Arc<Adaptive>>, ConcurrencyRule)>>,
+}
+
+impl Through {
+    /// Its answer, which began at `now`, is over: that tells how fast the service is.
+    pub fn teach(&mut self, now: Instant) {
+        if let Some(slot) = self.slot.take() {
+            let (slot, rule) = *slot;
+            slot.answered(now, &rule);
+        }
+    }
+
+    /// It became a tunnel, which says nothing about latency and has no answer to wait for.
+    pub fn tunnel(&mut self) {
+        self.slot = None;
+    }
+}
+
+impl Meter {
+    fn new(rule: &MeterRule, now: Instant) -> Self {
+        let each = rule.per.as_ref().map(|_| Keyed::new(now, rule.keys, Default::default()));
+        Self { per: rule.per.clone(), keys: rule.keys, all: Bucket::new(now), each }
+    }
+
+    fn take(&self, rule: &RateRule, asking: &Asking<'_>) -> Answer {
+        match (&self.each, &self.per) {
+            (Some(each), Some(RateKey::Address)) => each.take(asking.now, rule, &asking.address),
+            (Some(each), Some(RateKey::Header(name))) => each.take(asking.now, rule, &asking.headers.get(name)),
+            _ => self.all.take(asking.now, rule),
+        }
+    }
+}
+
+impl Gate {
+    /// A gate for `rule` that goes on where `before` stood: its counts, and its rates where they are of the same kind.
+    pub fn after(before: Option<&Self>, rule: &GateRule, now: Instant) -> Self {
+        let mut known: Vec<_> = before.map(|gate| gate.meters.clone()).unwrap_or_default();
+        let meters = rule.rates.iter().map(|rule| {
+            let same = known.iter().position(|meter| meter.per == rule.per && meter.keys == rule.keys);
+            same.map_or_else(|| Arc::new(Meter::new(rule, now)), |at| known.swap_remove(at))
+        });
+        let meters = meters.collect();
+        match before {
+            Some(gate) => Self { limits: gate.limits.clone(), adaptive: gate.adaptive.clone(), meters },
+            None => Self { limits: Arc::default(), adaptive: Arc::new(Adaptive::new(now)), meters },
+        }
+    }
+
+    /// Lets a request through, or not. The limits in flight are asked first, so that what they refuse takes nothing from
+    /// the rates. Without any rule it only counts.
+    ///
+    /// # Errors
+    /// What is reached. Nothing was taken, but from rates that stand before the one that refused.
+    pub fn admit(&self, rule: &GateRule, asking: &Asking<'_>) -> Result<Through, Shut> {
+        let limits = LimitsRule { in_flight: rule.in_flight, ..LimitsRule::default() };
+        let in_flight = self.limits.hold(Limited::InFlight, &limits).map_err(Shut::Full)?;
+        let slot = match &rule.adaptive {
+            None => None,
+            Some(rule) => {
+                let slot = Adaptive::admit(self.adaptive.clone(), asking.now, rule).map_err(Shut::Slow)?;
+                Some(Box::new((slot, *rule)))
+            }
+        };
+        for (at, (meter, rule)) in self.meters.iter().zip(&rule.rates).enumerate() {
+            let answer = meter.take(&rule.rate, asking);
+            if !answer.ok {
+                return Err(Shut::Rate { at, answer });
+            }
+        }
+        Ok(Through { _in_flight: in_flight, slot })
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.limits.in_flight.used()
+    }
+
+    /// The limit that follows the latency as it stands; `None` before it was first asked.
+    pub fn adaptive(&self) -> Option<u32> {
+        self.adaptive.limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn rate(count: u32, per: Option<RateKey>) -> MeterRule {
+        MeterRule { rate: RateRule::per_second(count), per, keys: 100 }
+    }
+
+    fn rule(in_flight: Option<u32>, rates: Vec<MeterRule>) -> GateRule {
+        GateRule { in_flight, rates: rates.into(), adaptive: None }
+    }
+
+    fn asking<'a>(now: Instant, headers: &'a HeaderMap, last: u8) -> Asking<'a> {
+        Asking { now, address: Some(IpAddr::from([10, 0, 0, last])), headers }
+    }
+
+    #[test]
+    fn what_is_dropped_is_given_back_and_a_reload_keeps_what_is_held() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let (two, one) = (rule(Some(2), vec![]), rule(Some(1), vec![]));
+        let gate = Gate::after(None, &two, now);
+        let ask = |gate: &Gate, rule| gate.admit(rule, &asking(now, &none, 1));
+        let held: Vec<_> = (0..2).map(|_| ask(&gate, &two).unwrap()).collect();
+        assert!(matches!(ask(&gate, &two), Err(Shut::Full(limit::Full { limit: 2, .. }))));
+        let next = Gate::after(Some(&gate), &one, now);
+        drop(gate);
+        assert_eq!(next.in_flight(), 2);
+        assert!(matches!(ask(&next, &one), Err(Shut::Full(limit::Full { limit: 1, .. }))));
+        drop(held);
+        assert_eq!(next.in_flight(), 0);
+        assert!(ask(&next, &one).is_ok());
+    }
+
+    #[test]
+    fn each_key_has_its_own_rate_and_the_flood_of_one_takes_nothing_from_all() {
+        let now = Instant::now();
+        let user = HeaderName::from_static("x-user");
+        let rule = rule(None, vec![rate(2, Some(RateKey::Header(user.clone()))), rate(5, None)]);
+        let gate = Gate::after(None, &rule, now);
+        let of = |name: &'static str| HeaderMap::from_iter([(user.clone(), HeaderValue::from_static(name))]);
+        let passes = |headers: &HeaderMap, times: usize| {
+            let answers = (0..times).map(|_| gate.admit(&rule, &asking(now, headers, 1)));
+            answers.map(|answer| answer.map(drop)).collect::<Vec<_>>()
+        };
+        let flood = passes(&of("a"), 50);
+        assert_eq!(flood.iter().filter(|answer| answer.is_ok()).count(), 2);
+        assert!(flood[2..].iter().all(|answer| matches!(answer, Err(Shut::Rate { at: 0, .. }))));
+        assert!(passes(&of("b"), 2).iter().all(Result::is_ok));
+        let rest = passes(&HeaderMap::new(), 2);
+        assert!(rest[0].is_ok() && matches!(rest[1], Err(Shut::Rate { at: 1, .. })), "{rest:?}");
+    }
+
+    #[test]
+    fn a_rate_survives_a_reload_that_changes_its_number_and_not_one_that_changes_its_kind() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let before = rule(None, vec![rate(2, None), rate(1, Some(RateKey::Address))]);
+        let gate = Gate::after(None, &before, now);
+        assert!(gate.admit(&before, &asking(now, &none, 1)).is_ok());
+        let same = rule(None, vec![rate(1, Some(RateKey::Address)), rate(9, None)]);
+        let next = Gate::after(Some(&gate), &same, now);
+        assert!(matches!(next.admit(&same, &asking(now, &none, 1)), Err(Shut::Rate { at: 0, .. })));
+        assert!(next.admit(&same, &asking(now, &none, 2)).is_ok());
+        let other = rule(None, vec![rate(1, Some(RateKey::Header(HeaderName::from_static("x-a"))))]);
+        assert!(Gate::after(Some(&next), &other, now).admit(&other, &asking(now, &none, 1)).is_ok());
+    }
+
+    #[test]
+    fn the_limit_that_follows_latency_is_taught_once_and_released_by_a_tunnel() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let adaptive = ConcurrencyRule { least: 1, start: 1, ..ConcurrencyRule::default() };
+        let rule = GateRule { adaptive: Some(adaptive), ..GateRule::default() };
+        let gate = Gate::after(None, &rule, now);
+        let mut first = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
+        assert!(matches!(gate.admit(&rule, &asking(now, &none, 1)), Err(Shut::Slow(_))));
+        assert_eq!(gate.in_flight(), 1, "a refused one holds nothing");
+        first.tunnel();
+        let mut second = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
+        second.teach(now + Duration::from_millis(5));
+        assert!(gate.admit(&rule, &asking(now, &none, 1)).is_ok());
+        assert_eq!(gate.in_flight(), 2);
+        drop((first, second));
+        assert_eq!(gate.in_flight(), 0);
+    }
+}

@@ -1,0 +1,162 @@
+//! What stands in where a peer gives no answer, and copies for a peer that is tried out, through the real binary.
+
+use std::io::{BufReader, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::harness::{App, Caller, Sidecar, field, free_port, get, read_head, until};
+
+const STANDBY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nstandby";
+
+/// A sidecar whose peer `shop` has these further keys, beside a peer `standby`.
+fn sidecar(shop: impl std::fmt::Display, standby: &App, more: &str) -> Sidecar {
+    Sidecar::start(&format!(
+        "service: caller\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  standby: {{ static: ['{}'] }}\n  shop: {{ static: ['{shop}'], {more} }}\n",
+        standby.addr
+    ))
+}
+
+fn ask(sidecar: &Sidecar, method: &str, fields: &str) -> String {
+    let mut caller = Caller::connect(sidecar.outbound);
+    caller.send(format!("{method} /a?b HTTP/1.1\r\nHost: shop\r\n{fields}")).answer()
+}
+
+fn metric(sidecar: &Sidecar, line: &str) {
+    until(line, || get(sidecar.admin, "/metrics").contains(line).then_some(()));
+}
+
+/// An app that answers each request with the next of these, and closes where it is empty; it reports each head.
+fn script(answers: &'static [&'static str]) -> App {
+    let next = AtomicUsize::new(0);
+    App::start(move |stream, report| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut writer = stream;
+        while let Some(head) = read_head(&mut reader) {
+            let length = field(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+            let mut body = vec![0; length];
+            if reader.read_exact(&mut body).is_err() {
+                return;
+            }
+            let _ = report.send(head);
+            let answer = answers[next.fetch_add(1, Ordering::Relaxed).min(answers.len() - 1)];
+            if answer.is_empty() || writer.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn another_peer_gets_what_was_never_sent_whatever_its_method() {
+    let standby = App::http(STANDBY);
+    let dead = format!("127.0.0.1:{}", free_port());
+    let sidecar = sidecar(dead, &standby, "fallback: { peer: standby }");
+    for (method, rest) in [("GET", "\r\n"), ("POST", "content-length: 5\r\n\r\nhello")] {
+        let answer = ask(&sidecar, method, rest);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("standby"), "{answer}");
+        let seen = standby.next();
+        assert!(seen.starts_with(&format!("{method} /a?b HTTP/1.1\r\nHost: shop\r\n")), "{seen}");
+        assert_eq!(seen.ends_with("hello"), method == "POST", "{seen}");
+    }
+    sidecar.says(&["peer=shop", "fallback=standby", "status=200", "reason=connect_refused", "side=peer"]);
+    metric(&sidecar, "outrigger_fallbacks_total{peer=\"shop\"} 2");
+}
+
+#[test]
+fn what_may_have_been_done_is_not_done_again_elsewhere() {
+    let (standby, shop) = (App::http(STANDBY), script(&[""]));
+    let sidecar = sidecar(shop.addr, &standby, "fallback: { peer: standby }");
+    for rest in ["content-length: 5\r\n\r\nhello", "content-length: 0\r\n\r\n"] {
+        let answer = ask(&sidecar, "POST", rest);
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("reason=reset"), "{answer}");
+        shop.next();
+    }
+    standby.unseen();
+    assert!(ask(&sidecar, "GET", "\r\n").ends_with("standby"));
+}
+
+#[test]
+fn a_status_that_counts_as_none_and_two_that_fail() {
+    let (standby, shop) = (script(&[STANDBY, ""]), script(&["HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nfull"]));
+    let sidecar = sidecar(shop.addr, &standby, "fallback: { peer: standby, statuses: [503] }");
+    assert!(ask(&sidecar, "GET", "\r\n").ends_with("standby"));
+    let posted = ask(&sidecar, "POST", "content-length: 0\r\n\r\n");
+    assert!(posted.starts_with("HTTP/1.1 503 ") && posted.ends_with("full"), "{posted}");
+    let both = ask(&sidecar, "GET", "\r\n");
+    assert!(both.starts_with("HTTP/1.1 502 ") && both.contains("reason=reset"), "{both}");
+    sidecar.says(&["peer=shop", "fallback=standby", "status=502"]);
+}
+
+#[test]
+fn an_answer_from_the_file_names_the_reason_and_a_route_has_its_own() {
+    let standby = App::http(STANDBY);
+    let more = "fallback: { respond: { status: 200, body: '[]', content-type: application/json } }, routes: [{ match: { methods: PUT }, fallback: { respond: { status: 202 } } }]";
+    let sidecar = sidecar(format!("127.0.0.1:{}", free_port()), &standby, more);
+    let answer = ask(&sidecar, "POST", "content-length: 2\r\n\r\nab");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("[]"), "{answer}");
+    assert_eq!(field(&answer, "content-type").as_deref(), Some("application/json"));
+    assert!(field(&answer, "proxy-status").unwrap().contains("reason=connect_refused"), "{answer}");
+    assert!(ask(&sidecar, "PUT", "content-length: 0\r\n\r\n").starts_with("HTTP/1.1 202 "));
+    sidecar.says(&["fallback=respond", "status=202", "reason=connect_refused"]);
+}
+
+#[test]
+fn an_earlier_answer_is_given_to_the_same_get_and_to_no_other() {
+    const GOOD: &str =
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=0\r\nVary: Accept\r\nContent-Length: 4\r\nX-From: shop\r\n\r\ngood";
+    let standby = App::http(STANDBY);
+    let shop = script(&[GOOD, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", ""]);
+    let sidecar = sidecar(shop.addr, &standby, "fallback: { stale: { for: 1h }, statuses: [503] }");
+    let first = ask(&sidecar, "GET", "\r\n");
+    assert!(first.ends_with("good") && field(&first, "cache-status").is_none(), "{first}");
+    for status in ["outrigger; fwd=stale; fwd-status=503", "outrigger; hit; ttl=0; detail=reset"] {
+        let again = ask(&sidecar, "GET", "\r\n");
+        assert!(again.starts_with("HTTP/1.1 200 ") && again.ends_with("good"), "{again}");
+        let status_said = field(&again, "cache-status").unwrap();
+        assert_eq!(status_said.replace("ttl=-1", "ttl=0"), status);
+        assert!(field(&again, "age").is_some() && field(&again, "x-from").is_some(), "{again}");
+    }
+    for (method, fields) in [
+        ("GET", "Authorization: x\r\n\r\n"),
+        ("GET", "Accept: text/html\r\n\r\n"),
+        ("POST", "content-length: 0\r\n\r\n"),
+    ] {
+        let answer = ask(&sidecar, method, fields);
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{fields}: {answer}");
+    }
+    sidecar.says(&["fallback=stale", "status=200", "reason=reset"]);
+}
+
+#[test]
+fn a_copy_goes_to_the_mirror_and_its_answer_nowhere() {
+    let (next, shop) = (App::http("HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nbad"), App::http(STANDBY));
+    let sidecar = sidecar(shop.addr, &next, "routes: [{ mirror: { peer: standby } }]");
+    for (method, rest) in [("GET", "\r\n"), ("POST", "content-length: 5\r\n\r\nhello")] {
+        let answer = ask(&sidecar, method, rest);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("standby"), "{answer}");
+        let (original, copy) = (shop.next(), next.next());
+        assert!(copy.starts_with(&format!("{method} /a?b HTTP/1.1\r\nHost: shop\r\n")), "{copy}");
+        assert_eq!(copy.ends_with("hello"), original.ends_with("hello"), "{copy}");
+        assert_eq!(field(&copy, "x-outrigger-mirror").as_deref(), Some("1"));
+        assert_eq!(field(&original, "x-outrigger-mirror"), None);
+    }
+    let large = "x".repeat(65 * 1024);
+    let answer = ask(&sidecar, "POST", &format!("content-length: {}\r\n\r\n{large}", large.len()));
+    assert!(answer.ends_with("standby"), "{answer}");
+    assert!(shop.next().ends_with(&large));
+    metric(&sidecar, "outrigger_mirror_dropped_total{peer=\"standby\"} 1");
+    metric(&sidecar, "outrigger_mirrored_total{peer=\"standby\"} 2");
+    next.unseen();
+}
+
+#[test]
+fn a_mirror_that_hangs_delays_nobody_and_takes_no_more_than_its_places() {
+    let (hangs, shop) = (App::start(|mut stream, _| drop(stream.read_to_end(&mut Vec::new()))), App::http(STANDBY));
+    let sidecar = sidecar(shop.addr, &hangs, "routes: [{ mirror: { peer: standby } }]");
+    let mut caller = Caller::connect(sidecar.outbound);
+    for _ in 0..110 {
+        let answer = caller.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").answer();
+        assert!(answer.ends_with("standby"), "{answer}");
+    }
+    metric(&sidecar, "outrigger_mirrored_total{peer=\"standby\"} 100");
+    metric(&sidecar, "outrigger_mirror_dropped_total{peer=\"standby\"} 10");
+}
