@@ -351,6 +351,10 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
     /// it; called now and then.
     pub fn replace(&mut self, now: Instant) -> Option<Option<Version>> {
         let at = self.shared.iter().position(|shared| shared.is_old(now))?;
+        // A server may have turned to HTTP/1 meanwhile, so that each try opens one of those.
+        if self.open >= self.bounds.open.max(1) {
+            return None;
+        }
         let Offer::Connect(expected) = self.connect(Some(Version::Http2), 1)? else { return None };
         let old = self.shared.get_mut(at)?;
         old.leaving = true;
