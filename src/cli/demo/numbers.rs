@@ -11,7 +11,7 @@ use crate::control::admin::client::ask;
 use crate::ids::Addr;
 
 /// One question takes no longer.
-const CLOCK: Duration = Duration::from_secs(2);
+const CLOCK: Duration = Duration::from_secs(10);
 
 /// What one sidecar has counted of its service's inbound traffic, and why anything failed at either door.
 #[derive(Debug, Clone, Default, PartialEq)]
