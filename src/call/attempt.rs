@@ -249,6 +249,8 @@ impl<'a> Tries<'a> {
         let at = Moment { now: self.now, wall: SystemTime::now(), roll: fastrand::u64(..) };
         match verdict::judge(&rules.retry, &asking, outcome, peer.budget(), at) {
             Verdict::Retry { after, because } => {
+                // The place of an earlier one first: a request has one at most.
+                trail.retrying = None;
                 match peer.admit_retry(&rules.limits) {
                     Ok(held) => trail.retrying = Some(held),
                     Err(_) => {

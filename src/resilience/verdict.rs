@@ -219,7 +219,9 @@ fn conditions(rule: &RetryRule, outcome: &Outcome<'_>) -> Conditions {
         Outcome::Failed { reason: Reason::RefusedStream, .. } => {
             Conditions::of(&[RefusedStream, ResetBeforeRequest, Reset, ServerError])
         }
-        Outcome::Failed { reason: Reason::Reset | Reason::BadResponse, fate } => {
+        // It came, and would most likely come so again.
+        Outcome::Failed { reason: Reason::BadResponse, .. } => Conditions::of(&[ServerError]),
+        Outcome::Failed { reason: Reason::Reset, fate } => {
             let lost = Conditions::of(&[Reset, ServerError]);
             match fate {
                 Fate::Unknown => lost,
@@ -350,7 +352,7 @@ mod tests {
             (failed(Reason::Reset, Fate::Unsent), &[ResetBeforeRequest, Reset, ServerError]),
             (failed(Reason::Reset, Fate::Unprocessed), &[ResetBeforeRequest, Reset, RefusedStream, ServerError]),
             (failed(Reason::RefusedStream, Fate::Unknown), &[ResetBeforeRequest, Reset, RefusedStream, ServerError]),
-            (failed(Reason::BadResponse, Fate::Unknown), &[Reset, ServerError]),
+            (failed(Reason::BadResponse, Fate::Unknown), &[ServerError]),
             (Outcome::TimedOut, &[Reset, ServerError]),
             (failed(Reason::DeadlinePassed, Fate::Unknown), &[]),
             (failed(Reason::ClientGone, Fate::Unknown), &[]),

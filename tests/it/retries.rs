@@ -143,3 +143,26 @@ fn an_attempt_that_takes_too_long_is_followed_by_another() {
     let late = answers.iter().find(|answer| answer.starts_with("HTTP/1.1 504 ")).expect("one went to the dead one");
     assert!(field(late, "proxy-status").unwrap().contains("reason=attempt_timeout"), "{late}");
 }
+
+#[test]
+fn an_app_that_closes_a_connection_under_a_request_is_asked_again_where_that_does_no_harm() {
+    for (method, status) in [("GET", 200), ("POST", 502)] {
+        let app = App::start(|stream, _| {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut writer = stream;
+            read_head(&mut reader).unwrap();
+            writer.write_all(OK.as_bytes()).unwrap();
+            // The next one is read, and meets the end of the connection.
+            read_head(&mut reader);
+        });
+        let sidecar = Sidecar::start(&format!(
+            "service: s\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{}', protocol: http1 }}\n",
+            app.addr
+        ));
+        let mut caller = Caller::connect(sidecar.inbound);
+        let head = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        assert!(caller.send(&head).answer().starts_with("HTTP/1.1 200 "));
+        let second = caller.send(&head).answer();
+        assert!(second.starts_with(&format!("HTTP/1.1 {status} ")), "{method}: {second}");
+    }
+}

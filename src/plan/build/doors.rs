@@ -88,9 +88,11 @@ fn tls(inbound: &Inbound, parts: &mut Parts<'_>) -> Option<ServerTlsPlan> {
     Some(ServerTlsPlan { certificate: certificate?, key: key? })
 }
 
-/// The app is asked again only where it provably did nothing: who calls it has other instances to turn to.
+/// The app is asked again only where it provably did nothing, or where a connection ended before the answer to an
+/// idempotent request began: one that the app closes while it is idle may meet a request that is already on its way
+/// (RFC 9110 §9.2.2). For all else, who calls it has other instances to turn to.
 fn app_rules() -> Rules {
-    let on = Conditions::of(&[Condition::ResetBeforeRequest, Condition::RefusedStream]);
+    let on = Conditions::of(&[Condition::ResetBeforeRequest, Condition::RefusedStream, Condition::Reset]);
     Rules { retry: RetryRule { on, ..RetryRule::default() }, eject: None, ..Rules::default() }
 }
 
