@@ -92,7 +92,7 @@ fn pick_round_robin(bencher: Bencher<'_, '_>, endpoints: usize) {
 }
 
 fn members(endpoints: usize) -> Vec<Member> {
-    let id = |n: usize| outrigger::resilience::keyhash::hash(&n.to_le_bytes());
+    let id = |n: usize| outrigger::plan::keyhash::hash(&n.to_le_bytes());
     (0..endpoints).map(|n| Member { id: id(n), weight: 1 + n as u32 % 9 }).collect()
 }
 

@@ -13,6 +13,7 @@ use super::authority::Authority;
 use super::hop::{
     HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, connection_names, hop_by_hop, list, named_by_connection,
 };
+use crate::plan::matching::is_grpc;
 use crate::reason::Reason;
 
 /// How many sidecars a request has passed through.
@@ -434,12 +435,6 @@ fn listed(value: &HeaderValue, upgrades: &[String]) -> Option<String> {
 /// Whether a request is gRPC, asked before its head is judged, so that even a refusal is told as gRPC does.
 pub fn is_grpc_call(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
-}
-
-fn is_grpc(value: &HeaderValue) -> bool {
-    let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
-    // `application/grpc-web` is another protocol: its errors ride in the body.
-    matches!(rest.first(), None | Some(b'+' | b';'))
 }
 
 /// At most eight digits and a unit (gRPC over HTTP/2, `Timeout`).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 
 use crate::config::pattern::{Pattern, Template};
@@ -62,7 +62,7 @@ impl Match {
         if let Some((name, text)) = self.query.iter().find(parameter) {
             return Some(Miss::Query(name, text));
         }
-        (self.grpc && !is_grpc(asked.headers)).then_some(Miss::Grpc)
+        (self.grpc && !asked.headers.get(CONTENT_TYPE).is_some_and(is_grpc)).then_some(Miss::Grpc)
     }
 
     /// Whether every request that `other` means is meant by this one too; false where that is not certain.
@@ -129,14 +129,14 @@ impl fmt::Display for TextMatch {
     }
 }
 
-fn bytes(value: &http::HeaderValue) -> &[u8] {
+fn bytes(value: &HeaderValue) -> &[u8] {
     value.as_bytes()
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
-    // `application/grpc-web` is another protocol.
-    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+/// Whether a content type is gRPC's; `application/grpc-web` is another protocol: its errors ride in the body.
+pub fn is_grpc(kind: &HeaderValue) -> bool {
+    let rest = kind.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The values of a parameter of the query, in order.

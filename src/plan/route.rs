@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 
+use super::keyhash;
 use super::matching::{Asked, Match, PathMatch, below};
 use super::peer::PeerPolicy;
 use super::rules::{RouteGate, SubsetRule};
@@ -132,25 +133,13 @@ impl Split {
         }
         let total: u64 = self.to.iter().map(|one| u64::from(one.weight)).sum();
         // The high bits of the product: without the bias of a remainder, and without dividing.
-        let point = (u128::from(stuck.map_or(dice, even)) * u128::from(total)) >> 64;
-        let mut point = u64::try_from(point).unwrap_or(0);
+        let mut point = keyhash::scale(stuck.map_or(dice, keyhash::hash), total);
         self.to.iter().find(|one| {
             let here = point < u64::from(one.weight);
             point = point.saturating_sub(u64::from(one.weight));
             here
         })
     }
-}
-
-/// Spreads a text evenly over all numbers, the same in every process and version: FNV-1a, then the finalizer of
-/// MurmurHash3, because FNV alone leaves the high bits of short texts alike.
-pub fn even(text: &[u8]) -> u64 {
-    let fnv = text
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    mixed ^ (mixed >> 33)
 }
 
 /// What makes requests of one kind go to one peer.

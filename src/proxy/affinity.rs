@@ -6,9 +6,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 
 use super::Conn;
 use super::route::Taken;
+use crate::plan::keyhash::hash;
 use crate::plan::peer::{Affinity, PeerPolicy};
 use crate::plan::route::Sticky;
-use crate::resilience::keyhash::hash;
 
 /// A cookie that a caller is given for its session, because what it sticks by is a cookie that it did not have.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 //! Every endpoint fills places of the table in an order of its own, in turns that follow the weights. One that comes or
 //! goes moves its own keys and few others. Built when the group changes.
 
-use super::keyhash::{nth, scale};
 use super::ring::Member;
+use crate::plan::keyhash::{nth, scale};
 
 /// Sizes of tables, each a prime; the first that has a hundred places for each endpoint is used, or the last. 256 KiB,
 /// 1 MiB, 4 MiB. A group that grows past a size moves all keys once.

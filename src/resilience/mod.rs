@@ -8,7 +8,6 @@ pub mod calm;
 pub mod concurrency;
 pub mod gate;
 pub mod hedge;
-pub mod keyhash;
 pub mod levels;
 pub mod limit;
 pub mod load;

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::keyhash::{mix, scale};
+use crate::plan::keyhash::{mix, scale};
 use crate::plan::peer::Balance;
 use crate::plan::rules::SlowStartRule;
 

@@ -3,7 +3,7 @@
 //! An endpoint's points depend on itself and on its weight relative to the largest only, so that one that comes or goes
 //! moves its own keys and no others. Built when the group changes; a pick is a binary search.
 
-use super::keyhash::nth;
+use crate::plan::keyhash::nth;
 use crate::plan::rules::Share;
 
 /// Points of an endpoint of the largest weight: its share is then within about a tenth of what it should be.
@@ -18,7 +18,7 @@ const STEPS: usize = 256;
 /// An endpoint as the hashes know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
-    /// Its own number, the same in every sidecar: [`super::keyhash::hash`] of its address.
+    /// Its own number, the same in every sidecar: [`crate::plan::keyhash::hash`] of its address.
     pub id: u64,
     /// Its weight; one of 0 is taken as 1 (who takes no traffic is no member).
     pub weight: u32,
@@ -84,7 +84,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::resilience::keyhash::hash;
+    use crate::plan::keyhash::hash;
 
     pub(in crate::resilience) fn members(weights: &[u32]) -> Vec<Member> {
         let id = |n| hash(format!("10.0.{}.{}:80", n / 256, n % 256).as_bytes());

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::roster::Roster;
+use crate::plan::keyhash::{hash, nth};
 use crate::plan::peer::{Balance, EndpointSpec, PeerPolicy};
 use crate::plan::rules::{Share, SlowStartRule, SubsetRule};
-use crate::resilience::keyhash::{hash, nth};
 use crate::resilience::levels::{Levels, Strength};
 use crate::resilience::maglev::Maglev;
 use crate::resilience::pick::{Choice, Draw, Shares, warmth};

@@ -14,9 +14,9 @@ use super::rig::{plan, policy};
 use super::world::Upstreams;
 use crate::life::tasks::Tasks;
 use crate::plan::door::Protocol;
+use crate::plan::keyhash::hash;
 use crate::plan::peer::{Balance, EndpointSpec, PeerPolicy};
 use crate::plan::rules::{Rules, Share, SlowStartRule, SubsetFallback, SubsetRule};
-use crate::resilience::keyhash::hash;
 
 fn spec(port: u16) -> EndpointSpec {
     EndpointSpec::bare(std::net::SocketAddr::from(([10, 0, 0, 1], port)).into())

@@ -11,7 +11,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// A number in which every bit depends on every bit of `z` (the finaliser of splitmix64).
-pub(super) fn mix(z: u64) -> u64 {
+pub fn mix(z: u64) -> u64 {
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -23,7 +23,7 @@ pub fn nth(id: u64, n: u64) -> u64 {
 }
 
 /// `point` as a fraction of 2^64, times `n`.
-pub(super) fn scale(point: u64, n: u64) -> u64 {
+pub fn scale(point: u64, n: u64) -> u64 {
     ((u128::from(point) * u128::from(n)) >> 64) as u64
 }
 
