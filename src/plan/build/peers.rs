@@ -35,6 +35,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
         };
         let zone = config.zone.as_ref().map(|zone| zone.0.as_str().into());
         let policy = PeerPolicy { zone, ..policy(name, peer, parts.problems) };
+        retry::hedge_happens(&peer.hedge, &policy.rules, parts.problems);
         let policy = super::balance::balanced(peer, policy, parts.problems);
         let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
@@ -175,6 +176,7 @@ fn policy(name: &str, peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         fallback: fallback(peer.fallback.as_ref(), problems),
         rules: Rules {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
+            hedge: retry::hedge(&peer.hedge),
             slow_start: peer.slow_start.0.map(|over| SlowStartRule::over(over.0)),
             eject: standing::eject(peer, problems),
             ..rules
