@@ -138,7 +138,7 @@ fn spec(said: &Endpoint) -> Option<EndpointSpec> {
         weight: u32::try_from(said.weight.0).unwrap_or(u32::MAX),
         priority: u16::try_from(said.priority.0).unwrap_or(u16::MAX),
         zone: said.zone.as_ref().map(|zone| zone.value.0.as_str().into()),
-        identity: said.identity.as_ref().map(|id| id.value.0.as_str().into()),
+        identity: said.identity.as_ref().map(|id| id.value.0.clone()),
         metadata: said.metadata.as_ref().map(|pairs| Arc::new(pairs.value.0.iter().cloned().collect())),
     })
 }
