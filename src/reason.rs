@@ -94,6 +94,8 @@ reasons! {
     ClientTlsFailed => "client_tls_failed", Client, "tls_protocol_error";
     /// A rule looks at paths, and this one can be read in two ways.
     PathNotNormal => "path_not_normal", Client, "http_request_error";
+    /// No rule of `inbound.allow` lets it in, or one of `inbound.deny` keeps it out.
+    Denied => "denied", Policy, "http_request_denied";
     /// A fault that a route makes on purpose.
     FaultInjected => "fault_injected", Policy, "http_request_denied";
     /// No peer has this name and `otherwise` is `deny`.

@@ -115,6 +115,12 @@ enum Command {
         /// The request comes from the network to the service
         #[arg(long)]
         inbound: bool,
+        /// With --inbound: who the caller has proven to be
+        #[arg(long, value_name = "SPIFFE-ID", requires = "inbound")]
+        identity: Option<crate::spiffe::SpiffeId>,
+        /// With --inbound: the caller's address
+        #[arg(long, value_name = "IP", requires = "inbound")]
+        address: Option<std::net::IpAddr>,
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
@@ -205,8 +211,9 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
         Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
-        Command::Explain { url, fields, method, inbound, json, file } => {
-            let (path, asking) = (file.path(environment), explain::Asking { url, method, fields, inbound });
+        Command::Explain { url, fields, method, inbound, identity, address, json, file } => {
+            let path = file.path(environment);
+            let asking = explain::Asking { url, method, fields, inbound, identity, address };
             explain::run(&path, &asking, json, &Facts::gather(), &variables, (&mut out, &mut err))
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),

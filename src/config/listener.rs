@@ -4,6 +4,7 @@ use super::collect::{List, OneOrMore, OrNone, Switch};
 use super::facts::Facts;
 use super::kind::{Set, words};
 use super::limits::{Adaptive, Rate};
+use super::policy::{AccessRule, Authorization, Probe};
 use super::route::Route;
 use super::section::section;
 use super::units::{Count, Size, SizeWithin, Span, Timer};
@@ -52,6 +53,14 @@ section! {
         upgrades "upgrades": Set<List<Upgrade>> = Is("[]");
         /// Networks whose `Forwarded` and `X-Forwarded-*` are believed; from others they are replaced.
         trusted "trusted": Set<List<Network>> = Is("[]");
+        /// Only what one of these rules means is let in, once there is one.
+        allow "allow": Option<Set<OneOrMore<AccessRule>>> = Unset("{ from: spiffe://shop/frontend, paths: /orders/* }");
+        /// What one of these rules means is kept out, whatever `allow` says.
+        deny "deny": Option<Set<OneOrMore<AccessRule>>> = Unset("{ paths: /internal/* }");
+        /// What happens to what they keep out: `enforce` refuses it, `audit` lets it in and tells of it.
+        authorization "authorization": Set<Authorization> = Is("enforce");
+        /// Paths of which a GET is let in, whoever asks, for health checks of the platform; `deny` still counts.
+        probes "probes": Set<List<Probe>> = Is("[]");
         /// What callers may take.
         limits "limits": Set<Limits> = Is("{}");
         /// How long things may take.

@@ -13,6 +13,7 @@ pub mod listener;
 pub mod pattern;
 pub mod peer;
 pub mod places;
+pub mod policy;
 pub mod print;
 pub mod problem;
 pub mod reference;

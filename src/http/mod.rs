@@ -6,7 +6,6 @@ pub mod guard;
 pub mod h2io;
 pub mod head;
 pub mod hop;
-pub mod path;
 pub mod pour;
 pub mod replay;
 pub mod tee;

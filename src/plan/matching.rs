@@ -54,7 +54,7 @@ impl Match {
         if !self.methods.is_empty() && !self.methods.contains(asked.method) {
             return Some(Miss::Method(&self.methods));
         }
-        let field = |(name, text): &&(_, TextMatch)| !text.holds_any(asked.headers.get_all(name).iter().map(bytes));
+        let field = |(name, text): &&(_, TextMatch)| !text.holds_for(name, asked.headers);
         if let Some((name, text)) = self.headers.iter().find(field) {
             return Some(Miss::Header(name, text));
         }
@@ -160,6 +160,17 @@ pub enum TextMatch {
 }
 
 impl TextMatch {
+    /// Whether one of the fields of this name says so.
+    pub fn holds_for(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
+        self.holds_any(headers.get_all(name).iter().map(bytes))
+    }
+
+    /// Whether there are fields of this name, if any are asked for, and all of them say so.
+    pub fn holds_for_all(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
+        let each = || headers.get_all(name).iter().map(bytes);
+        self.holds_any(each()) && each().all(|one| self.holds_any(std::iter::once(one)))
+    }
+
     /// Whether one of several texts is meant; `Present(false)` holds where there is none.
     fn holds_any<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
         match self {

@@ -9,7 +9,9 @@ pub mod health;
 pub mod hosts;
 pub mod keyhash;
 pub mod matching;
+pub mod path;
 pub mod peer;
+pub mod policy;
 pub mod route;
 pub mod rules;
 
@@ -23,6 +25,7 @@ use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
 use peer::PeerPlan;
+use policy::Policy;
 use rules::DoorGates;
 
 /// Everything the file means, with every default filled in.
@@ -52,6 +55,8 @@ pub struct Plan {
     pub access_log: AccessLogPlan,
     /// What may come through each side in all.
     pub gates: DoorGates,
+    /// Who may ask what of the service.
+    pub policy: Policy,
 }
 
 /// Where the admin server listens and who may change things through it.

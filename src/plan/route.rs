@@ -54,7 +54,7 @@ impl Mirror {
 }
 
 /// A line in the file, 0 where there is none. Standing elsewhere does not make a route another one, so all are equal.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Line(pub u32);
 
 impl PartialEq for Line {

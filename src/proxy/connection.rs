@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::failure::LATE_HEAD;
+use super::policy;
 use super::record;
 use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
@@ -64,6 +65,7 @@ pub fn accepted(
         client_field,
         trusted,
         tls: false,
+        identity: None,
         clock: Clock::new(Instant::now()),
         no_informational: Arc::new(move |answer| {
             if answer.status() != StatusCode::CONTINUE {
@@ -255,6 +257,8 @@ fn early_peer(conn: &Conn) -> Option<Arc<Peer>> {
         return None;
     }
     let world = conn.core.world.load_full();
+    // No byte of the app reaches a caller, and none of the caller's wakes the app, before the rules allow it.
+    policy::bytes(conn, &world).ok()?;
     target::of_door(conn, &world, index).ok()
 }
 

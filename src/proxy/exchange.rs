@@ -16,6 +16,7 @@ use super::bounds;
 use super::failure;
 use super::fallback::{Got, Kept};
 use super::mirror;
+use super::policy;
 use super::record::Exchange;
 use super::route::Taken;
 use super::stale::Filling;
@@ -78,6 +79,8 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
+    // Before the limits: who is kept out takes nothing from the others.
+    record.would_deny = policy::request(conn, &world, &parts, &facts)?;
     record.through[0] = Some(bounds::door(conn, &world, &parts, record.started())?);
     let Target { peer, policy, subset, deadline, route } =
         target(conn, &world, &parts, &facts, record.started()).await?;

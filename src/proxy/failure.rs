@@ -31,6 +31,7 @@ pub fn row(reason: Reason) -> Row {
     let (http, grpc, close) = match reason {
         R::BadHead | R::BadBody => (400, 13, true),
         R::PathNotNormal => (400, 3, false),
+        R::Denied => (403, 7, false),
         R::FaultInjected => (503, 14, false),
         R::HeadTooLarge => (431, 13, true),
         R::UriTooLong => (414, 13, true),
@@ -70,7 +71,7 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
     let row =
         failure.status.map_or(row(failure.reason), |http| Row { http, grpc: grpc_code(http), ..row(failure.reason) });
     let side = side(failure.reason, kind).word();
-    let (word, detail) = (failure.reason.word(), plain(&failure.detail));
+    let (word, detail) = (failure.reason.word(), plain(told(failure)));
     let mut answer = Response::new(Bytes::new());
     let text = format!("outrigger: {word} ({side}): {detail}");
     let headers = answer.headers_mut();
@@ -104,8 +105,16 @@ pub fn proxy_status(failure: &Failure, kind: Option<PeerKind>) -> HeaderValue {
     value(&format!(
         "outrigger; error={}; details=\"{}\"; reason={word}; side={side}",
         failure.reason.proxy_error(),
-        plain(&failure.detail).replace('\\', "\\\\").replace('"', "\\\""),
+        plain(told(failure)).replace('\\', "\\\\").replace('"', "\\\""),
     ))
+}
+
+/// What a caller is told in words: who is kept out does not learn by which rule. The access line has the whole.
+fn told(failure: &Failure) -> &str {
+    match failure.reason {
+        Reason::Denied => "the rules of this service do not allow it",
+        _ => &failure.detail,
+    }
 }
 
 /// The gRPC code of a status (gRPC's `http-grpc-status-mapping`).

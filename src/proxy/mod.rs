@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod failure;
 pub mod fallback;
 pub mod mirror;
+pub mod policy;
 pub mod record;
 pub mod route;
 pub mod serve;
@@ -36,6 +37,7 @@ use crate::net::clocked::Clock;
 use crate::net::origdst::OriginalDst;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
+use crate::spiffe::SpiffeId;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::lease::OnInformational;
@@ -96,6 +98,8 @@ pub struct Conn {
     pub trusted: bool,
     /// Whether the caller's connection is TLS.
     pub tls: bool,
+    /// Who the caller has proven to be.
+    pub identity: Option<SpiffeId>,
     /// The clocks of the connection.
     pub clock: Arc<Clock>,
     /// Drops informational answers that this leg cannot carry, and counts them.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Conn;
 use super::failure;
+use super::policy::WouldDeny;
 use crate::call::Failure;
 use crate::call::attempt::Trail;
 use crate::http::guard::{Fault, Progress};
@@ -50,6 +51,8 @@ pub struct Exchange {
     pub through: [Option<Through>; 2],
     /// Its place among those in flight at the peer, and what the peer's guards wait to hear.
     pub admitted: Option<Admitted>,
+    /// Why the rules of the service would have kept it out, where they are only audited.
+    pub would_deny: Option<WouldDeny>,
     /// What the call did.
     pub trail: Trail,
     /// A gRPC call whose end the endpoint is still to learn from its trailers.
@@ -83,6 +86,7 @@ impl Exchange {
             fallback: None,
             through: [None, None],
             admitted: None,
+            would_deny: None,
             trail: Trail::default(),
             owed: None,
             progress: None,
@@ -282,6 +286,9 @@ impl Exchange {
     }
 
     fn count(&self, reason: Option<Reason>, now: Instant) {
+        if self.would_deny.is_some() {
+            self.conn.core.metrics.door(self.conn.side()).would_deny.inc();
+        }
         let Some(peer) = &self.peer else {
             if let Some(reason) = reason {
                 self.conn.core.metrics.door(self.conn.side()).reasons.inc(reason);
@@ -336,6 +343,7 @@ impl Exchange {
                 None => "",
             },
             request_id: self.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
+            would_deny: self.would_deny.as_deref().unwrap_or_default(),
             detail: self.failure.as_ref().or(self.fallen()).map_or("", |failure| &*failure.detail),
         };
         self.conn.core.access.write(&line);
@@ -350,12 +358,8 @@ impl Drop for Exchange {
         let reason = reason.or(self.fallen().map(|failure| failure.reason));
         self.settle(now);
         self.count(reason, now);
-        if self
-            .conn
-            .core
-            .access
-            .wants(self.status.map(|status| status.as_u16()), reason.is_some() || self.fallback.is_some())
-        {
+        let worth = reason.is_some() || self.fallback.is_some() || self.would_deny.is_some();
+        if self.conn.core.access.wants(self.status.map(|status| status.as_u16()), worth) {
             self.write_line(reason, now);
         }
         if !self.tunnel {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Conn;
 use super::affinity;
 use super::failure;
+use super::policy::{self, WouldDeny};
 use super::record::Exchange;
 use crate::call::Failure;
 use crate::call::attempt::{Call, Trail, Tries};
@@ -75,6 +76,7 @@ pub struct Opaque {
     connected: Option<Instant>,
     carried: Carried,
     failure: Option<Failure>,
+    would_deny: Option<WouldDeny>,
     ended: bool,
     quiet: bool,
 }
@@ -94,6 +96,7 @@ impl Opaque {
             connected: None,
             carried: Carried::default(),
             failure: None,
+            would_deny: None,
             ended: false,
             quiet: false,
         }
@@ -102,8 +105,9 @@ impl Opaque {
     /// Connects to an endpoint of the peer, trying a second one where the first cannot be reached.
     ///
     /// # Errors
-    /// Why none could be reached; the record knows it too.
+    /// Why none could be reached, or that the rules of the service deny it; the record knows it too.
     pub async fn dial(&mut self) -> Result<Io, Failure> {
+        self.allowed()?;
         let policy = self.peer.policy();
         let ask = Ask { key: affinity::of_connection(&policy, &self.conn), subset: None };
         let call = Call { ask, ..Call::plain(&self.peer, &policy.rules, self.started) };
@@ -111,6 +115,13 @@ impl Opaque {
         self.connected = dialled.is_ok().then(Instant::now);
         self.failure = dialled.as_ref().err().cloned();
         dialled
+    }
+
+    /// What the rules of the service say of its bytes.
+    fn allowed(&mut self) -> Result<(), Failure> {
+        let judged = policy::bytes(&self.conn, &self.conn.core.world.load());
+        self.failure = judged.as_ref().err().cloned();
+        judged.map(|would_deny| self.would_deny = would_deny)
     }
 
     /// It turned out not to be opaque, or the caller left before it began: nothing is to be told.
@@ -131,6 +142,10 @@ impl Opaque {
 
     /// Runs the tunnel to its end.
     pub async fn carry(mut self, mut caller: Io, mut peer: Io) {
+        // A connection that was made early may have waited for long, and the rules may be others by now.
+        if self.allowed().is_err() {
+            return;
+        }
         self.peer.metrics().tunnels.inc();
         let idle = self.peer.policy().tunnel_idle;
         let mut drain = self.conn.drain.clone();
@@ -148,6 +163,9 @@ impl Drop for Opaque {
         if self.quiet {
             return;
         }
+        if self.would_deny.is_some() {
+            self.conn.core.metrics.door(self.conn.side()).would_deny.inc();
+        }
         metrics.sent_bytes.add(self.carried.forth);
         metrics.received_bytes.add(self.carried.back);
         let gone = (!self.ended && self.failure.is_none()).then_some(Reason::ClientGone);
@@ -155,7 +173,7 @@ impl Drop for Opaque {
         if let Some(reason) = reason {
             metrics.reasons.inc(reason);
         }
-        if !self.conn.core.access.wants(None, reason.is_some()) {
+        if !self.conn.core.access.wants(None, reason.is_some() || self.would_deny.is_some()) {
             return;
         }
         self.conn.core.access.write(&Line {
@@ -182,6 +200,7 @@ impl Drop for Opaque {
             protocol: self.protocol,
             peer_protocol: self.protocol,
             request_id: "",
+            would_deny: self.would_deny.as_deref().unwrap_or_default(),
             detail: self.failure.as_ref().map_or("", |failure| &*failure.detail),
         });
     }

@@ -55,7 +55,7 @@ impl AccessLog {
 
     /// Writes a line, if lines like it are wanted and the buffer has room. Never waits for the output.
     pub fn write(&self, line: &Line<'_>) {
-        if !self.wants(line.status, line.reason.is_some()) {
+        if !self.wants(line.status, line.reason.is_some() || !line.would_deny.is_empty()) {
             return;
         }
         let format = if self.choice.load(Ordering::Relaxed) & 4 == 0 { Format::Text } else { Format::Json };

@@ -70,6 +70,8 @@ pub struct Line<'a> {
     pub peer_protocol: &'a str,
     /// The request's `x-request-id`.
     pub request_id: &'a str,
+    /// Why the rules of the service would have kept it out, where they are only audited.
+    pub would_deny: &'a str,
     /// The chain of errors behind the reason.
     pub detail: &'a str,
 }
@@ -101,6 +103,7 @@ impl Line<'_> {
             protocol: "",
             peer_protocol: "",
             request_id: "",
+            would_deny: "",
             detail: "",
         }
     }
@@ -136,6 +139,7 @@ impl Line<'_> {
         fields.text("protocol", self.protocol);
         fields.text("peer_protocol", self.peer_protocol);
         fields.text("request_id", self.request_id);
+        fields.text("would_deny", self.would_deny);
         fields.text("detail", self.detail);
         fields.end();
     }

@@ -129,6 +129,8 @@ pub struct DoorMetrics {
     pub accept_errors: Counter,
     /// Requests and connections that failed before a peer was known.
     pub reasons: Reasons,
+    /// Requests and connections that the rules of the service would have kept out, where they are only audited.
+    pub would_deny: Counter,
     /// Informational answers (103) that could not be passed on, because the caller's leg is HTTP/1.
     pub informational_dropped: Counter,
 }

@@ -228,6 +228,7 @@ mod tests {
             },
             access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
             gates: Default::default(),
+            policy: Default::default(),
         })
     }
 

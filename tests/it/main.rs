@@ -26,6 +26,7 @@ mod http1;
 mod http2;
 mod limits;
 mod memory;
+mod policy;
 mod reload;
 mod retries;
 mod routes;

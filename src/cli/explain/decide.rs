@@ -18,7 +18,9 @@ use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
 use crate::plan::egress::judge;
 use crate::plan::matching::Asked;
 use crate::plan::peer::{PeerKind, PeerPlan};
+use crate::plan::policy::{Facts as Who, Verdict};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
+use crate::proxy::policy;
 use crate::proxy::route::Taken;
 use crate::proxy::target::unlisted;
 use crate::reason::Reason;
@@ -52,6 +54,12 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
         Ok(facts) => facts,
         Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
     };
+    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
+    if let Err(failure) =
+        authorized(loaded, door, judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict)), &mut said)
+    {
+        return Ok(said.refused(&failure));
+    }
     let index = match door.leads {
         Leads::Peer(index) => index,
         Leads::ByAuthority => match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said)
@@ -62,6 +70,45 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     };
     let Some(peer) = loaded.plan.peers.get(index) else { return Ok(said) };
     Ok(routed(loaded, peer, parts, &facts, rules.tls, said))
+}
+
+/// What is known of the caller.
+fn who<'a>(asking: &'a Asking, door: &DoorPlan) -> Who<'a> {
+    Who {
+        identity: asking.identity.as_ref(),
+        address: asking.address.map(|ip| ip.to_canonical()),
+        port: door.listen.tcp().map(|addr| addr.port()),
+        request: None,
+    }
+}
+
+/// Tells what the rules of the service say.
+///
+/// # Errors
+/// Why it is kept out.
+fn authorized(
+    loaded: &Loaded,
+    door: &DoorPlan,
+    judged: Result<Verdict<'_>, Failure>,
+    said: &mut Explained<'_>,
+) -> Result<(), Failure> {
+    let policy = &loaded.plan.policy;
+    if policy.is_empty() || door.side == Door::Outbound {
+        return Ok(());
+    }
+    let audit = [String::from("inbound.authorization")];
+    match judged {
+        Ok(Verdict::Allowed(rule)) => {
+            said.keyed("authorization", &[rule.name.to_string()], format!("`{}` allows it", rule.name));
+        }
+        Ok(Verdict::Probe) => said.keyed("authorization", &["inbound.probes".to_owned()], "it is a probe"),
+        Ok(_) => said.plain("authorization", "no rule denies it"),
+        Err(failure) if policy.audit => {
+            said.keyed("authorization", &audit, format!("let in by the audit alone: {}", failure.detail));
+        }
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
 }
 
 /// The door that the request comes through.
@@ -131,6 +178,10 @@ fn unseen<'l>(
             Reason::ClientTlsFailed,
             "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
         ));
+    }
+    let judged = policy::opaque(&loaded.plan.policy, &who(asking, door));
+    if let Err(failure) = authorized(loaded, door, judged, &mut said) {
+        return said.refused(&failure);
     }
     said.plain("tunnel", "the bytes are passed on as they come: no route and no retry can see requests in them");
     said.outcome = Outcome::Tunnelled;

@@ -5,6 +5,7 @@ mod rules;
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ use crate::config::facts::Facts;
 use crate::config::places::Places;
 use crate::control::load::load;
 use crate::proxy::failure;
+use crate::spiffe::SpiffeId;
 
 /// The request that is asked about.
 pub struct Asking {
@@ -29,6 +31,10 @@ pub struct Asking {
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Whether it comes in from the network instead of from the service.
     pub inbound: bool,
+    /// Who the caller has proven to be.
+    pub identity: Option<SpiffeId>,
+    /// Where the caller is.
+    pub address: Option<IpAddr>,
 }
 
 /// Reads a URL of the command line.

@@ -29,15 +29,17 @@ fn explain_in(file: &str, arguments: &str) -> String {
     let (mut asking, mut words) = (None, arguments.split(" | "));
     let method = words.next().unwrap();
     let mut fields = Vec::new();
-    let mut inbound = false;
+    let (mut inbound, mut identity, mut address) = (false, None, None);
     for word in words {
         match word {
             "in" => inbound = true,
+            word if word.starts_with("spiffe:") => identity = Some(word.parse().unwrap()),
+            word if word.starts_with("from ") => address = Some(word[5..].parse().unwrap()),
             word if word.starts_with("http") => asking = Some(url(word).unwrap()),
             word => fields.push(field(word).unwrap()),
         }
     }
-    let asking = Asking { url: asking.unwrap(), method: method.parse().unwrap(), fields, inbound };
+    let asking = Asking { url: asking.unwrap(), method: method.parse().unwrap(), fields, inbound, identity, address };
     let loaded = load_text(file, Path::new("/f"), &Facts::PLAIN, &|_| None).unwrap();
     decide::decide(&loaded, &asking).map_or_else(|why| why, |explained| explained.text(&asking))
 }
@@ -131,4 +133,54 @@ fn a_wrong_command_line_is_told_what_was_expected() {
     }
     assert!(field("x-canary").unwrap_err().contains("`name: value`"));
     assert!(field("x y: 1").is_err());
+}
+
+#[test]
+fn what_the_rules_of_the_service_say_has_its_line() {
+    let file = "service: s
+inbound:
+  app: 127.0.0.1:8080
+  ports: [{ listen: 0.0.0.0:5432, app: 127.0.0.1:5433, protocol: tcp }]
+  probes: [/healthz]
+  deny:
+    - { paths: /internal/* }
+  allow:
+    - { from: spiffe://shop/web, methods: [GET, POST], paths: /orders/* }
+    - { addresses: 10.0.0.0/8, ports: 15006 }
+";
+    let audit = file.replace("  probes", "  authorization: audit\n  probes");
+    for (file, asking, about, what) in [
+        (
+            file,
+            "GET | http://s/orders/7 | in | spiffe://shop/web",
+            "authorization",
+            "`inbound.allow[0]` allows it [/f:9]",
+        ),
+        (file, "GET | http://s/x | in | from 10.1.2.3", "authorization", "`inbound.allow[1]` allows it [/f:10]"),
+        (file, "GET | http://s/healthz | in", "authorization", "it is a probe [/f:5]"),
+        (
+            file,
+            "GET | http://s/internal/x | in",
+            "refused",
+            "403, reason denied (side policy): `inbound.deny[0]` (line 7) denies it",
+        ),
+        (file, "GET | http://s/orders/7 | in", "refused", "no rule of `inbound.allow` allows it"),
+        (file, "GET | http://s//orders/7 | in", "refused", "400, reason path_not_normal"),
+        (
+            file,
+            "GET | http://s:5432/ | in | from 10.1.2.3",
+            "refused",
+            "`inbound.deny[0]` (line 7) denies requests that",
+        ),
+        (
+            &audit,
+            "GET | http://s/internal/x | in",
+            "authorization",
+            "let in by the audit alone: `inbound.deny[0]` (line 8)",
+        ),
+        (file, "GET | http://nobody/", "peer", "none has the host"),
+    ] {
+        let text = explain_in(file, asking);
+        assert!(says(&text, about, what), "{asking}: {about} {what}\n{text}");
+    }
 }

@@ -7,6 +7,7 @@ pub mod fallback;
 pub mod limits;
 pub mod lint;
 pub mod peers;
+pub mod policy;
 pub mod retry;
 pub mod routes;
 pub mod standing;
@@ -81,9 +82,13 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     dns_order(&config.dns, parts.problems);
     check::addresses(config, &mut parts);
     let gates = limits::doors(config, parts.problems);
+    let policy = policy::policy(config, parts.problems);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);
+        if let Some(inbound) = &config.inbound {
+            policy::lint(inbound, &policy, false, parts.problems);
+        }
     }
     let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
     let plan = Plan {
@@ -99,6 +104,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         dns: dns(&config.dns),
         access_log: access_log(&config.telemetry),
         gates,
+        policy,
     };
     Built { plan, door_keys, files }
 }
@@ -219,6 +225,8 @@ fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
     }
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod routes_tests;
 #[cfg(test)]

@@ -194,7 +194,8 @@ fn path_match(set: &Set<said::PathMatch>, problems: &mut Problems) -> Option<Pat
     first
 }
 
-fn text_match(set: &Set<said::TextMatch>, problems: &mut Problems) -> Option<TextMatch> {
+/// What a text must be.
+pub fn text_match(set: &Set<said::TextMatch>, problems: &mut Problems) -> Option<TextMatch> {
     let all = [
         set.exact.as_ref().map(|text| TextMatch::Exact(text.value.0.clone())),
         set.prefix.as_ref().map(|text| TextMatch::Prefix(text.value.0.clone())),

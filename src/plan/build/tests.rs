@@ -16,6 +16,7 @@ use crate::plan::door::{self, Otherwise, Protocol};
 use crate::plan::fallback::{Fallback, Instead, StaleRule};
 use crate::plan::health::{HealthCheck, HealthRule};
 use crate::plan::peer::{Addresses, Affinity, Balance, PeerKind, PeerPolicy};
+use crate::plan::policy::Policy;
 use crate::plan::route::{Leads, Mirror, Sticky};
 use crate::plan::rules::{
     AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, EjectRule, GateRule,
@@ -84,6 +85,10 @@ inbound:
   passthrough: [db.example.com, "*.X"]
   upgrades: [foo/2]
   trusted: [10.0.0.0/8, "::1"]
+  allow: [{ methods: [GET, POST], paths: [/orders/*, /healthz], hosts: [Shop, "[::1]:80"] }, { addresses: 10.0.0.0/8, ports: [15007] }]
+  deny: { headers: { x-a: "1", x-b: { present: false } } }
+  authorization: audit
+  probes: [/live, { path: /ready }]
   limits: { connections: 7, head: 8KiB, fields: 9, body: 1GiB, in-flight: 11, rate: 12/m, adaptive: on }
   timeout: { head: 1s, keep-alive: 2s, connect: 3s, request: 4s, idle: 5s, tunnel: 6s }
   routes: [{ match: { path: /healthz }, respond: { status: 204 } }]
@@ -168,6 +173,18 @@ fn every_key_reaches_the_plan() {
     assert_eq!(plan.egress.own.len(), 8);
     the_numbers(&plan);
     the_fallbacks(&plan);
+    the_rules(&plan.policy);
+}
+
+fn the_rules(policy: &Policy) {
+    let [first, second] = policy.allow.as_slice() else { panic!("two rules") };
+    let paths: Vec<_> = first.paths.iter().map(|path| (path.path.as_str(), path.below)).collect();
+    let hosts: Vec<_> = first.hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
+    assert_eq!((&*first.name, first.line.0, first.methods.len()), ("inbound.allow[0]", 17, 2));
+    assert_eq!((paths, hosts), (vec![("/orders", true), ("/healthz", false)], vec![("shop", None), ("::1", Some(80))]));
+    assert_eq!((second.addresses[0].to_string(), &*second.ports), ("10.0.0.0/8".into(), &[15007][..]));
+    assert_eq!((policy.deny.len(), policy.deny[0].headers.len(), &*policy.deny[0].name), (1, 2, "inbound.deny"));
+    assert_eq!((policy.probes.as_slice(), policy.audit), (&["/live".to_owned(), "/ready".to_owned()][..], true));
 }
 
 fn the_fallbacks(plan: &Plan) {

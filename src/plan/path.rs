@@ -4,13 +4,14 @@
 /// the very bytes that the service gets.
 ///
 /// Refused are what RFC 3986 §6.2.2 would normalise and servers read differently: dot segments, empty segments,
-/// slashes, backslashes, dots and NUL in percent-encoding, backslashes, parameters (`;`), and broken percent-encoding.
+/// slashes, backslashes, dots and control characters in percent-encoding, backslashes, parameters (`;`), broken
+/// percent-encoding, and encoded bytes that are no UTF-8 (an overlong `%c0%af` is a slash to some).
 pub fn ambiguity(path: &str) -> Option<&'static str> {
     if path == "*" {
         return None;
     }
     let bytes = path.as_bytes();
-    let mut at = 0;
+    let (mut at, mut foreign) = (0, false);
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'\\' => return Some("a backslash"),
@@ -24,7 +25,11 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
                     b'%' => return Some("an encoded `%`"),
                     b';' => return Some("an encoded `;`"),
                     0 => return Some("an encoded NUL"),
-                    _ => at += 2,
+                    1..=31 | 127 => return Some("an encoded control character"),
+                    byte => {
+                        foreign |= !byte.is_ascii();
+                        at += 2;
+                    }
                 },
                 _ => return Some("broken percent-encoding"),
             },
@@ -32,7 +37,39 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
         }
         at += 1;
     }
-    None
+    (foreign && !is_utf8(path)).then_some("encoded bytes that are no UTF-8")
+}
+
+/// The bytes that a path means, percent-encoding taken away; what is no encoding stands for itself.
+pub fn decoded(path: &str) -> impl Iterator<Item = u8> + Clone {
+    let mut rest = path.as_bytes();
+    std::iter::from_fn(move || {
+        let (&first, after) = rest.split_first()?;
+        let pair = if first == b'%' { hex(after.first()).zip(hex(after.get(1))) } else { None };
+        rest = if pair.is_some() { after.get(2..).unwrap_or_default() } else { after };
+        Some(pair.map_or(first, |(high, low)| high * 16 + low))
+    })
+}
+
+/// Whether the bytes that a path means are UTF-8 (RFC 3629 §4: without overlong forms and surrogates).
+fn is_utf8(path: &str) -> bool {
+    let mut bytes = decoded(path);
+    while let Some(first) = bytes.next() {
+        let length = match first {
+            0..=0x7f => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => return false,
+        };
+        // What is missing at the end stays 0, which continues nothing.
+        let mut character = [first, 0, 0, 0];
+        character.iter_mut().take(length).skip(1).zip(bytes.by_ref()).for_each(|(place, byte)| *place = byte);
+        if character.get(..length).is_none_or(|whole| std::str::from_utf8(whole).is_err()) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether the segment that begins here is `.` or `..`.
@@ -52,8 +89,21 @@ mod tests {
 
     #[test]
     fn only_paths_with_one_meaning_are_normal() {
-        for path in ["/", "/a", "/a/b.c", "/a/", "/..a", "/a..", "/.well-known/x", "/%20", "/%C3%A4", "/a=b,c@d:e", "*"]
-        {
+        for path in [
+            "/",
+            "/a",
+            "/a/b.c",
+            "/a/",
+            "/..a",
+            "/a..",
+            "/.well-known/x",
+            "/%20",
+            "/%C3%A4",
+            "/%F0%9F%8C%8D",
+            "/a=b,c@d:e",
+            "/ä",
+            "*",
+        ] {
             assert_eq!(ambiguity(path), None, "{path}");
         }
         for (path, why) in [
@@ -74,6 +124,15 @@ mod tests {
             ("/a%2", "broken percent-encoding"),
             ("/a%zz", "broken percent-encoding"),
             ("/a%+f", "broken percent-encoding"),
+            ("/a%0ab", "an encoded control character"),
+            ("/a%7f", "an encoded control character"),
+            ("/%c0%afa", "encoded bytes that are no UTF-8"),
+            ("/%e0%80%af", "encoded bytes that are no UTF-8"),
+            ("/%ed%a0%80", "encoded bytes that are no UTF-8"),
+            ("/%E4", "encoded bytes that are no UTF-8"),
+            ("/%C3/%A4", "encoded bytes that are no UTF-8"),
+            ("/%A4", "encoded bytes that are no UTF-8"),
+            ("/%f4%90%80%80", "encoded bytes that are no UTF-8"),
         ] {
             assert_eq!(ambiguity(path), Some(why), "{path}");
         }

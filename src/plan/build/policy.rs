@@ -1,0 +1,113 @@
+//! The rules of `inbound.allow` and `inbound.deny`, and what is probably not meant by them.
+
+use super::routes::text_match;
+use crate::config::Config;
+use crate::config::collect::{Named, OneOrMore};
+use crate::config::kind::Set;
+use crate::config::listener::{Inbound, Protocol};
+use crate::config::policy::{AccessRule, Authorization, PathRange};
+use crate::config::problem::Problems;
+use crate::config::route::TextMatch as SaidText;
+use crate::config::values::field_name;
+use crate::plan::matching::TextMatch;
+use crate::plan::path::ambiguity;
+use crate::plan::policy::{HostRule, PathRule, Policy, Rule};
+use crate::plan::route::Line;
+
+/// The rules as the file says them.
+pub fn policy(config: &Config, problems: &mut Problems) -> Policy {
+    let Some(inbound) = &config.inbound else { return Policy::default() };
+    let mut rules = |set| said(set).iter().map(|set| rule(set, problems)).collect();
+    Policy {
+        deny: rules(&inbound.deny),
+        allow: rules(&inbound.allow),
+        probes: inbound
+            .probes
+            .0
+            .iter()
+            .filter_map(|probe| probe.value.path.as_ref())
+            .map(|path| path.value.0.clone())
+            .collect(),
+        audit: inbound.authorization.value == Authorization::Audit,
+    }
+}
+
+type Rules = Option<Set<OneOrMore<AccessRule>>>;
+
+fn said(set: &Rules) -> &[Set<AccessRule>] {
+    set.as_ref().map_or(&[], |set| &set.0)
+}
+
+fn each<T, U>(set: &Option<Set<OneOrMore<T>>>, one: impl FnMut(&Set<T>) -> U) -> Vec<U> {
+    set.iter().flat_map(|set| &set.0).map(one).collect()
+}
+
+fn rule(set: &Set<AccessRule>, problems: &mut Problems) -> Rule {
+    Rule {
+        name: set.path.clone(),
+        line: Line(set.origin.at().map_or(0, |at| at.line)),
+        from: each(&set.from, |id| id.value.0.clone()),
+        addresses: each(&set.addresses, |net| net.value.0),
+        ports: each(&set.ports, |port| u16::try_from(port.value.0).unwrap_or(u16::MAX)),
+        methods: each(&set.methods, |method| method.value.0.clone()),
+        paths: each(&set.paths, |path| path_rule(path, problems)),
+        hosts: each(&set.hosts, |host| HostRule {
+            name: host.value.0.0.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: host.value.0.1,
+        }),
+        headers: fields(&set.headers, problems),
+    }
+}
+
+fn path_rule(set: &Set<PathRange>, problems: &mut Problems) -> PathRule {
+    let PathRange { path, below } = &set.value;
+    let whole = format!("{path}{}", if *below { "/" } else { "" });
+    if let Some(why) = ambiguity(&whole) {
+        set.refuse(problems, format!("means nothing: it has {why}, and requests for such paths are refused"));
+    }
+    PathRule { path: path.clone(), below: *below }
+}
+
+fn fields(set: &Option<Set<Named<SaidText>>>, problems: &mut Problems) -> Vec<(http::HeaderName, TextMatch)> {
+    let all = set.iter().flat_map(|named| &named.0);
+    all.filter_map(|(name, text)| Some((field_name(name)?, text_match(text, problems)?))).collect()
+}
+
+/// Warns of rules that can mean nothing.
+pub fn lint(inbound: &Inbound, policy: &Policy, identities: bool, problems: &mut Problems) {
+    let (deny, allow) = (said(&inbound.deny), said(&inbound.allow));
+    if policy.audit && policy.is_empty() {
+        inbound.authorization.warn(problems, "there is nothing to audit: neither `allow` nor `deny` has a rule");
+    }
+    let ports: Vec<u16> = listens(inbound);
+    for set in deny.iter().chain(allow) {
+        if let Some(from) = set.from.as_ref().filter(|_| !identities) {
+            from.warn(problems, "matches nobody: a caller in plaintext has no identity");
+        }
+        for port in set.ports.iter().flat_map(|ports| &ports.0) {
+            // Port 0 is any that the system chooses.
+            if !ports.contains(&0) && !ports.iter().any(|own| u64::from(*own) == port.value.0) {
+                port.warn(problems, "matches nothing: no inbound port is listed with this number");
+            }
+        }
+    }
+    for (set, rule) in allow.iter().zip(&policy.allow) {
+        if let Some(before) = policy.deny.iter().find(|deny| deny.covers(rule)) {
+            let text = format!("allows nothing: `{}` (line {}) denies all of it", before.name, before.line.0);
+            set.warn(problems, text);
+        } else if rule.needs_request() && !speaks_http(inbound) {
+            set.warn(problems, "allows nothing: the ports speak `tcp`, which has no requests to look at");
+        }
+    }
+}
+
+fn listens(inbound: &Inbound) -> Vec<u16> {
+    let own = inbound.listen.0.iter().filter(|_| inbound.app.is_some());
+    let more = inbound.ports.0.iter().filter_map(|port| port.listen.as_ref());
+    own.chain(more).filter_map(|listen| Some(listen.value.0.tcp()?.port())).collect()
+}
+
+fn speaks_http(inbound: &Inbound) -> bool {
+    let own = inbound.app.is_some() && inbound.protocol.value != Protocol::Tcp;
+    own || inbound.ports.0.iter().any(|port| port.protocol.value != Protocol::Tcp)
+}

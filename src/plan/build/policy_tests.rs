@@ -1,0 +1,338 @@
+//! What the rules of a file say of requests and connections, as tables, and that no spelling of a path evades them.
+
+use std::path::Path;
+
+use http::{HeaderMap, HeaderName, Method};
+use proptest::prelude::*;
+
+use super::build;
+use crate::config::facts::Facts as Machine;
+use crate::config::problem::Problems;
+use crate::config::read;
+use crate::plan::path::{ambiguity, decoded};
+use crate::plan::policy::{Asked, Facts, Policy, Verdict};
+
+fn file(inbound: &str) -> String {
+    format!("service: s\ninbound:\n  app: 127.0.0.1:8080\n{inbound}\n")
+}
+
+/// The policy of a file, and every problem it has.
+fn read_policy(text: &str) -> (Policy, String) {
+    let mut problems = Problems::new("f");
+    let document = read(text, &Machine::PLAIN, &|_| None, &mut problems).unwrap();
+    let built = build(&document.config, Path::new("/"), &mut problems);
+    (built.plan.policy, problems.sorted().to_string())
+}
+
+fn policy(inbound: &str) -> Policy {
+    let text = file(inbound);
+    let (policy, problems) = read_policy(&text);
+    assert!(!problems.lines().any(|line| !line.contains("warning")), "{text}\n{problems}");
+    policy
+}
+
+/// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel`, or `tcp` for opaque bytes.
+fn decide(policy: &Policy, words: &str) -> String {
+    let (mut method, mut uri, mut host, mut headers) = (None, "/", "s", HeaderMap::new());
+    let (mut identity, mut address, mut port, mut tunnel) = (None, None, Some(15006), false);
+    for word in words.split(' ') {
+        match (word.split_once('='), word.split_once(':')) {
+            _ if word == "tunnel" => tunnel = true,
+            _ if word.starts_with(['/', '*']) => uri = word,
+            (Some(("host", text)), _) => host = text,
+            (Some(("as", text)), _) => identity = Some(text.parse().unwrap()),
+            (Some(("at", text)), _) => address = Some(text.parse().unwrap()),
+            (Some(("on", text)), _) => port = text.parse().ok(),
+            (_, Some((name, value))) => {
+                headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            _ if word == "tcp" => {}
+            _ => method = Some(word.parse::<Method>().unwrap()),
+        }
+    }
+    let uri = uri.parse().unwrap();
+    let (name, port_named) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).unwrap_or((host, "80"));
+    let request = method.as_ref().map(|method| Asked {
+        method,
+        uri: &uri,
+        headers: &headers,
+        host: name,
+        host_port: port_named.parse().unwrap(),
+        tunnel,
+    });
+    match policy.decide(&Facts { identity: identity.as_ref(), address, port, request }) {
+        Verdict::Free => "free".into(),
+        Verdict::Probe => "probe".into(),
+        Verdict::NoneAllows => "none".into(),
+        Verdict::Allowed(rule) | Verdict::Denied(rule) => rule.name.trim_start_matches("inbound.").to_owned(),
+    }
+}
+
+#[test]
+fn each_condition_counts_and_deny_comes_first() {
+    for (rules, table) in [
+        ("", &[("GET /", "free"), ("tcp", "free")][..]),
+        (
+            "  deny: { methods: DELETE }",
+            &[("DELETE /", "deny"), ("delete /", "deny"), ("GET /", "free"), ("tcp", "deny")],
+        ),
+        ("  deny: [{}]", &[("GET /", "deny[0]"), ("tcp", "deny[0]")]),
+        ("  allow: [{}]", &[("GET /", "allow[0]"), ("tcp", "allow[0]")]),
+        (
+            "  allow:\n    - { from: spiffe://shop/web, methods: [GET, POST], paths: /orders/* }\n    - { from: [spiffe://shop/*, spiffe://b/c/*], paths: [/healthz] }\n  deny: { from: spiffe://shop/bad, paths: /orders/* }",
+            &[
+                ("GET /orders/7 as=spiffe://shop/web", "allow[0]"),
+                ("POST /orders as=spiffe://shop/web", "allow[0]"),
+                ("HEAD /orders as=spiffe://shop/web", "none"),
+                ("get /orders as=spiffe://shop/web", "none"),
+                ("GET /ordersx as=spiffe://shop/web", "none"),
+                ("GET /orders/7", "none"),
+                ("GET /orders/7 as=spiffe://shop/other", "none"),
+                ("GET /healthz as=spiffe://shop/other", "allow[1]"),
+                ("GET /healthz as=spiffe://b/c/d", "allow[1]"),
+                ("GET /healthz as=spiffe://b/c", "none"),
+                ("GET /orders as=spiffe://shop/bad", "deny"),
+                ("tcp as=spiffe://shop/bad", "deny"),
+                ("tcp as=spiffe://shop/web", "none"),
+            ],
+        ),
+        (
+            "  allow: { hosts: [Orders.shop, \"admin:8443\", \"[::1]\"] }",
+            &[
+                ("GET / host=orders.SHOP.", "allow"),
+                ("GET / host=orders.shop:99", "allow"),
+                ("GET / host=admin:8443", "allow"),
+                ("GET / host=admin", "none"),
+                ("GET / host=[0:0::1]:80", "allow"),
+                ("GET / host=xorders.shop", "none"),
+            ],
+        ),
+        (
+            "  allow: { headers: { x-tier: gold, x-no: { present: false } } }",
+            &[
+                ("GET / x-tier:gold", "allow"),
+                ("GET / x-tier:gold x-tier:iron", "none"),
+                ("GET / x-tier:gold x-no:1", "none"),
+                ("GET /", "none"),
+                ("tcp", "none"),
+            ],
+        ),
+        (
+            "  deny: { headers: { x-tier: iron } }",
+            &[("GET / x-tier:gold x-tier:iron", "deny"), ("GET / x-tier:gold", "free")],
+        ),
+        (
+            "  ports: [{ listen: 0.0.0.0:7, app: 127.0.0.1:8 }]\n  allow: [{ addresses: [10.0.0.0/8, \"fd00::1\"], ports: 7 }, { ports: 15006, methods: GET }]",
+            &[
+                ("GET / at=10.1.2.3 on=7", "allow[0]"),
+                ("tcp at=fd00::1 on=7", "allow[0]"),
+                ("GET / at=11.1.2.3 on=7", "none"),
+                ("GET / on=7", "none"),
+                ("GET /", "allow[1]"),
+                ("POST / at=10.1.2.3", "none"),
+                ("GET / on=unix", "none"),
+                ("tcp", "none"),
+            ],
+        ),
+        (
+            "  allow: { methods: GET, paths: /ws }",
+            &[
+                ("GET /ws tunnel", "allow"),
+                ("CONNECT /ws tunnel", "allow"),
+                ("CONNECT /ws", "none"),
+                ("POST /ws tunnel", "none"),
+            ],
+        ),
+        ("  deny: { methods: GET }", &[("CONNECT /ws tunnel", "deny"), ("POST /", "free")]),
+        (
+            "  allow: { from: spiffe://shop/web }\n  probes: [/healthz, { path: /ready }]\n  deny: { addresses: 10.0.0.9 }",
+            &[
+                ("GET /healthz", "probe"),
+                ("GET /ready?full", "probe"),
+                ("HEAD /healthz", "none"),
+                ("GET /healthz/", "none"),
+                ("GET /health%7a", "none"),
+                ("GET /healthz tunnel", "none"),
+                ("GET /healthz at=10.0.0.9", "deny"),
+                ("tcp", "none"),
+            ],
+        ),
+    ] {
+        let policy = policy(rules);
+        for (words, expect) in table {
+            assert_eq!(decide(&policy, words), *expect, "{rules}: {words}");
+        }
+    }
+}
+
+#[test]
+fn a_path_is_what_its_bytes_stand_for() {
+    for (rule, path, allows, denies) in [
+        ("/a", "/a", true, true),
+        ("/a", "/%61", true, true),
+        ("/a", "/a/", false, true),
+        ("/a", "/A", false, true),
+        ("/a", "/a/b", false, false),
+        ("/a", "/ab", false, false),
+        ("/a/", "/a/", true, true),
+        ("/a/", "/a", false, true),
+        ("/a/*", "/a", true, true),
+        ("/a/*", "/a/", true, true),
+        ("/a/*", "/a/b/c", true, true),
+        ("/a/*", "/%61/b", true, true),
+        ("/a/*", "/ab", false, false),
+        ("/a/*", "/", false, false),
+        ("/*", "/", true, true),
+        ("/*", "/x/y", true, true),
+        ("/*", "*", false, false),
+        ("/", "/", true, true),
+        ("/", "/x", false, false),
+        ("/a%20b", "/a%20b", true, true),
+        ("/%C3%A4", "/%c3%a4/", false, true),
+        ("/ä/*", "/%c3%a4/x", true, true),
+        ("/a%2Ab", "/a*b", true, true),
+    ] {
+        let asked = format!("OPTIONS {path}");
+        let (allow, deny) =
+            (policy(&format!("  allow: {{ paths: {rule} }}")), policy(&format!("  deny: {{ paths: {rule} }}")));
+        let told = (decide(&allow, &asked) == "allow", decide(&deny, &asked) == "deny");
+        assert_eq!(told, (allows, denies), "{rule} {path}");
+    }
+}
+
+#[test]
+fn what_can_mean_nothing_is_told() {
+    let ports = "  ports: [{ listen: 0.0.0.0:7, app: 127.0.0.1:8 }]\n";
+    for (inbound, expect) in [
+        ("  allow: []", "f:4:10: inbound.allow: expected a mapping with keys of"),
+        ("  allow: { paths: [] }", "found an empty list"),
+        ("  allow: { paths: orders }", "did you mean `/orders`?"),
+        ("  allow: { paths: /a*/b }", "a `*` stands for whole segments at the end"),
+        ("  allow: { paths: \"/a?b\" }", "expected a path such as `/healthz` or `/orders/*`"),
+        ("  allow: { paths: /a/../b }", "f:4:19: inbound.allow.paths: means nothing: it has a dot segment"),
+        ("  allow: [{ paths: [/a, /b//*] }]", "inbound.allow[0].paths[1]: means nothing: it has an empty segment"),
+        ("  deny: { paths: /a%2fb }", "it has an encoded slash"),
+        ("  allow: { headers: { x: { present: true, exact: a } } }", "expected exactly one of its keys"),
+        ("  allow: { from: shop/web }", "a SPIFFE ID begins with `spiffe://`"),
+        ("  allow: { methods: get }", "did you mean `GET`?"),
+        ("  allow: { bogus: 1 }", "unknown key `bogus`"),
+        ("  authorization: log", "inbound.authorization: expected"),
+        ("  authorization: audit", "warning: inbound.authorization: there is nothing to audit"),
+        ("  deny: { from: spiffe://a/b }", "f:4:17: warning: inbound.deny.from: matches nobody: a caller in plaintext"),
+        ("  allow: { ports: 8 }", "warning: inbound.allow.ports: matches nothing: no inbound port"),
+        (&format!("{ports}  allow: {{ ports: [7, 15006, 9] }}"), "warning: inbound.allow.ports[2]: matches nothing"),
+        (
+            "  deny: { paths: /a/*, methods: [GET, POST] }\n  allow: { paths: [/a/b, /a/c/*], methods: GET }",
+            "f:5:10: warning: inbound.allow: allows nothing: `inbound.deny` (line 4) denies all of it",
+        ),
+        (
+            "  deny: [{}]\n  allow: { addresses: 10.0.0.1 }",
+            "allows nothing: `inbound.deny[0]` (line 4) denies all of it",
+        ),
+        ("  deny: { addresses: 10.0.0.0/8 }\n  allow: { addresses: 10.1.0.0/16 }", "denies all of it"),
+        ("  protocol: tcp\n  allow: { paths: /a }", "warning: inbound.allow: allows nothing: the ports speak `tcp`"),
+    ] {
+        let (_, problems) = read_policy(&file(inbound));
+        assert!(problems.contains(expect), "{inbound}: {problems}");
+    }
+    for fine in [
+        "  deny: { paths: /a/b }\n  allow: { paths: /a/* }",
+        "  deny: { paths: /a/*, methods: GET }\n  allow: { paths: /a/b }",
+        "  deny: { hosts: \"a:80\" }\n  allow: { hosts: a }",
+        "  deny: { headers: { x: \"1\" } }\n  allow: [{}]",
+        "  probes: /a\n  protocol: tcp\n",
+    ] {
+        let (_, problems) = read_policy(&file(fine));
+        assert!(problems.is_empty() || fine.contains("probes"), "{fine}: {problems}");
+    }
+}
+
+/// A segment of a path in some spelling, with what it is when plain.
+fn segment() -> impl Strategy<Value = (String, String)> {
+    let plain = prop::sample::select(vec!["a", "b", "admin", "x-1", "~q", "ä", "a b", "a+b", "..."]);
+    (plain, prop::collection::vec(0..4u8, 12)).prop_map(|(plain, how)| {
+        let mut spelt = String::new();
+        for (at, byte) in plain.bytes().enumerate() {
+            let dot = byte == b'.';
+            match how.get(at % how.len()).copied().unwrap_or(0) {
+                1 if !dot => spelt.push_str(&format!("%{byte:02x}")),
+                2 if !dot => spelt.push_str(&format!("%{byte:02X}")),
+                _ if byte.is_ascii_graphic() => spelt.push(char::from(byte)),
+                _ => spelt.push_str(&format!("%{byte:02x}")),
+            }
+        }
+        (spelt, plain.to_owned())
+    })
+}
+
+const RULES: [&str; 7] = ["/admin", "/admin/*", "/a/b", "/a/*", "/", "/%C3%A4/*", "/a%20b"];
+
+fn verdicts(path: &str) -> Vec<(String, String)> {
+    let of =
+        |rule: &str, word: &str| decide(&policy(&format!("  {word}: {{ paths: {rule} }}")), &format!("GET {path}"));
+    RULES.iter().map(|rule| (of(rule, "allow"), of(rule, "deny"))).collect()
+}
+
+/// What a server of the most forgiving kind makes of a path: decoded over and over, slashes turned and merged, dots
+/// resolved, parameters dropped.
+fn forgiving(path: &str) -> Vec<u8> {
+    let mut bytes = path.as_bytes().to_vec();
+    loop {
+        let once: Vec<u8> =
+            decoded(&bytes.iter().map(|byte| char::from(*byte)).filter(char::is_ascii).collect::<String>()).collect();
+        if !bytes.is_ascii() || once == bytes {
+            break;
+        }
+        bytes = once;
+    }
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    for part in bytes.split(|byte| matches!(byte, b'/' | b'\\')) {
+        let part = part.split(|byte| *byte == b';').next().unwrap_or_default();
+        match part {
+            b"" | b"." => {}
+            b".." => drop(kept.pop()),
+            part => kept.push(part.to_vec()),
+        }
+    }
+    kept.join(&b'/')
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However a path is spelt, the rules say the same of it.
+    #[test]
+    fn spellings_of_a_path_are_judged_alike(parts in prop::collection::vec(segment(), 0..4), slash in any::<bool>()) {
+        let end = if slash && !parts.is_empty() { "/" } else { "" };
+        let path = |which: fn(&(String, String)) -> &String| {
+            let parts: Vec<_> = parts.iter().map(which).cloned().collect();
+            format!("/{}{end}", parts.join("/"))
+        };
+        let (spelt, plain) = (path(|pair| &pair.0), path(|pair| &pair.1).replace(' ', "%20").replace('ä', "%C3%A4"));
+        prop_assert_eq!(ambiguity(&spelt), None, "{}", spelt);
+        prop_assert_eq!(verdicts(&spelt), verdicts(&plain), "{} {}", spelt, plain);
+    }
+
+    /// Whatever is passed as normal, even a forgiving server takes for the path that was judged.
+    #[test]
+    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%){0,8}") {
+        if ambiguity(&path).is_none() {
+            let judged: Vec<u8> = decoded(&path).collect();
+            let text = String::from_utf8(judged.clone());
+            prop_assert!(text.is_ok(), "{}", path);
+            let trimmed: Vec<u8> = judged.strip_prefix(b"/").unwrap().to_vec();
+            let trimmed = trimmed.strip_suffix(b"/").unwrap_or(&trimmed);
+            prop_assert_eq!(forgiving(&path), trimmed, "{}", path);
+        }
+    }
+
+    /// A rule that denies a path denies whatever a forgiving server that knows no case takes for it, or it is refused.
+    #[test]
+    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64){0,6}") {
+        let lower = String::from_utf8_lossy(&forgiving(&path)).to_ascii_lowercase();
+        if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
+            let denied = decide(&policy("  deny: { paths: [/admin, /a/*] }"), &format!("GET {path}")) == "deny";
+            prop_assert_eq!(denied, lower == "admin" || lower == "a" || lower.starts_with("a/"), "{}", path);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Who may ask what of the service: rules that deny, then rules that allow. Pure: it is given facts and says yes or no.
+//!
+//! A doubt never helps the caller. A rule that denies means all spellings that a server may take for its own (letter case,
+//! a slash at the end); one that allows means only what it says. What cannot be seen in opaque bytes (a path, say) is
+//! taken to be there by a rule that denies, and to be missing by one that allows.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, Uri};
+use ipnet::IpNet;
+
+use super::matching::TextMatch;
+use super::path::decoded;
+use super::route::Line;
+use crate::spiffe::{IdMatch, SpiffeId};
+
+/// The rules of the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What one of these means is kept out.
+    pub deny: Vec<Rule>,
+    /// Where there are any, only what one of these means is let in.
+    pub allow: Vec<Rule>,
+    /// Paths of which a plain GET is let in, whoever asks.
+    pub probes: Vec<String>,
+    /// Whether what would be kept out is let in and only told of.
+    pub audit: bool,
+}
+
+/// One rule: all that is given must hold; what is empty means everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its key in the file, as `inbound.allow[0]`.
+    pub name: Arc<str>,
+    /// Its line in the file.
+    pub line: Line,
+    /// Who calls; a caller without an identity is none of them.
+    pub from: Vec<IdMatch>,
+    /// From where.
+    pub addresses: Vec<IpNet>,
+    /// The ports of this service that it came to.
+    pub ports: Vec<u16>,
+    /// The methods.
+    pub methods: Vec<Method>,
+    /// The paths.
+    pub paths: Vec<PathRule>,
+    /// The hosts.
+    pub hosts: Vec<HostRule>,
+    /// What the fields must say.
+    pub headers: Vec<(HeaderName, TextMatch)>,
+}
+
+/// A path, or it and all below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathRule {
+    /// As the file writes it, without the `/*`.
+    pub path: String,
+    /// Whether what lies below it is meant too.
+    pub below: bool,
+}
+
+/// A host, with any port or with one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRule {
+    /// In lower case, without brackets and trailing dot.
+    pub name: String,
+    /// Its port.
+    pub port: Option<u16>,
+}
+
+/// What is known about a request, or a connection of opaque bytes, when it is judged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts<'a> {
+    /// Who calls, where that is proven.
+    pub identity: Option<&'a SpiffeId>,
+    /// From where; `None` is a Unix socket.
+    pub address: Option<IpAddr>,
+    /// The port of this service that it came to; `None` is a Unix socket.
+    pub port: Option<u16>,
+    /// What is asked; `None` is opaque bytes.
+    pub request: Option<Asked<'a>>,
+}
+
+/// A request as it was sent, its head normalised and its path normal where [`Policy::judges_paths`].
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its target.
+    pub uri: &'a Uri,
+    /// Its fields.
+    pub headers: &'a HeaderMap,
+    /// The host it names, as it was written.
+    pub host: &'a str,
+    /// The port it names, or else the scheme's.
+    pub host_port: u16,
+    /// Whether it asks for a tunnel, by an upgrade or an extended CONNECT.
+    pub tunnel: bool,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'p> {
+    /// Nothing is against it: there are no rules that allow.
+    Free,
+    /// A probe lets it in.
+    Probe,
+    /// This rule lets it in.
+    Allowed(&'p Rule),
+    /// This rule keeps it out.
+    Denied(&'p Rule),
+    /// Rules allow things, and none allows this.
+    NoneAllows,
+}
+
+impl Verdict<'_> {
+    /// Whether it is kept out.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::NoneAllows)
+    }
+}
+
+impl Policy {
+    /// Whether there is nothing to judge.
+    pub fn is_empty(&self) -> bool {
+        self.deny.is_empty() && self.allow.is_empty()
+    }
+
+    /// Whether a rule for this port looks at paths, which must be normal then.
+    pub fn judges_paths(&self, port: Option<u16>) -> bool {
+        let mut all = self.deny.iter().chain(&self.allow);
+        all.any(|rule| !rule.paths.is_empty() && rule.means_port(port))
+    }
+
+    /// What becomes of a request or connection with these facts.
+    pub fn decide(&self, facts: &Facts<'_>) -> Verdict<'_> {
+        if let Some(rule) = self.deny.iter().find(|rule| rule.means(facts, Sense::Wide)) {
+            return Verdict::Denied(rule);
+        }
+        if self.allow.is_empty() {
+            return Verdict::Free;
+        }
+        if facts.request.is_some_and(|asked| self.is_probe(&asked)) {
+            return Verdict::Probe;
+        }
+        self.allow.iter().find(|rule| rule.means(facts, Sense::Narrow)).map_or(Verdict::NoneAllows, Verdict::Allowed)
+    }
+
+    /// A tunnel is no probe: what would follow is no GET.
+    fn is_probe(&self, asked: &Asked<'_>) -> bool {
+        *asked.method == Method::GET && !asked.tunnel && self.probes.iter().any(|path| path == asked.uri.path())
+    }
+}
+
+/// How a rule is read where servers differ or nothing can be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sense {
+    /// By a rule that denies.
+    Wide,
+    /// By a rule that allows.
+    Narrow,
+}
+
+impl Rule {
+    /// Whether it looks at what only a request has.
+    pub fn needs_request(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty() || !self.hosts.is_empty() || !self.headers.is_empty()
+    }
+
+    fn means_port(&self, port: Option<u16>) -> bool {
+        self.ports.is_empty() || port.is_some_and(|port| self.ports.contains(&port))
+    }
+
+    fn means(&self, facts: &Facts<'_>, sense: Sense) -> bool {
+        let from = self.from.is_empty() || facts.identity.is_some_and(|id| self.from.iter().any(|one| one.means(id)));
+        let within = |ip: IpAddr| self.addresses.iter().any(|net| net.contains(&ip));
+        from && self.means_port(facts.port)
+            && (self.addresses.is_empty() || facts.address.is_some_and(within))
+            && match &facts.request {
+                Some(asked) => self.means_request(asked, sense),
+                None => sense == Sense::Wide || !self.needs_request(),
+            }
+    }
+
+    fn means_request(&self, asked: &Asked<'_>, sense: Sense) -> bool {
+        let method = |one: &Method| is_method(one, asked, sense);
+        (self.methods.is_empty() || self.methods.iter().any(method))
+            && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(asked.uri.path(), sense)))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.holds(asked.host, asked.host_port)))
+            && self.headers.iter().all(|(name, text)| match sense {
+                Sense::Wide => text.holds_for(name, asked.headers),
+                // A server may read any of several fields, so that all of them must say what is asked for.
+                Sense::Narrow => text.holds_for_all(name, asked.headers),
+            })
+    }
+
+    /// Whether everything that `other` means is meant by this one too; false where that is not certain.
+    pub fn covers(&self, other: &Self) -> bool {
+        fn every<T>(mine: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+            mine.is_empty()
+                || (!theirs.is_empty() && theirs.iter().all(|one| mine.iter().any(|wide| covers(wide, one))))
+        }
+        every(&self.from, &other.from, |mine, theirs| match theirs {
+            _ if mine == theirs => true,
+            IdMatch::Exact(id) | IdMatch::Below(id) => mine.means(id),
+        }) && every(&self.addresses, &other.addresses, |mine, theirs| mine.contains(theirs))
+            && every(&self.ports, &other.ports, PartialEq::eq)
+            && every(&self.methods, &other.methods, PartialEq::eq)
+            && every(&self.paths, &other.paths, PathRule::covers)
+            && every(&self.hosts, &other.hosts, |mine, theirs| {
+                mine.name == theirs.name && (mine.port.is_none() || mine.port == theirs.port)
+            })
+            && self.headers.iter().all(|asked| other.headers.contains(asked))
+    }
+}
+
+/// Whether a rule's method is that of a request. An extended CONNECT (RFC 8441) does what GET does for HTTP/1, and becomes
+/// one where the service speaks that: it is both. Servers that know no case of methods exist.
+fn is_method(rule: &Method, asked: &Asked<'_>, sense: Sense) -> bool {
+    let same = |method: &Method| match sense {
+        Sense::Wide => rule.as_str().eq_ignore_ascii_case(method.as_str()),
+        Sense::Narrow => rule == method,
+    };
+    same(asked.method) || (asked.tunnel && asked.method == Method::CONNECT && *rule == Method::GET)
+}
+
+impl PathRule {
+    /// Whether a normal path is meant: what percent-encoding stands for is compared, so that all spellings of a path
+    /// are one. Case counts (RFC 3986 §6.2.2.1) and so does a slash at the end, but not where the rule denies.
+    fn holds(&self, path: &str, sense: Sense) -> bool {
+        if !path.starts_with('/') {
+            return false;
+        }
+        let mut rule = decoded(self.path.trim_end_matches('/'));
+        let mut rest = decoded(path);
+        loop {
+            // The rule first: what it leaves of the path decides.
+            let Some(mine) = rule.next() else { break };
+            let same = |theirs: u8| match sense {
+                Sense::Wide => mine.eq_ignore_ascii_case(&theirs),
+                Sense::Narrow => mine == theirs,
+            };
+            if !rest.next().is_some_and(same) {
+                return false;
+            }
+        }
+        let slash = self.path.len() > 1 && self.path.ends_with('/');
+        match (rest.next(), rest.next().is_none()) {
+            (None, _) => self.below || sense == Sense::Wide || !slash,
+            (Some(b'/'), true) => self.below || sense == Sense::Wide || slash || self.path == "/",
+            (Some(b'/'), false) => self.below,
+            (Some(_), _) => false,
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        (self.below || !other.below) && self.holds(&other.path, Sense::Narrow)
+    }
+}
+
+impl HostRule {
+    fn holds(&self, host: &str, port: u16) -> bool {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // An IPv6 address has many spellings (RFC 5952 §2).
+        let ip = |text: &str| text.parse::<Ipv6Addr>().ok();
+        let same = host.eq_ignore_ascii_case(&self.name) || ip(host).is_some_and(|host| ip(&self.name) == Some(host));
+        same && self.port.is_none_or(|only| only == port)
+    }
+}

@@ -1,0 +1,123 @@
+//! Where a request, or a connection of opaque bytes, meets the rules of the service: before anything is done for it.
+//!
+//! What is judged is what is forwarded: the head as it was normalised, and a path that has one meaning or is refused. A
+//! route may rewrite it afterwards, which is the file's own word.
+
+use std::borrow::Cow;
+
+use http::request::Parts;
+
+use super::Conn;
+use crate::call::Failure;
+use crate::http::head;
+use crate::ids::Door;
+use crate::plan::path;
+use crate::plan::policy::{Asked, Facts, Policy, Verdict};
+use crate::reason::Reason;
+use crate::upstream::world::World;
+
+/// Why something that was let in would have been kept out.
+pub type WouldDeny = Cow<'static, str>;
+
+/// Whether a request may pass; what an audit only tells of is given back.
+///
+/// # Errors
+/// `Denied`, or `PathNotNormal` where a rule looks at paths and this one can be read in two ways.
+pub fn request(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) -> Result<Option<WouldDeny>, Failure> {
+    let policy = &world.plan.policy;
+    if policy.is_empty() || conn.side() == Door::Outbound {
+        return Ok(None);
+    }
+    enforced(policy, judge(policy, &who(conn), parts, head, conn.tls).and_then(settled))
+}
+
+/// Whether opaque bytes of this connection may go to the app; what an audit only tells of is given back.
+///
+/// # Errors
+/// `Denied`.
+pub fn bytes(conn: &Conn, world: &World) -> Result<Option<WouldDeny>, Failure> {
+    let policy = &world.plan.policy;
+    if policy.is_empty() || conn.side() == Door::Outbound {
+        return Ok(None);
+    }
+    enforced(policy, opaque(policy, &who(conn)).map(drop))
+}
+
+fn enforced(policy: &Policy, judged: Result<(), Failure>) -> Result<Option<WouldDeny>, Failure> {
+    match judged {
+        Ok(()) => Ok(None),
+        Err(failure) if policy.audit => Ok(Some(failure.detail)),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// What is known of a caller by its connection.
+fn who(conn: &Conn) -> Facts<'_> {
+    Facts {
+        identity: conn.identity.as_ref(),
+        address: conn.caller.client.0.map(|addr| addr.ip()),
+        port: conn.door.listen.tcp().map(|addr| addr.port()),
+        request: None,
+    }
+}
+
+/// What the rules say of a request by a caller with these facts.
+///
+/// # Errors
+/// `PathNotNormal`.
+pub fn judge<'p>(
+    policy: &'p Policy,
+    who: &Facts<'_>,
+    parts: &Parts,
+    head: &head::Facts,
+    tls: bool,
+) -> Result<Verdict<'p>, Failure> {
+    if policy.judges_paths(who.port)
+        && let Some(why) = path::ambiguity(parts.uri.path())
+    {
+        let detail =
+            format!("the path has {why}: servers read it differently, so the rules of the service cannot judge it");
+        return Err(Failure::new(Reason::PathNotNormal, detail));
+    }
+    let default_port = if tls { 443 } else { 80 };
+    let asked = Asked {
+        method: &parts.method,
+        uri: &parts.uri,
+        headers: &parts.headers,
+        host: head.authority.written_host(),
+        host_port: head.authority.port().unwrap_or(default_port),
+        tunnel: super::upgrade::is_asked(parts, head),
+    };
+    Ok(policy.decide(&Facts { request: Some(asked), ..*who }))
+}
+
+/// A verdict on a request, as a failure where it is kept out.
+///
+/// # Errors
+/// `Denied`.
+pub fn settled(verdict: Verdict<'_>) -> Result<(), Failure> {
+    match verdict {
+        Verdict::Free | Verdict::Probe | Verdict::Allowed(_) => Ok(()),
+        Verdict::Denied(rule) => denied(format!("`{}` (line {}) denies it", rule.name, rule.line.0)),
+        Verdict::NoneAllows => denied("no rule of `inbound.allow` allows it"),
+    }
+}
+
+/// What the rules say of opaque bytes from a caller with these facts.
+///
+/// # Errors
+/// `Denied`.
+pub fn opaque<'p>(policy: &'p Policy, who: &Facts<'_>) -> Result<Verdict<'p>, Failure> {
+    match policy.decide(who) {
+        Verdict::Denied(rule) if rule.needs_request() => denied(format!(
+            "`{}` (line {}) denies requests that opaque bytes could hold unseen",
+            rule.name, rule.line.0
+        )),
+        Verdict::NoneAllows => denied("no rule of `inbound.allow` allows opaque bytes"),
+        verdict => settled(verdict).map(|()| verdict),
+    }
+}
+
+fn denied<T>(detail: impl Into<Cow<'static, str>>) -> Result<T, Failure> {
+    Err(Failure::new(Reason::Denied, detail))
+}

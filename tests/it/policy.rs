@@ -1,0 +1,203 @@
+//! Who may ask what of the service, through the real binary: every protocol at the door meets the same rules.
+
+use std::io::{Read, Write};
+
+use http::Request;
+
+use crate::harness::http2::{App2, Caller2, soon};
+use crate::harness::{App, Caller, Sidecar, field, inbound};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+fn ask(sidecar: &Sidecar, method: &str, target: &str, fields: &str) -> String {
+    let mut caller = Caller::connect(sidecar.inbound);
+    caller.send(format!("{method} {target} HTTP/1.1\r\nHost: shop\r\n{fields}\r\n")).answer()
+}
+
+#[test]
+fn what_no_rule_allows_never_reaches_the_app() {
+    let app = App::http(OK);
+    let sidecar = inbound(
+        app.addr,
+        ", allow: [{ methods: [GET], paths: ['/orders/*'] }, { hosts: [admin], headers: { x-key: '1' } }], deny: [{ paths: ['/orders/secret/*'] }], probes: [/healthz]",
+    );
+    for (method, target, fields, status) in [
+        ("GET", "/orders", "", "200"),
+        ("GET", "/orders/7?x=/../secret", "", "200"),
+        ("GET", "/%6frders/7", "", "200"),
+        ("GET", "/healthz", "", "200"),
+        ("GET", "/x", "", "403"),
+        ("GET", "/Orders/7", "", "403"),
+        ("HEAD", "/orders/7", "", "403"),
+        ("DELETE", "/orders/7", "X-HTTP-Method-Override: GET\r\n", "403"),
+        ("GET", "/orders/secret", "", "403"),
+        ("GET", "/orders/%73ecret/1", "", "403"),
+        ("GET", "/orders/SECRET/1", "", "403"),
+        ("GET", "/orders/x/../secret", "", "400"),
+        ("GET", "/orders//secret", "", "400"),
+        ("GET", "/orders%2fsecret", "", "400"),
+        ("GET", "/orders/%73ecret%c0%af1", "", "400"),
+    ] {
+        let mut caller = Caller::connect(sidecar.inbound);
+        let head = caller.send(format!("{method} {target} HTTP/1.1\r\nHost: shop\r\n{fields}\r\n")).until(b"\r\n\r\n");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {target}: {head}");
+        if status == "200" {
+            assert!(app.next().starts_with(&format!("{method} {target} HTTP/1.1\r\n")), "{target}");
+        }
+        app.unseen();
+    }
+    let answer = ask(&sidecar, "GET", "/orders/secret/7", "");
+    let status = field(&answer, "proxy-status").unwrap();
+    assert!(status.contains("error=http_request_denied") && status.contains("reason=denied; side=policy"), "{status}");
+    assert!(!answer.contains("inbound") && !answer.contains("line"), "the caller learns no rule: {answer}");
+    sidecar.says(&["path=/orders/secret/7", "reason=denied", "side=policy", "`inbound.deny[0]` (line 3) denies it"]);
+    sidecar.says(&["path=/x", "reason=denied", "no rule of `inbound.allow` allows it"]);
+    assert!(sidecar.metric(&["outrigger_failures_total", "door=\"inbound\"", "reason=\"denied\""]) >= 7.0);
+
+    let mut caller = Caller::connect(sidecar.inbound);
+    let answer = caller.send("GET /any HTTP/1.1\r\nHost: ADMIN.:8080\r\nx-key: 1\r\n\r\n").answer();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = caller.send("GET /any HTTP/1.1\r\nHost: admin\r\nx-key: 1\r\nConnection: x-key\r\n\r\n").answer();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "a field that is not forwarded is not judged: {answer}");
+    let answer = caller.send("GET /orders HTTP/1.1\r\nHost: shop\r\n\r\n").answer();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "the connection goes on: {answer}");
+}
+
+#[test]
+fn without_rules_that_allow_only_what_is_denied_is_kept_out() {
+    let app = App::http(OK);
+    let sidecar = inbound(app.addr, ", deny: [{ paths: ['/internal/*'] }, { addresses: [10.0.0.0/8] }]");
+    assert!(ask(&sidecar, "GET", "/internal/x", "").starts_with("HTTP/1.1 403 "));
+    assert!(ask(&sidecar, "GET", "/x", "").starts_with("HTTP/1.1 200 "));
+    sidecar.rewrite(&format!(
+        "service: server\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{}', deny: [{{ addresses: [127.0.0.0/8] }}] }}\noutbound: {{ listen: '{{out}}' }}\n",
+        app.addr
+    ));
+    sidecar.signal("HUP");
+    crate::harness::until("the new rules hold", || {
+        ask(&sidecar, "GET", "/x", "").starts_with("HTTP/1.1 403 ").then_some(())
+    });
+}
+
+#[test]
+fn opaque_bytes_do_not_slip_past_rules_for_requests() {
+    let app = App::start(|mut stream, report| {
+        report.send("called".into()).unwrap();
+        stream.write_all(b"220 hello\r\n").unwrap();
+        let _ = stream.read(&mut [0; 64]);
+    });
+    for (rules, passes) in [
+        (", deny: [{ paths: ['/admin/*'] }]", false),
+        (", allow: [{ paths: ['/*'] }]", false),
+        (", allow: [{ methods: [GET] }], protocol: tcp", false),
+        (", deny: [{ addresses: [127.0.0.1] }], protocol: tcp", false),
+        (", allow: [{ addresses: [127.0.0.1] }]", true),
+        (", allow: [{ addresses: [127.0.0.1] }], deny: [{ addresses: [10.0.0.1], paths: [/x] }]", true),
+        (", allow: [{ addresses: [127.0.0.1] }], protocol: tcp", true),
+    ] {
+        let sidecar = inbound(app.addr, rules);
+        // Neither words that are no request, nor such that only a forgiving server takes for one; the app, which would
+        // speak first, is not called before either.
+        for words in ["*1\r\n$4\r\nPING\r\n", "\r\nGET /admin HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let mut caller = Caller::connect(sidecar.inbound);
+            let heard = caller.send(words).rest();
+            assert_eq!(heard == "220 hello\r\n", passes, "{rules}: {heard}");
+            if passes {
+                app.next();
+            } else {
+                assert_eq!(heard, "", "{rules}");
+                sidecar.says(&["reason=denied", "side=policy", "bytes_out=0"]);
+            }
+            app.unseen();
+        }
+    }
+}
+
+#[test]
+fn a_silent_caller_hears_nothing_of_an_app_that_it_may_not_reach() {
+    let app = App::start(|mut stream, report| {
+        report.send("called".into()).unwrap();
+        stream.write_all(b"220 hello\r\n").unwrap();
+    });
+    let sidecar = inbound(app.addr, ", deny: [{ methods: [DELETE] }], timeout: { head: 100ms, keep-alive: 300ms }");
+    assert_eq!(Caller::connect(sidecar.inbound).rest(), "");
+    app.unseen();
+    let sidecar = inbound(app.addr, ", timeout: { head: 100ms, keep-alive: 300ms }");
+    assert_eq!(Caller::connect(sidecar.inbound).rest(), "220 hello\r\n");
+}
+
+#[tokio::test]
+async fn http2_and_tunnels_meet_the_same_rules() {
+    let mut app = App2::start().await;
+    let rules = ", protocol: http2, allow: [{ methods: [GET, POST], paths: ['/orders/*', /shop.Orders/Get] }], deny: [{ paths: [/orders/ws] }]";
+    let addr = app.addr;
+    let sidecar = tokio::task::spawn_blocking(move || inbound(addr, rules)).await.unwrap();
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    for (method, path, status) in
+        [("GET", "/x", 403), ("DELETE", "/orders/7", 403), ("GET", "/orders/ws", 403), ("GET", "/orders/./ws", 400)]
+    {
+        let request = Request::builder().method(method).uri(format!("http://shop{path}")).body("").unwrap();
+        let got = soon("an answer", caller.send(request)).await.unwrap();
+        assert_eq!(got.status(), status, "{method} {path}");
+    }
+    for (protocol, path, status) in [("websocket", "/orders/ws", 403), ("websocket", "/x", 403)] {
+        let mut request = Request::connect(format!("http://shop{path}")).body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+        let (answer, _stream) = caller.open(request, false).await;
+        let answer = soon("a refusal", answer).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+    }
+    let request = Request::post("http://shop/shop.Orders/Delete").header("content-type", "application/grpc");
+    let got = soon("a status", caller.send(request.body("").unwrap())).await.unwrap();
+    assert_eq!((got.status(), got.field("grpc-status")), (200, Some("7")));
+    let message = got.field("grpc-message").unwrap();
+    assert!(message.contains("denied (policy)") && !message.contains("inbound"), "{message}");
+    app.unseen();
+    let request = Request::get("http://shop/orders/7").body(()).unwrap();
+    let (answer, _stream) = caller.open(request, true).await;
+    soon("the app is called", app.next()).await.answer("hi");
+    assert_eq!(soon("an answer", answer).await.unwrap().status(), 200);
+}
+
+#[test]
+fn an_upgrade_is_judged_before_anything_is_switched() {
+    let app = App::start(|mut stream, report| {
+        let mut head = vec![0; 1024];
+        let n = stream.read(&mut head).unwrap();
+        report.send(String::from_utf8_lossy(&head[..n]).into_owned()).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+            .unwrap();
+    });
+    let sidecar = inbound(app.addr, ", allow: [{ methods: [GET], paths: [/ws] }], probes: [/healthz]");
+    const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+    for target in ["/healthz", "/other"] {
+        assert!(ask(&sidecar, "GET", target, UPGRADE).starts_with("HTTP/1.1 403 "), "{target}");
+        app.unseen();
+    }
+    let mut caller = Caller::connect(sidecar.inbound);
+    let head = caller.send(format!("GET /ws HTTP/1.1\r\nHost: shop\r\n{UPGRADE}\r\n")).until(b"\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+}
+
+#[test]
+fn an_audit_lets_all_in_and_tells_what_it_would_not() {
+    let app = App::http(OK);
+    let sidecar = inbound(app.addr, ", authorization: audit, allow: [{ paths: [/orders] }]");
+    for (target, told) in [("/orders", false), ("/x", true), ("//x", true)] {
+        assert!(ask(&sidecar, "GET", target, "").starts_with("HTTP/1.1 200 "), "{target}");
+        let line = sidecar.says(&[&format!("path={target} "), "status=200"]);
+        assert_eq!(line.contains("would_deny="), told, "{line}");
+    }
+    sidecar.says(&["path=/x ", "would_deny=\"no rule of `inbound.allow` allows it\""]);
+    sidecar.says(&["path=//x ", "would_deny=\"the path has an empty segment"]);
+    let mut caller = Caller::connect(sidecar.inbound);
+    caller.send("PING\r\n\r\n");
+    app.next();
+    app.next();
+    app.next();
+    assert_eq!(app.next(), "PING\r\n\r\n");
+    drop(caller);
+    sidecar.says(&["would_deny=\"no rule of `inbound.allow` allows opaque bytes\"", "protocol=tcp"]);
+    assert_eq!(sidecar.metric(&["outrigger_would_deny_total", "inbound"]), 3.0);
+}
