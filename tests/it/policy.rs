@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 
 use http::Request;
 
-use crate::harness::http2::{App2, Caller2, soon};
-use crate::harness::{App, Caller, Sidecar, field, inbound};
+use crate::harness::http2::{App2, Caller2, certificate, soon};
+use crate::harness::{App, Caller, Sidecar, field, inbound, until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
@@ -69,13 +69,15 @@ fn without_rules_that_allow_only_what_is_denied_is_kept_out() {
     let sidecar = inbound(app.addr, ", deny: [{ paths: ['/internal/*'] }, { addresses: [10.0.0.0/8] }]");
     assert!(ask(&sidecar, "GET", "/internal/x", "").starts_with("HTTP/1.1 403 "));
     assert!(ask(&sidecar, "GET", "/x", "").starts_with("HTTP/1.1 200 "));
+    let mut open = Caller::connect(sidecar.inbound);
+    assert!(open.send("GET /x HTTP/1.1\r\nHost: shop\r\n\r\n").answer().starts_with("HTTP/1.1 200 "));
     sidecar.rewrite(&format!(
         "service: server\nadmin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{}', deny: [{{ addresses: [127.0.0.0/8] }}] }}\noutbound: {{ listen: '{{out}}' }}\n",
         app.addr
     ));
     sidecar.signal("HUP");
-    crate::harness::until("the new rules hold", || {
-        ask(&sidecar, "GET", "/x", "").starts_with("HTTP/1.1 403 ").then_some(())
+    until("the new rules hold on an open connection", || {
+        open.send("GET /x HTTP/1.1\r\nHost: shop\r\n\r\n").answer().starts_with("HTTP/1.1 403 ").then_some(())
     });
 }
 
@@ -110,6 +112,29 @@ fn opaque_bytes_do_not_slip_past_rules_for_requests() {
             }
             app.unseen();
         }
+    }
+}
+
+#[test]
+fn tls_that_is_passed_through_is_judged_as_opaque_bytes() {
+    let app = App::start(|mut stream, report| {
+        report.send("called".into()).unwrap();
+        let _ = stream.read(&mut [0; 64]);
+    });
+    let (_, _, config) = certificate(&[]);
+    let mut hello = Vec::new();
+    let name = "db.example".try_into().unwrap();
+    rustls::ClientConnection::new(config, name).unwrap().write_tls(&mut hello).unwrap();
+    for (rules, passes) in [("deny: [{ paths: [/x] }]", false), ("allow: [{ addresses: [127.0.0.1] }]", true)] {
+        let sidecar = inbound(app.addr, &format!(", passthrough: [db.example], {rules}"));
+        let mut caller = Caller::connect(sidecar.inbound);
+        assert_eq!(caller.send(&hello).rest(), "");
+        if passes {
+            app.next();
+        } else {
+            sidecar.says(&["host=db.example", "reason=denied"]);
+        }
+        app.unseen();
     }
 }
 
