@@ -312,10 +312,14 @@ proptest! {
         prop_assert_eq!(ambiguity(&spelt), None, "{}", spelt);
         prop_assert_eq!(verdicts(&spelt), verdicts(&plain), "{} {}", spelt, plain);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// Whatever is passed as normal, even a forgiving server takes for the path that was judged.
     #[test]
-    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%){0,8}") {
+    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%){0,4}") {
         if ambiguity(&path).is_none() {
             let judged: Vec<u8> = decoded(&path).collect();
             let text = String::from_utf8(judged.clone());
@@ -328,7 +332,7 @@ proptest! {
 
     /// A rule that denies a path denies whatever a forgiving server that knows no case takes for it, or it is refused.
     #[test]
-    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64){0,6}") {
+    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64){0,4}") {
         let lower = String::from_utf8_lossy(&forgiving(&path)).to_ascii_lowercase();
         if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
             let denied = decide(&policy("  deny: { paths: [/admin, /a/*] }"), &format!("GET {path}")) == "deny";
