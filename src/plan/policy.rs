@@ -233,11 +233,8 @@ impl PathRule {
         if !path.starts_with('/') {
             return false;
         }
-        let mut rule = decoded(self.path.trim_end_matches('/'));
         let mut rest = decoded(path);
-        loop {
-            // The rule first: what it leaves of the path decides.
-            let Some(mine) = rule.next() else { break };
+        for mine in decoded(self.path.trim_end_matches('/')) {
             let same = |theirs: u8| match sense {
                 Sense::Wide => mine.eq_ignore_ascii_case(&theirs),
                 Sense::Narrow => mine == theirs,
@@ -246,6 +243,7 @@ impl PathRule {
                 return false;
             }
         }
+        // What the rule leaves of the path decides.
         let slash = self.path.len() > 1 && self.path.ends_with('/');
         match (rest.next(), rest.next().is_none()) {
             (None, _) => self.below || sense == Sense::Wide || !slash,
@@ -256,7 +254,8 @@ impl PathRule {
     }
 
     fn covers(&self, other: &Self) -> bool {
-        (self.below || !other.below) && self.holds(&other.path, Sense::Narrow)
+        let path = if other.path.is_empty() { "/" } else { &other.path };
+        (self.below || !other.below) && self.holds(path, Sense::Narrow)
     }
 }
 

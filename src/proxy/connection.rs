@@ -111,8 +111,8 @@ async fn detect(conn: Conn, mut io: Io) {
     let found = find(&conn, &mut io, &mut seen).await;
     match found {
         Found::Nothing => {}
-        // Connected and closed, as a health check does: at a door that leads to no one peer nobody was called.
-        Found::Caller(Wire::Opaque, None) if seen.is_empty() && matches!(conn.door.leads, Leads::ByAuthority) => {}
+        // Connected and closed, as a health check does: nobody was called who is to be told of.
+        Found::Caller(Wire::Opaque, None) if seen.is_empty() && calls_nobody(&conn) => {}
         Found::Late => late(&conn, io, &seen).await,
         // The tunnel writes the greeting too, under its clock and its shutdown.
         Found::Peer(record, peer, first) => {
@@ -120,6 +120,11 @@ async fn detect(conn: Conn, mut io: Io) {
         }
         Found::Caller(wire, dialled) => speak(conn, wire, io.prefixed(seen.freeze()), dialled).await,
     }
+}
+
+/// Whether the door leads to no one peer, or the rules of the service keep opaque bytes from it.
+fn calls_nobody(conn: &Conn) -> bool {
+    matches!(conn.door.leads, Leads::ByAuthority) || policy::bytes(conn, &conn.core.world.load()).is_err()
 }
 
 /// Tells of first bytes that stopped short, for nothing else does; a caller that began a request is answered too.

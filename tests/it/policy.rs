@@ -113,6 +113,13 @@ fn opaque_bytes_do_not_slip_past_rules_for_requests() {
             app.unseen();
         }
     }
+    // One that connects and leaves, as a health check does, is nothing to tell of.
+    let sidecar = inbound(app.addr, ", deny: [{ methods: [DELETE] }]");
+    let caller = Caller::connect(sidecar.inbound);
+    caller.0.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!({ caller }.rest(), "");
+    assert_eq!(sidecar.metric(&["outrigger_failures_total", "reason=\"denied\""]), 0.0);
+    assert!(!sidecar.log().contains("denied"), "{}", sidecar.log());
 }
 
 #[test]
