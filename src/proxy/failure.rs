@@ -164,6 +164,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_is_kept_out_does_not_learn_by_which_rule() {
+        let failure = Failure::new(Reason::Denied, "`inbound.deny[0]` (line 3) denies it");
+        for grpc in [false, true] {
+            let told = format!("{:?}", answer(&failure, None, grpc, true));
+            assert!(told.contains("denied (policy)") && !told.contains("inbound"), "{told}");
+        }
+    }
+
+    #[test]
     fn every_reason_has_an_error_answer() {
         for &reason in Reason::ALL {
             let row = row(reason);

@@ -84,9 +84,10 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_is_written() {
         let failed = Line { reason: Some((Reason::Reset, Side::Peer)), ..line(200) };
-        for (which, expected) in [(Which::Off, 0), (Which::Failures, 2), (Which::All, 3)] {
+        let audited = Line { would_deny: "so", ..line(200) };
+        for (which, expected) in [(Which::Off, 0), (Which::Failures, 3), (Which::All, 4)] {
             let (log, pipe) = start(which);
-            for line in [&line(404), &line(503), &failed] {
+            for line in [&line(404), &line(503), &failed, &audited] {
                 log.write(line);
             }
             assert!(log.lines.close(PATIENCE));

@@ -68,10 +68,22 @@ fn decide(policy: &Policy, words: &str) -> String {
     }
 }
 
+/// Rules, and what they say of requests and connections.
+type Table<'t> = &'t [(&'t str, &'t [(&'t str, &'t str)])];
+
+fn check(table: Table<'_>) {
+    for (rules, asked) in table {
+        let policy = policy(rules);
+        for (words, expect) in *asked {
+            assert_eq!(decide(&policy, words), *expect, "{rules}: {words}");
+        }
+    }
+}
+
 #[test]
 fn each_condition_counts_and_deny_comes_first() {
-    for (rules, table) in [
-        ("", &[("GET /", "free"), ("tcp", "free")][..]),
+    check(&[
+        ("", &[("GET /", "free"), ("tcp", "free")]),
         (
             "  deny: { methods: DELETE }",
             &[("DELETE /", "deny"), ("delete /", "deny"), ("GET /", "free"), ("tcp", "deny")],
@@ -121,6 +133,12 @@ fn each_condition_counts_and_deny_comes_first() {
             "  deny: { headers: { x-tier: iron } }",
             &[("GET / x-tier:gold x-tier:iron", "deny"), ("GET / x-tier:gold", "free")],
         ),
+    ]);
+}
+
+#[test]
+fn ports_tunnels_and_probes_have_rules_of_their_own() {
+    check(&[
         (
             "  ports: [{ listen: 0.0.0.0:7, app: 127.0.0.1:8 }]\n  allow: [{ addresses: [10.0.0.0/8, \"fd00::1\"], ports: 7 }, { ports: 15006, methods: GET }]",
             &[
@@ -157,12 +175,7 @@ fn each_condition_counts_and_deny_comes_first() {
                 ("tcp", "none"),
             ],
         ),
-    ] {
-        let policy = policy(rules);
-        for (words, expect) in table {
-            assert_eq!(decide(&policy, words), *expect, "{rules}: {words}");
-        }
-    }
+    ]);
 }
 
 #[test]
