@@ -23,6 +23,8 @@ pub mod stream;
 pub mod world;
 
 #[cfg(test)]
+mod guards_tests;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod roster_tests;
