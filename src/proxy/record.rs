@@ -181,6 +181,8 @@ impl Exchange {
     fn settle(&mut self, now: Instant) {
         let whose = self.failure.as_ref().map(|failure| (failure.reason, failure.reason.side()));
         match (whose, self.status) {
+            // A caller's short patience says nothing about the peer.
+            (Some((Reason::DeadlinePassed, _)), _) if !self.overdue(now) => {}
             (Some((_, Side::Peer | Side::Network)), _) => self.tell(Outcome::FAILED, now),
             (None, Some(status)) if self.complete => self.tell(Outcome::answered(status, None), now),
             _ => {}
@@ -191,6 +193,11 @@ impl Exchange {
             self.through.iter_mut().flatten().for_each(|through| through.teach(first_byte));
             self.admitted.iter_mut().for_each(|admitted| admitted.teach(first_byte));
         }
+    }
+
+    fn overdue(&self, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.started);
+        self.peer.as_ref().is_some_and(|peer| peer.is_overdue(now, waited))
     }
 
     /// The peer gave no answer, or one (its status) that counts as none: its fallback is turned to.

@@ -136,6 +136,11 @@ impl Endpoint {
         self.joined.get().copied()
     }
 
+    /// Whether its address is one of IPv6; `None` where it has no IP address.
+    pub(super) fn is_ipv6(&self) -> Option<bool> {
+        self.addr.tcp().map(|addr| addr.is_ipv6())
+    }
+
     /// Its load.
     pub fn load(&self) -> &Load {
         &self.load
@@ -270,7 +275,8 @@ impl Endpoint {
             Some(Ok(given)) => Ok(given),
             // The sender lives in the pool, which lives in `self`: only a line that was cleared ends here.
             Some(Err(_)) => Err(self.overloaded("no connection became free to")),
-            None if deadline.passed(Instant::now()) => Err(late(&self.addr)),
+            // Where a limit of ours is reached, it is the limit that took the time.
+            None if deadline.passed(Instant::now()) && !self.is_full() => Err(late(&self.addr)),
             None => Err(self.no_room(peer, "no connection became free in time to")),
         }
     }

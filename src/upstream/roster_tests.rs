@@ -29,7 +29,8 @@ fn spec(port: u16) -> EndpointSpec {
 /// A peer whose endpoints are chosen in turn, so that every one is met.
 fn peer(specs: Vec<EndpointSpec>) -> Arc<Peer> {
     let upstreams = Upstreams::new(Arc::default(), Tasks::default());
-    let policy = Arc::new(PeerPolicy { balance: Balance::RoundRobin, ..policy() });
+    let health = Some(Arc::new(checks()));
+    let policy = Arc::new(PeerPolicy { balance: Balance::RoundRobin, health, ..policy() });
     let plan = PeerPlan { policy, ..plan(Protocol::Auto, specs) };
     Peer::new(&plan, upstreams.metrics.peer(&plan.name), &upstreams).unwrap()
 }
@@ -68,16 +69,18 @@ fn traffic(peer: &Peer, ports: &[u16]) -> Vec<usize> {
     ports.iter().map(|port| went.iter().filter(|at| *at == port).count()).collect()
 }
 
+fn checks() -> HealthRule {
+    HealthRule { check: HealthCheck::Tcp, every: SECOND, timeout: SECOND, healthy: 2, unhealthy: 3 }
+}
+
 fn unhealthy(peer: &Peer, at: usize, times: u32) {
-    let rule = HealthRule { check: HealthCheck::Tcp, every: SECOND, timeout: SECOND, healthy: 2, unhealthy: 3 };
     let endpoint = peer.endpoints().all()[at].clone();
-    (0..times).for_each(|_| endpoint.checked(Instant::now(), Err("GET /healthz: 503".into()), &rule));
+    (0..times).for_each(|_| endpoint.checked(Instant::now(), Err("GET /healthz: 503".into()), &checks()));
 }
 
 fn healthy(peer: &Peer, at: usize, times: u32) {
-    let rule = HealthRule { check: HealthCheck::Tcp, every: SECOND, timeout: SECOND, healthy: 2, unhealthy: 3 };
     let endpoint = peer.endpoints().all()[at].clone();
-    (0..times).for_each(|_| endpoint.checked(Instant::now(), Ok(()), &rule));
+    (0..times).for_each(|_| endpoint.checked(Instant::now(), Ok(()), &checks()));
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -149,10 +152,62 @@ async fn what_a_caller_did_is_not_held_against_an_endpoint() {
         begin(&peer).unconnected(Instant::now(), Reason::DeadlinePassed);
     }
     assert_eq!(standing(&peer).ejected.get(), 0);
-    for _ in 0..10 {
-        begin(&peer).failed(Instant::now(), Reason::DeadlinePassed);
+}
+
+/// So many requests at once whose callers wait so long for nothing where `hangs` says so, and else are answered at once.
+async fn late(peer: &Peer, times: usize, wait: Duration, hangs: impl Fn(u16) -> bool) {
+    let mut all: Vec<InFlight> = (0..times).map(|_| begin(peer)).collect();
+    all.iter_mut().for_each(|one| one.sent());
+    let (stuck, served): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| hangs(port(one.endpoint())));
+    served.into_iter().for_each(|mut one| one.answered(Instant::now(), Seen::Well));
+    advance(wait).await;
+    stuck.into_iter().for_each(|mut one| one.failed(Instant::now(), Reason::DeadlinePassed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_short_patience_ejects_nobody() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    for _ in 0..50 {
+        late(&peer, 20, SECOND / 200, |_| true).await;
     }
+    assert_eq!((standing(&peer).ejected.get(), standing(&peer).spared.get()), (0, 0));
+    // Nor is any taken for slow.
+    let latency = |at: usize| peer.endpoints().all()[at].load().latency(Instant::now());
+    assert!([0, 1].into_iter().all(|at| latency(at).is_none_or(|latency| latency < SECOND / 100)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_hangs_is_ejected_although_its_callers_have_little_patience() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    late(&peer, 40, SECOND / 20, |port| port == 1).await;
+    assert_eq!(standing(&peer).ejections[Cause::FailureShare.index()].get(), 1);
+    assert_eq!(traffic(&peer, &[1, 2]), [0, 100]);
+    // It is well again, but those who try it are in a hurry: they do not keep it out for longer and longer.
+    for _ in 0..5 {
+        advance(SECOND * 5 / 2).await;
+        let mut probe = (0..4).map(|_| begin(&peer)).find(|one| port(one.endpoint()) == 1).expect("a probe");
+        probe.sent();
+        probe.failed(Instant::now(), Reason::DeadlinePassed);
+    }
+    advance(SECOND * 5 / 2).await;
+    assert!(traffic(&peer, &[1])[0] > 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_vain_for_far_longer_than_others_did_has_met_a_failure() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    // All hang: there is nobody to compare with.
+    late(&peer, 10, SECOND, |_| true).await;
     assert_eq!(standing(&peer).ejections[Cause::LocalFailures.index()].get(), 2);
+    // Where answers take three seconds, two of them are no failure.
+    let slow = self::peer(vec![spec(1), spec(2)]);
+    for _ in 0..10 {
+        let mut served: Vec<InFlight> = (0..2).map(|_| begin(&slow)).collect();
+        advance(SECOND * 3).await;
+        served.iter_mut().for_each(|one| one.answered(Instant::now(), Seen::Well));
+        late(&slow, 12, SECOND * 2, |_| true).await;
+    }
+    assert_eq!((standing(&slow).ejected.get(), standing(&slow).spared.get()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,6 +309,38 @@ async fn the_next_priority_stands_in_for_one_that_is_all_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backup_that_is_well_again_is_found_though_the_first_priority_stays_dead() {
+    let backup = |port| EndpointSpec { priority: 5, ..spec(port) };
+    let peer = peer(vec![spec(1), spec(2), backup(3), backup(4)]);
+    asks(&peer, 100, |_| true);
+    assert_eq!(standing(&peer).ejected.get(), 4);
+    for _ in 0..8 {
+        advance(SECOND / 2).await;
+        asks(&peer, 20, |port| port < 3);
+    }
+    let went: Vec<u16> = (0..100).map(|_| ask(&peer, |port| port < 3)).collect();
+    assert!(went.iter().filter(|port| **port > 2).count() >= 98, "{went:?}");
+    assert!(!peer.state().fails_open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_is_out_is_tried_while_the_first_priority_cannot_take_all() {
+    let backup = |port| EndpointSpec { priority: 5, ..spec(port) };
+    let mut specs: Vec<_> = (1..=10).map(spec).collect();
+    specs.extend((11..=14).map(backup));
+    let peer = peer(specs);
+    asks(&peer, 400, |port| port > 1);
+    assert_eq!(standing(&peer).ejected.get(), 13);
+    for _ in 0..10 {
+        advance(SECOND / 2).await;
+        asks(&peer, 60, |port| (2..=10).contains(&port));
+    }
+    // A tenth of the first priority is well: with the headroom it takes 14 of 100.
+    let went = (0..400).filter(|_| ask(&peer, |port| (2..=10).contains(&port)) > 10).count();
+    assert!((300..=370).contains(&went), "{went}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_zone_that_is_out_leaves_its_traffic_to_the_others_until_a_probe_brings_it_back() {
     let zoned = |port, zone: &str| EndpointSpec { zone: Some(zone.into()), ..spec(port) };
     let peer = peer(vec![zoned(1, "a"), zoned(2, "a"), zoned(3, "b"), zoned(4, "b")]);
@@ -303,6 +390,39 @@ async fn a_key_leaves_an_endpoint_that_is_out_and_returns_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bounded_load_is_shared_by_those_that_are_left() {
+    for balance in [Balance::RingHash, Balance::Maglev] {
+        let peer = peer((1..=8).map(spec).collect());
+        let bounded_load = Some(Share::percent(125));
+        peer.set_policy(Arc::new(PeerPolicy { balance, bounded_load, ..(*peer.policy()).clone() }));
+        (2..8).for_each(|at| unhealthy(&peer, at, 3));
+        // One key for all.
+        let ask = Ask { key: Some(7), subset: None };
+        let held: Vec<InFlight> = (0..100).map(|_| peer.begin(ask, Instant::now(), &[]).unwrap()).collect();
+        let most = peer.endpoints().all().iter().map(|one| one.load().in_flight()).max().unwrap();
+        assert!((50..=63).contains(&most), "{balance:?}: {most} of {}", held.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_pause_of_a_new_rule_is_in_force_for_those_that_are_out() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    let set = |probe_after: Duration| {
+        let mut policy = (*peer.policy()).clone();
+        policy.rules.eject = Some(EjectRule { probe_after, longest: probe_after, ..EjectRule::default() });
+        peer.set_policy(Arc::new(policy));
+    };
+    set(SECOND * 3600);
+    asks(&peer, 20, |port| port == 1);
+    advance(SECOND * 10).await;
+    assert_eq!((standing(&peer).ejected.get(), traffic(&peer, &[1])), (1, vec![0]));
+    set(SECOND);
+    assert_eq!((standing(&peer).ejected.get(), traffic(&peer, &[1])), (1, vec![0]));
+    advance(SECOND * 5 / 4).await;
+    assert!(traffic(&peer, &[1])[0] > 40);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subset_that_is_out_says_nothing_about_the_others() {
     let versioned = |port, version: &str| {
         let metadata = BTreeMap::from([("version".to_owned(), version.to_owned())]);
@@ -337,6 +457,15 @@ async fn one_that_checks_find_unhealthy_is_out_until_they_find_it_well() {
     healthy(&peer, 0, 1);
     assert_eq!((standing(&peer).unhealthy.get(), traffic(&peer, &[1, 2])), (0, vec![50, 50]));
     assert!(peer.state().endpoints[0].unhealthy.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_ends_after_checks_were_turned_off_does_not_count() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    peer.set_policy(Arc::new(PeerPolicy { health: None, ..(*peer.policy()).clone() }));
+    peer.endpoints().all()[0].unchecked();
+    unhealthy(&peer, 0, 3);
+    assert_eq!((standing(&peer).unhealthy.get(), traffic(&peer, &[1, 2])), (0, vec![50, 50]));
 }
 
 #[tokio::test(start_paused = true)]
