@@ -24,6 +24,7 @@ use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::http1::Tunnelled;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
@@ -76,6 +77,8 @@ pub struct Trail {
     pub in_flight: Option<InFlight>,
     /// A tunnel's place among the connections, until its end.
     pub place: Option<Place>,
+    /// The same for one that was an HTTP/1 connection before.
+    pub tunnelled: Option<Tunnelled>,
     /// Attempts made.
     pub attempts: u32,
     /// Why the last failure was not followed by another attempt, where it was worth one.
