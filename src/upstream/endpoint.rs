@@ -618,6 +618,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wait_in_our_own_line_is_not_held_against_the_endpoint() {
+        let rig = Rig::new(Protocol::Http1);
+        let mut policy = (*rig.peer.policy()).clone();
+        policy.rules.endpoint_limits.connections = Some(1);
+        rig.peer.set_policy(Arc::new(policy));
+        let (held, _server) = rig.connect(Version::Http1).await;
+        let mut waits = rig.endpoint.begin(Instant::now());
+        let soon = Deadline::after(Instant::now(), Some(CONNECT / 5));
+        let full = rig.endpoint.lease(&rig.peer, Version::Http1, soon).await.err().unwrap();
+        assert_eq!(full.reason, Reason::LimitReached, "{full}");
+        waits.failed(Instant::now(), Reason::DeadlinePassed);
+        assert!(rig.endpoint.load().latency(Instant::now()).is_none());
+        // Once it has a connection, it does wait for the endpoint.
+        let mut waits = rig.endpoint.begin(Instant::now());
+        waits.sent();
+        tokio::time::advance(CONNECT).await;
+        waits.failed(Instant::now(), Reason::DeadlinePassed);
+        assert!(rig.endpoint.load().latency(Instant::now()).is_some_and(|latency| latency >= CONNECT));
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_exchange_counts_from_its_beginning_to_its_drop() {
         let rig = Rig::new(Protocol::Auto);
         let start = Instant::now();
