@@ -482,6 +482,42 @@ async fn unhealthy_and_ejected_together_are_all_out_too() {
 }
 
 #[test]
+fn four_threads_leave_nothing_behind() {
+    let peer = peer((1..=4).map(spec).collect());
+    let (base, step) = (Instant::now(), Duration::from_micros(500));
+    let begin = |now| peer.begin(Ask::default(), now, &[]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for turn in 0..20_000 {
+                    let now = base + step * turn;
+                    let (mut one, later) = (begin(now), now + step);
+                    // At times one fails, at times all do.
+                    let ill = turn / 500 % 2 == 0 && (turn / 2000 % 2 == 0 || port(one.endpoint()) == 1);
+                    let seen = if ill { Seen::ServerError } else { Seen::Well };
+                    match fastrand::u8(..8) {
+                        0 => drop(one),
+                        1 if ill => one.failed(later, Reason::Reset),
+                        2 if ill => one.failed(later, Reason::DeadlinePassed),
+                        3 => drop(one.headed(later)),
+                        4 => drop(one.headed(later).map(|owed| owed.ended(later, seen))),
+                        _ => one.answered(later, seen),
+                    }
+                }
+            });
+        }
+    });
+    assert!(standing(&peer).ejections[Cause::ServerErrors.index()].get() > 0);
+    for turn in 0..400 {
+        let now = base + SECOND * 20 + SECOND / 10 * turn;
+        begin(now).answered(now, Seen::Well);
+    }
+    let state = peer.state();
+    assert!(state.endpoints.iter().all(|one| one.in_flight == 0 && one.ejected.is_none()), "{state:?}");
+    assert_eq!((standing(&peer).ejected.get(), state.fails_open), (0, false));
+}
+
+#[test]
 fn the_causes_are_named_as_in_the_metric() {
     assert_eq!(Cause::ALL.map(Cause::word), CAUSES);
 }
