@@ -496,6 +496,7 @@ mod tests {
 
     use super::*;
     use crate::plan::door::Protocol;
+    use crate::reason::Side;
     use crate::resilience::outlier::Seen;
     use crate::upstream::pool::Counts;
     use crate::upstream::rig::{ADDR, CONNECT, Rig, get, read_until, write};
@@ -663,6 +664,16 @@ mod tests {
             let its_own = ["connect_refused", "connect_failed", "connect_timeout", "tls_failed"];
             assert_eq!(sampled, its_own.contains(&reason.word()), "{reason:?}");
             assert_eq!(rig.endpoint.load().in_flight(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_on_our_side_is_no_sample_of_it() {
+        for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::DeadlinePassed) {
+            let rig = Rig::new(Protocol::Auto);
+            rig.endpoint.begin(Instant::now()).failed(Instant::now(), *reason);
+            let sampled = rig.endpoint.load().latency(Instant::now()).is_some();
+            assert_eq!(sampled, matches!(reason.side(), Side::Peer | Side::Network), "{reason:?}");
         }
     }
 

@@ -47,7 +47,7 @@ impl InFlight {
         if reason == Reason::DeadlinePassed {
             return self.late(now);
         }
-        if reason.side() != Side::Client {
+        if matches!(reason.side(), Side::Peer | Side::Network) {
             self.sample(now, false);
         }
         if let Some(seen) = Seen::failure(reason) {

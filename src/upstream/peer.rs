@@ -1,6 +1,6 @@
 //! A living peer: its endpoints, the policy in force, and where discovery stands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -282,6 +282,9 @@ impl Peer {
     pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
         let _one_at_a_time = self.updating.lock();
         let (old, now) = (self.endpoints.load_full(), Instant::now());
+        if is_known(&old, &specs) {
+            return (0, 0);
+        }
         let policy = self.roster.policy.load();
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
             old.all().iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
@@ -384,6 +387,16 @@ impl Peer {
     }
 }
 
+/// Whether these are the endpoints in force, in whatever order. Most answers of discovery say what is known, and then
+/// nothing is prepared anew, however many there are.
+fn is_known(set: &EndpointSet, specs: &[EndpointSpec]) -> bool {
+    let mut left: HashMap<&Addr, &Arc<Endpoint>> = set.all().iter().map(|one| (one.addr(), one)).collect();
+    let mut seen = HashSet::with_capacity(specs.len());
+    // Of two equal addresses the first counts.
+    let first = specs.iter().filter(|spec| seen.insert(&spec.addr));
+    first.into_iter().all(|spec| left.remove(&spec.addr).is_some_and(|one| *one.spec() == *spec)) && left.is_empty()
+}
+
 /// Choices made anew because another request was quicker to try an ejected endpoint.
 const CHOICES: usize = 3;
 
@@ -435,6 +448,20 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         ports
+    }
+
+    #[test]
+    fn what_discovery_says_again_is_not_prepared_again() {
+        let peer = peer(vec![spec(1), spec(2)]);
+        let before = peer.endpoints();
+        assert_eq!(peer.update(vec![spec(1), spec(2)]), (0, 0));
+        assert!(Arc::ptr_eq(&before, &peer.endpoints()));
+        // In another order they are the same too, in other words not.
+        assert_eq!(peer.update(vec![spec(2), spec(1)]), (0, 0));
+        assert!(Arc::ptr_eq(&before, &peer.endpoints()));
+        let heavier = EndpointSpec { weight: 7, ..spec(2) };
+        assert_eq!(peer.update(vec![spec(1), heavier.clone()]), (0, 0));
+        assert_eq!(*peer.endpoints().all()[1].spec(), heavier);
     }
 
     #[test]
