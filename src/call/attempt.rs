@@ -83,9 +83,10 @@ pub struct Trail {
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
-    /// Whether a request of which nothing was sent is to be given back.
+    /// Whether the request of a call that failed is to be given back.
     pub give_back: bool,
-    /// The request of a call that failed, where provably nothing of it was sent and it was asked for.
+    /// The request of a call that failed, where it was asked for, and provably nothing was done with it or doing it
+    /// elsewhere does no harm.
     pub unsent: Option<Box<Request<Body>>>,
 }
 
@@ -122,6 +123,11 @@ impl<'a> Tries<'a> {
     pub fn new(call: &'a Call<'a>) -> Self {
         // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
         call.peer.budget().deposit(call.now);
+        Self::anew(call)
+    }
+
+    /// As [`Tries::new`], for a request that was counted before.
+    pub fn anew(call: &'a Call<'a>) -> Self {
         Self { now: call.now, until: call.deadline, tried: SmallVec::new(), attempts: 0, stale: 0, call }
     }
 
@@ -153,9 +159,10 @@ impl<'a> Tries<'a> {
         Ok(io)
     }
 
-    /// When the attempt that is being made has to be answered, where the rule bounds it.
+    /// When the attempt that is being made has to be answered, where the rule bounds it more than the deadline does.
     pub fn attempt_ends(&self) -> Option<Instant> {
-        self.call.rules.retry.attempt_timeout.and(self.until.instant())
+        let until = self.call.rules.retry.attempt_timeout.and(self.until.instant());
+        until.filter(|_| self.until != self.call.deadline)
     }
 
     /// The request for another attempt after one without an answer.
@@ -187,7 +194,8 @@ impl<'a> Tries<'a> {
         let replayable = unsent.is_some() || spare.is_some_and(Spare::is_whole);
         let outcome = Outcome::Failed { reason, fate };
         let Some(pause) = self.judge(trail, &outcome, method, replayable) else {
-            trail.unsent = unsent.filter(|_| trail.give_back).map(Box::new);
+            let harmless = unprocessed || method.is_idempotent();
+            trail.leave(|| unsent.or_else(|| spare.filter(|_| harmless).and_then(Spare::again)));
             return Err(Failure::new(reason, detail));
         };
         self.rest(pause).await;
@@ -211,7 +219,10 @@ impl<'a> Tries<'a> {
         trail.failed(Reason::AttemptTimeout);
         let failure = || Failure::new(Reason::AttemptTimeout, "no answer began within `timeout.attempt`");
         let whole = spare.is_some_and(Spare::is_whole);
-        let pause = self.judge(trail, &Outcome::TimedOut, method, whole).ok_or_else(failure)?;
+        let Some(pause) = self.judge(trail, &Outcome::TimedOut, method, whole) else {
+            trail.leave(|| spare.filter(|_| method.is_idempotent()).and_then(Spare::again));
+            return Err(failure());
+        };
         self.rest(pause).await;
         let mut request = spare.and_then(Spare::again).ok_or_else(failure)?;
         head::mark(request.headers_mut(), self.attempts + 1);
@@ -254,6 +265,7 @@ impl<'a> Tries<'a> {
                 match peer.admit_retry(&rules.limits) {
                     Ok(held) => trail.retrying = Some(held),
                     Err(_) => {
+                        peer.budget().give_back(self.now);
                         trail.skipped = Some(Skip::LimitReached);
                         peer.metrics().retries_skipped.inc();
                         return None;
@@ -282,11 +294,12 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Whether the peer has an endpoint that was not tried.
+    /// Whether the peer has an endpoint that was not tried. Who was chosen although it was tried has told that nobody
+    /// else takes this request: others may have no weight, or not be of its subset.
     fn has_others(&self, trail: &Trail) -> bool {
         let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
         let last = trail.endpoint.as_ref().is_some_and(|one| !known(one));
-        self.call.peer.endpoints().len() > self.tried.len() + usize::from(last)
+        last && self.call.peer.endpoints().len() > self.tried.len() + 1
     }
 
     /// The endpoint was tried: others come first from now on.
@@ -425,6 +438,13 @@ impl Trail {
         self.endpoint = Some(endpoint.clone());
         self.attempts += 1;
         peer.metrics().attempts.inc();
+    }
+
+    /// Leaves the request of a call that failed for whoever may stand in.
+    fn leave(&mut self, request: impl FnOnce() -> Option<Request<Body>>) {
+        if self.give_back {
+            self.unsent = request().map(Box::new);
+        }
     }
 
     /// The attempt got no answer, for `reason`.

@@ -6,6 +6,7 @@ use tokio::time::timeout_at;
 use super::Failure;
 use super::attempt::{Call, Trail, Tries, in_time};
 use crate::http::body::Body;
+use crate::http::head;
 use crate::http::replay::{self, Replay};
 use crate::plan::rules::{Methods, RetryRule};
 use crate::upstream::lease::{Answer, Lease, OnInformational, SendError, Version};
@@ -23,7 +24,7 @@ pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
 async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     let rule = &call.rules.retry;
     let mut tries = Tries::new(call);
-    let (mut request, spare) = Spare::of(rule, call.marked, request);
+    let (mut request, mut spare) = Spare::of(rule, call.marked, request);
     let method = request.method().clone();
     loop {
         let lease = match tries.lease(trail, call.version).await {
@@ -33,6 +34,10 @@ async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
                 return Err(failure);
             }
         };
+        if spare.is_none() && lease.version() == Version::Http2 {
+            (request, spare) = Spare::of_refusable(rule, request);
+        }
+        head::pass_deadline(request.headers_mut(), call.deadline);
         let informational = informational(call, &lease);
         // What follows a failure is boxed: it is rare, and must not make every exchange larger.
         request = match send(&tries, lease, request, informational).await {
@@ -84,6 +89,19 @@ impl Spare {
         if rule.attempts < 2 || marked || !repeatable || !rule.on.acts_on_unknown() {
             return (request, None);
         }
+        Self::keep(request)
+    }
+
+    /// A spare of a request that may only be sent again if the peer refuses it: HTTP/2 can say so after its body was taken
+    /// (REFUSED_STREAM, GOAWAY). What has no body comes back by itself then.
+    pub fn of_refusable(rule: &RetryRule, request: Request<Body>) -> (Request<Body>, Option<Self>) {
+        if rule.attempts < 2 || matches!(request.body(), Body::Empty | Body::Replay(_)) || !rule.on.acts_on_refusal() {
+            return (request, None);
+        }
+        Self::keep(request)
+    }
+
+    fn keep(request: Request<Body>) -> (Request<Body>, Option<Self>) {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts.clone(), ());
         if matches!(body, Body::Empty) {
