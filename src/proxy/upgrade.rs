@@ -107,7 +107,7 @@ pub async fn switch(
 ) -> Result<Switch, Failure> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
-    let call = Call { marked: facts.marked, ask, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
+    let call = Call { marked: facts.marked, ask, deadline, ..Call::plain(peer, &policy.rules, record.called) };
     let mut later = call;
     let mut tries = Tries::new(&call);
     if parts.method == Method::CONNECT && protocol.is_none() {
@@ -125,7 +125,7 @@ pub async fn switch(
         if version == Leg::Http2 && free && !fits {
             version = Leg::Http1;
             later.now = Instant::now();
-            tries = Tries::new(&later);
+            tries = Tries::anew(&later);
             continue;
         }
         let lease = leased?;

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use super::fallback::{self, mirror};
 use super::{Parts, balance, retry};
 use crate::config::Config;
-use crate::config::collect::{List, OrNone, Pairs};
+use crate::config::collect::{List, OrNone, Pairs, twice};
 use crate::config::kind::Set;
 use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
@@ -70,6 +70,11 @@ fn list(
     let opaque = peers.get(peer).is_some_and(|plan| plan.source.protocol == Protocol::Tcp);
     if opaque && !list.0.is_empty() {
         list.refuse(problems, "`tcp` has no requests that a route could mean");
+    }
+    let name = |route: &said::Route| route.name.as_ref().map(|name| name.0.as_str().to_owned());
+    for (first, second) in twice(&list.0, name).into_iter().filter(|(first, _)| first.name.is_some()) {
+        let line = first.origin.at().map_or(0, |at| at.line);
+        second.refuse(problems, format!("this name is given twice, first in line {line}"));
     }
     let mut routes: Vec<Arc<Route>> = Vec::new();
     for set in &list.0 {

@@ -32,6 +32,10 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ split: { a: { peer: c } } }", "peers.b.routes[0].split.a.peer: there is no peer `c`"),
         ("{ split: { a: 1 }, subset: { v: \"1\" } }", "`subset` beside `split`: give it to the parts"),
         ("{ subset: {} }", "expected at least one fact"),
+        (
+            "{ name: n, match: { path: /x } }, { name: m }, { name: n }",
+            "peers.b.routes[2]: this name is given twice, first in line",
+        ),
         ("{ otherwise: any }", "means nothing without `subset`"),
         ("{ respond: {}, subset: { v: \"1\" } }", "`respond` ends the request here, so `subset` means nothing"),
         ("{ redirect: {}, split: { a: 1 } }", "`redirect` ends the request here, so `split` means nothing"),
