@@ -375,6 +375,21 @@ fn an_early_answer_is_repeated_while_the_body_still_comes() {
 }
 
 #[test]
+fn an_upgrade_is_asked_for_again_by_the_rule_of_requests() {
+    const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n…";
+    for (answers, more) in [(&["", AGREED][..], ""), (&["…", AGREED], ", timeout: { attempt: 200ms }")] {
+        let shop = script(answers);
+        let sidecar = sidecar(&format!("shop: {{ static: ['{}']{more} }}", shop.addr));
+        let mut caller = Caller::connect(sidecar.outbound);
+        caller.send("GET /a HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let head = caller.until(b"\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 101 "), "{answers:?}: {head}");
+        assert_eq!(field(&shop.next(), "x-outrigger-attempt"), None);
+        assert_eq!(field(&shop.next(), "x-outrigger-attempt").as_deref(), Some("2"));
+    }
+}
+
+#[test]
 fn a_deadline_ends_the_pause_between_attempts() {
     const LATER: &str = "HTTP/1.1 503 No\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\nbusy";
     let shop = script(&[LATER]);
