@@ -390,6 +390,57 @@ fn an_upgrade_is_asked_for_again_by_the_rule_of_requests() {
 }
 
 #[test]
+fn what_stands_in_for_a_head_leaves_the_connection_in_step() {
+    let shop = script(&[OK, ""]);
+    let sidecar = sidecar(&format!(
+        "shop: {{ static: ['{}'], routes: [{{ match: {{ headers: {{ x-soft: '1' }} }}, fallback: {{ respond: {{ body: soft }} }} }}], fallback: {{ stale: {{}} }} }}",
+        shop.addr
+    ));
+    assert!(ask(&sidecar, "GET", "\r\n").ends_with("hi"));
+    let mut caller = Caller::connect(sidecar.outbound);
+    for (method, soft, status, body) in [
+        ("HEAD", "x-soft: 1\r\n", 200, ""),
+        ("HEAD", "", 502, ""),
+        ("GET", "x-soft: 1\r\n", 200, "soft"),
+        ("GET", "range: bytes=0-0\r\n", 200, "hi"),
+        ("GET", "if-none-match: \"x\"\r\n", 200, "hi"),
+    ] {
+        caller.send(format!("{method} /a HTTP/1.1\r\nHost: shop\r\n{soft}\r\n"));
+        let answer = if method == "HEAD" { caller.until(b"\r\n\r\n") } else { caller.answer() };
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {soft}: {answer}");
+        assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{method} {soft}: {answer}");
+    }
+}
+
+#[test]
+fn what_a_limit_keeps_from_its_peer_gets_the_fallback() {
+    let shop = script(&["…"]);
+    let sidecar = sidecar(&format!(
+        "shop: {{ static: ['{}'], breaker: {{ in-flight: 1 }}, fallback: {{ respond: {{ body: soft }} }} }}",
+        shop.addr
+    ));
+    let mut first = Caller::connect(sidecar.outbound);
+    first.send("GET /a HTTP/1.1\r\nHost: shop\r\n\r\n");
+    shop.next();
+    for _ in 0..3 {
+        let answer = ask(&sidecar, "POST", "content-length: 2\r\n\r\nab");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("soft"), "{answer}");
+        assert!(field(&answer, "proxy-status").unwrap().contains("reason=limit_reached"), "{answer}");
+    }
+    shop.unseen();
+}
+
+#[test]
+fn a_part_of_a_split_does_not_stand_in_for_itself() {
+    let sidecar = sidecar(&format!(
+        "standby: {{ static: ['{}'] }}\n  shop: {{ static: ['127.0.0.1:1'], routes: [{{ split: {{ standby: 1 }}, fallback: {{ peer: standby }} }}] }}",
+        dead()
+    ));
+    let answer = ask(&sidecar, "GET", "\r\n");
+    assert!(answer.contains("reason=connect_refused") && !answer.contains("its fallback"), "{answer}");
+}
+
+#[test]
 fn a_deadline_ends_the_pause_between_attempts() {
     const LATER: &str = "HTTP/1.1 503 No\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\nbusy";
     let shop = script(&[LATER]);
