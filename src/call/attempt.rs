@@ -345,12 +345,13 @@ impl<'a> Tries<'a> {
 
     /// Waits for the next attempt where no connection was made.
     async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
-        self.now = Instant::now();
+        let begun = std::mem::replace(&mut self.now, Instant::now());
         // What was over is the attempt's time, not the caller's.
         let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
         let reason = if cut { Reason::ConnectTimeout } else { error.reason };
         trail.unconnected(self.now, reason);
-        if reason == Reason::LimitReached && self.has_others(trail) {
+        let patient = self.now.saturating_duration_since(begun) < self.call.peer.policy().connect_timeout;
+        if reason == Reason::LimitReached && patient && self.has_others(trail) {
             // An endpoint that a limit of ours keeps from was not tried.
             self.attempts = self.attempts.saturating_sub(1);
             self.tried(trail.endpoint.clone());

@@ -431,6 +431,28 @@ fn what_a_limit_keeps_from_its_peer_gets_the_fallback() {
 }
 
 #[test]
+fn who_has_waited_for_a_full_endpoint_does_not_wait_for_all_others_too() {
+    let shops = [script(&["…"]), script(&["…"]), script(&["…"])];
+    let addrs = shops.iter().map(|shop| format!("'{}'", shop.addr)).collect::<Vec<_>>().join(", ");
+    let sidecar = sidecar(&format!(
+        "shop: {{ static: [{addrs}], balance: round-robin, timeout: {{ connect: 200ms }}, breaker: {{ endpoint: {{ connections: 1 }} }} }}"
+    ));
+    let open: Vec<_> = shops
+        .iter()
+        .map(|_| {
+            let mut caller = Caller::connect(sidecar.outbound);
+            caller.send("GET /a HTTP/1.1\r\nHost: shop\r\n\r\n");
+            caller
+        })
+        .collect();
+    shops.iter().for_each(|shop| drop(shop.next()));
+    let answer = ask(&sidecar, "GET", "\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("limit_reached"), "{answer}");
+    sidecar.says(&["reason=limit_reached", "attempts=1 "]);
+    drop(open);
+}
+
+#[test]
 fn a_part_of_a_split_does_not_stand_in_for_itself() {
     let sidecar = sidecar(&format!(
         "standby: {{ static: ['{}'] }}\n  shop: {{ static: ['127.0.0.1:1'], routes: [{{ split: {{ standby: 1 }}, fallback: {{ peer: standby }} }}] }}",
