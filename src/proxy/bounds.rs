@@ -4,6 +4,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use crate::reason::Reason;
 use crate::resilience::gate::{Asking, Gate, Shut, Through};
 use crate::resilience::rate::Answer;
 use crate::upstream::guards::Refusal;
+use crate::upstream::peer::Peer;
 use crate::upstream::world::World;
 
 /// `draft-ietf-httpapi-ratelimit-headers-10`.
@@ -52,14 +54,12 @@ pub fn route(
     through(conn, living, &gate.rule, &gate.key, parts, now).map(Some)
 }
 
-/// Asks the guards of the peer that the record goes to.
+/// Asks the guards of a peer that is to be called at `now`.
 ///
 /// # Errors
 /// `LimitReached`, `Throttled` or `CircuitOpen`.
-pub fn peer(policy: &PeerPolicy, record: &mut Exchange) -> Result<(), Failure> {
-    let Some(peer) = &record.peer else { return Ok(()) };
-    let admitted = peer.admit(policy, record.started()).map_err(refused)?;
-    record.admitted = Some(admitted);
+pub fn peer(peer: &Arc<Peer>, policy: &PeerPolicy, now: Instant, record: &mut Exchange) -> Result<(), Failure> {
+    record.admitted = Some(peer.admit(policy, now).map_err(refused)?);
     Ok(())
 }
 

@@ -82,6 +82,7 @@ async fn pass(
     let Target { peer, policy, subset, deadline, route } =
         target(conn, &world, &parts, &facts, record.started()).await?;
     record.to(&peer);
+    in_time_yet(deadline, record.started())?;
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref() };
@@ -93,7 +94,7 @@ async fn pass(
         }
     }
     if upgrade::is_asked(&parts, &facts) {
-        bounds::peer(&policy, record)?;
+        bounds::peer(&peer, &policy, record.called, record)?;
         without_body(&facts, &body)?;
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, ask, &policy, deadline, record);
@@ -109,7 +110,7 @@ async fn pass(
     }
     let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
     let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
-    let (rules, marked, now) = (&policy.rules, facts.marked, record.started());
+    let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
     let answer = admitted(&to, &policy, request, record).await;
@@ -135,7 +136,7 @@ async fn admitted(
     request: Request<Body>,
     record: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    if let Err(refused) = bounds::peer(policy, record) {
+    if let Err(refused) = bounds::peer(to.peer, policy, to.now, record) {
         record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
         return Err(refused);
     }
@@ -164,7 +165,20 @@ async fn by_route(
     if let Some(gate) = &taken.route.gate {
         record.through[1] = bounds::route(conn, world, gate, parts, record.started())?;
     }
-    routed(conn, taken, parts, facts, deadline).await
+    let told = routed(conn, taken, parts, facts, deadline).await;
+    if taken.delays() {
+        // The peer's time begins now.
+        record.called = Instant::now();
+    }
+    told
+}
+
+/// A call that nobody waits for is not made.
+fn in_time_yet(deadline: Deadline, now: Instant) -> Result<(), Failure> {
+    if deadline.passed(now) {
+        return Err(Failure::new(Reason::DeadlinePassed, "the request's deadline passed before it was sent"));
+    }
+    Ok(())
 }
 
 /// A body before an upgrade would be taken for the tunnel's.
@@ -191,7 +205,9 @@ async fn routed(
     facts: &Facts,
     deadline: Deadline,
 ) -> Result<Option<Response<Bytes>>, Failure> {
-    taken.fault(&parts.headers, deadline).await?;
+    if taken.fault(&parts.headers, deadline).await? {
+        in_time_yet(deadline, Instant::now())?;
+    }
     let told = taken.answer(parts, &facts.authority, conn.tls)?;
     if told.is_none() {
         taken.rewrite(parts)?;
@@ -268,6 +284,7 @@ fn dress(answer: &mut Answer, facts: &Facts, http1: bool, http10: bool) {
 
 /// The answer that a route gives from the file; the record ends when it is sent.
 fn tell(answer: Response<Bytes>, mut record: Box<Exchange>) -> Response<Reply> {
+    let answer = if record.grpc { failure::for_grpc(answer) } else { answer };
     let (mut parts, text) = answer.into_parts();
     record.answered(parts.status, Instant::now());
     if *record.method() != Method::HEAD {
@@ -284,6 +301,9 @@ fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     let kind = record.peer.as_ref().map(|peer| peer.kind());
     let answer = failure::answer(&failure, kind, record.grpc, record.http1());
     let (mut parts, text) = answer.into_parts();
+    if let Some(route) = &record.route {
+        route.response.make(&mut parts.headers);
+    }
     let head_only = *record.method() == Method::HEAD;
     record.failed(failure, parts.status);
     if head_only && parts.status != StatusCode::OK {

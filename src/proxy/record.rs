@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Conn;
 use super::failure;
 use crate::call::Failure;
-use crate::call::attempt::Trail;
+use crate::call::trail::Trail;
 use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::plan::fallback::Fallback;
@@ -31,6 +31,8 @@ use crate::upstream::peer::Peer;
 pub struct Exchange {
     conn: Arc<Conn>,
     started: Instant,
+    /// When it was turned to its peer; later than it came where it was delayed on purpose.
+    pub called: Instant,
     method: Method,
     uri: Uri,
     version: Version,
@@ -72,6 +74,7 @@ impl Exchange {
         Box::new(Self {
             conn: conn.clone(),
             started: now,
+            called: now,
             method: method.clone(),
             uri: uri.clone(),
             version,
@@ -126,6 +129,8 @@ impl Exchange {
     pub fn answered(&mut self, status: StatusCode, now: Instant) {
         self.answered = Some(now);
         self.status = Some(status);
+        // What it leads to may last for hours: the place is for those that have still to be answered.
+        self.trail.retrying = None;
         if let Some(mut in_flight) = self.trail.in_flight.take() {
             in_flight.answered(now, Seen::answer(status, None));
         }
@@ -208,20 +213,33 @@ impl Exchange {
         if let Some(peer) = &self.peer {
             peer.metrics().fallbacks.inc();
         }
-        // The caller's answer will say nothing about this peer, which is done with the request.
-        match &answer {
-            Ok(status) => self.tell(Outcome::answered(*status, None), Instant::now()),
-            Err(failure) => self.tell_failure(failure.reason, Instant::now()),
-        }
-        self.admitted = None;
+        let now = Instant::now();
         if let Some(mut in_flight) = self.trail.in_flight.take() {
-            let now = Instant::now();
             match &answer {
                 Ok(status) => in_flight.answered(now, Seen::answer(*status, None)),
                 Err(failure) => in_flight.failed(now, failure.reason),
             }
         }
+        self.leave(&answer, now);
         self.fallback = Some(Box::new((fallback.clone(), answer.err())));
+    }
+
+    /// The peer is done with: its guards hear what it did itself, not what stands in for it, and get their places back.
+    fn leave(&mut self, answer: &Result<StatusCode, Failure>, now: Instant) {
+        self.trail.retrying = None;
+        let taught = match answer {
+            Ok(status) => {
+                self.tell(Outcome::answered(*status, None), now);
+                !status.is_server_error()
+            }
+            Err(failure) => {
+                self.tell_failure(failure.reason, now);
+                failure.reason == Reason::DeadlinePassed
+            }
+        };
+        if let Some(mut admitted) = self.admitted.take().filter(|_| taught) {
+            admitted.teach(now);
+        }
     }
 
     /// What a fallback stands in for.
@@ -242,8 +260,14 @@ impl Exchange {
     /// The answer broke after its head was passed on.
     pub fn broke(&mut self, failure: Failure) {
         let failure = self.own_fault(failure);
+        let (now, reason) = (Instant::now(), failure.reason);
         if let Some(owed) = self.owed.take() {
-            owed.failed(Instant::now(), failure.reason);
+            owed.failed(now, reason);
+        } else if matches!(reason, Reason::ResponseIncomplete | Reason::ResponseTimeout)
+            && let Some(endpoint) = &self.trail.endpoint
+        {
+            // Its head was taken for a good answer.
+            endpoint.begin(now).failed(now, reason);
         }
         self.failure.get_or_insert(failure);
     }

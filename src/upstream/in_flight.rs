@@ -83,6 +83,12 @@ impl InFlight {
         self.sent = true;
     }
 
+    /// It is about to ask for a connection, and nobody will say when it has one: whether it stands in a line of ours first
+    /// is decided now.
+    pub fn asks(&mut self) {
+        self.sent = !self.endpoint.is_full();
+    }
+
     /// There is a connection, for a tunnel. That is no sample of its latency: its peer answers nothing.
     pub fn connected(mut self, now: Instant) {
         self.report(now, Seen::Well);

@@ -31,4 +31,5 @@ mod retries;
 mod routes;
 mod start;
 mod tcp;
+mod together;
 mod traps;

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use super::fallback::{self, mirror};
 use super::{Parts, balance, retry};
 use crate::config::Config;
-use crate::config::collect::{List, OrNone, Pairs};
+use crate::config::collect::{List, OrNone, Pairs, twice};
 use crate::config::kind::Set;
 use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
@@ -71,6 +71,11 @@ fn list(
     if opaque && !list.0.is_empty() {
         list.refuse(problems, "`tcp` has no requests that a route could mean");
     }
+    let name = |route: &said::Route| route.name.as_ref().map(|name| name.0.as_str().to_owned());
+    for (first, second) in twice(&list.0, name).into_iter().filter(|(first, _)| first.name.is_some()) {
+        let line = first.origin.at().map_or(0, |at| at.line);
+        second.refuse(problems, format!("this name is given twice, first in line {line}"));
+    }
     let mut routes: Vec<Arc<Route>> = Vec::new();
     for set in &list.0 {
         let route = route(set, peer, peers, problems);
@@ -92,7 +97,7 @@ fn covers(before: &Route, later: &Route) -> bool {
 
 fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: &mut Problems) -> Route {
     one_end(set, problems);
-    again(set, problems);
+    again(set, peers.get(peer).map(|plan| plan.policy.as_ref()), problems);
     let matches: Vec<Match> =
         set.matches.iter().flat_map(|list| &list.0).map(|item| matching(item, problems)).collect();
     let by_prefix = !matches.is_empty() && matches.iter().all(|one| matches!(one.path, Some(PathMatch::Prefix(_))));
@@ -114,14 +119,31 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: 
     }
 }
 
-/// What a route says about doing things again, told once however many peers it leads to.
-fn again(set: &Set<said::Route>, problems: &mut Problems) {
+/// What a route says about doing things again, told once however many peers it leads to; `own` is how its own is called.
+fn again(set: &Set<said::Route>, own: Option<&PeerPolicy>, problems: &mut Problems) {
     if let Some(said) = &set.retry {
         retry::rule(said, None, problems);
     }
     let Some(timeout) = &set.timeout else { return };
-    if let (Some(attempt), Some(request)) = (&timeout.attempt, &timeout.request) {
-        retry::attempt_before_request(attempt, (attempt.0, request.0), problems);
+    let own = own.filter(|_| set.split.is_none());
+    match (&timeout.attempt, &timeout.request) {
+        (Some(attempt), Some(request)) => {
+            retry::attempt_before_request(attempt, (attempt.0, request.0), problems);
+        }
+        (Some(attempt), None) => {
+            let request = own.and_then(|own| own.request_timeout).map(Timer);
+            retry::attempt_before_request(attempt, (attempt.0, request), problems);
+        }
+        (None, Some(request)) => {
+            let attempt = own.and_then(|own| own.rules.retry.attempt_timeout);
+            if attempt.zip(request.0).is_some_and(|(attempt, request)| attempt > request.0) {
+                request.refuse(
+                    problems,
+                    "must not be shorter than the peer's `timeout.attempt`, the time for one attempt",
+                );
+            }
+        }
+        (None, None) => {}
     }
 }
 

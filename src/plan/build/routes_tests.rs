@@ -32,6 +32,10 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ split: { a: { peer: c } } }", "peers.b.routes[0].split.a.peer: there is no peer `c`"),
         ("{ split: { a: 1 }, subset: { v: \"1\" } }", "`subset` beside `split`: give it to the parts"),
         ("{ subset: {} }", "expected at least one fact"),
+        (
+            "{ name: n, match: { path: /x } }, { name: m }, { name: n }",
+            "peers.b.routes[2]: this name is given twice, first in line",
+        ),
         ("{ otherwise: any }", "means nothing without `subset`"),
         ("{ respond: {}, subset: { v: \"1\" } }", "`respond` ends the request here, so `subset` means nothing"),
         ("{ redirect: {}, split: { a: 1 } }", "`redirect` ends the request here, so `split` means nothing"),
@@ -153,5 +157,24 @@ fn the_routes_of_the_service_are_for_its_ports_that_speak_http() {
         for peer in plan.peers.iter().filter(|_| !wrong) {
             assert_eq!(peer.routes.list.is_empty(), peer.source.protocol == Protocol::Tcp);
         }
+    }
+}
+
+#[test]
+fn an_attempt_of_a_route_fits_in_the_request_of_its_peer_and_the_other_way_round() {
+    for (own, route, said) in [
+        ("request: 1s", "attempt: 2s", "peers.b.routes[0].timeout.attempt: must not be longer than `request`"),
+        ("request: 5s, attempt: 2s", "request: 1s", "peers.b.routes[0].timeout.request: must not be shorter than"),
+        ("request: 5s, attempt: 2s", "request: 2s", ""),
+        ("request: 1s", "attempt: 2s, request: none", ""),
+    ] {
+        let text = format!(
+            "service: x\npeers: {{ b: {{ static: [10.0.0.2:2], timeout: {{ {own} }}, routes: [{{ timeout: {{ {route} }} }}] }} }}\n"
+        );
+        let mut problems = Problems::new("f");
+        let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        build(&document.config, Path::new("/"), &mut problems);
+        let all = problems.sorted().to_string();
+        assert!(all.contains(said) && all.is_empty() == said.is_empty(), "{own} / {route}: {all}");
     }
 }
