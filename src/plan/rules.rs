@@ -332,6 +332,9 @@ pub struct MeterRule {
     pub per: Option<RateKey>,
     /// Keys that are remembered, at least 1.
     pub keys: u32,
+    /// Whether the answers to requests that pass tell what is left: so it is with a quota of the caller's own or of a
+    /// route. A rate that all callers of a door share only protects the service, and tells each of the others' traffic.
+    pub told: bool,
 }
 
 /// What each has a rate of its own.

@@ -6,8 +6,6 @@ use http::request::Parts;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::Conn;
 use super::record::Exchange;
 use crate::call::Failure;
@@ -15,7 +13,7 @@ use crate::ids::Door;
 use crate::plan::peer::PeerPolicy;
 use crate::plan::rules::{GateRule, MeterRule, RateKey, RouteGate};
 use crate::reason::Reason;
-use crate::resilience::gate::{Asking, Gate, Shut, Through};
+use crate::resilience::gate::{Asking, Gate, Least, Shut, Through};
 use crate::resilience::rate::Answer;
 use crate::upstream::guards::Refusal;
 use crate::upstream::world::World;
@@ -28,12 +26,14 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 ///
 /// # Errors
 /// `LimitReached` or `RateLimited`.
-pub fn door(conn: &Conn, world: &World, parts: &Parts, now: Instant) -> Result<Through, Failure> {
+pub fn door(conn: &Conn, world: &World, parts: &Parts, record: &mut Exchange) -> Result<(), Failure> {
     let (gates, rules) = (&world.gates, &world.plan.gates);
-    match conn.side() {
-        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", parts, now),
-        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", parts, now),
-    }
+    let through = match conn.side() {
+        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", parts, record),
+        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", parts, record),
+    };
+    record.through[0] = Some(through?);
+    Ok(())
 }
 
 /// Passes the gate of a route.
@@ -45,11 +45,12 @@ pub fn route(
     world: &World,
     gate: &RouteGate,
     parts: &Parts,
-    now: Instant,
-) -> Result<Option<Through>, Failure> {
+    record: &mut Exchange,
+) -> Result<(), Failure> {
     // A route's gate is made with the World of its plan.
-    let Some(living) = world.gates.routes.get(&gate.key) else { return Ok(None) };
-    through(conn, living, &gate.rule, &gate.key, parts, now).map(Some)
+    let Some(living) = world.gates.routes.get(&gate.key) else { return Ok(()) };
+    record.through[1] = Some(through(conn, living, &gate.rule, &gate.key, parts, record)?);
+    Ok(())
 }
 
 /// Asks the guards of the peer that the record goes to.
@@ -69,18 +70,48 @@ fn through(
     rule: &GateRule,
     name: &str,
     parts: &Parts,
-    now: Instant,
+    record: &mut Exchange,
 ) -> Result<Through, Failure> {
     let address = conn.caller.client.0.map(|addr| addr.ip());
-    let asking = Asking { now, address, headers: &parts.headers };
-    gate.admit(rule, &asking).map_err(|shut| match shut {
+    let asking = Asking { now: record.started(), address, headers: &parts.headers };
+    let admitted = gate.admit(rule, &asking).map_err(|shut| match shut {
         Shut::Full(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
         Shut::Slow(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
         Shut::Rate { at, answer } => match rule.rates.get(at) {
             Some(meter) => too_often(meter, &answer, name),
             None => Failure::new(Reason::RateLimited, format!("a rate of {name} is reached")),
         },
-    })
+    });
+    let (through, least) = admitted?;
+    if let Some(Least { at, answer }) = least
+        && let Some(meter) = rule.rates.get(at)
+    {
+        quota(meter, name, (answer.remaining, answer.reset), record.quotas.get_or_insert_default());
+    }
+    Ok(through)
+}
+
+/// Tells what is left of the rates that the request has passed, where the answer does not speak of rates itself.
+pub fn tell(quotas: Option<&HeaderMap>, headers: &mut HeaderMap) {
+    if let Some(quotas) = quotas
+        && !headers.contains_key(RATE_LIMIT)
+        && !headers.contains_key(RATE_LIMIT_POLICY)
+    {
+        headers.extend(quotas.clone());
+    }
+}
+
+/// Adds what a rate allows and what is left of it; `time` is until there is more.
+fn quota(meter: &MeterRule, name: &str, (left, time): (u32, Duration), fields: &mut HeaderMap) {
+    let (count, window, seconds) = (meter.rate.count, meter.rate.period.as_secs(), whole_seconds(time));
+    for (field, text) in [
+        (RATE_LIMIT_POLICY, format!("\"{name}\";q={count};w={window}")),
+        (RATE_LIMIT, format!("\"{name}\";r={left};t={seconds}")),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            fields.append(field, value);
+        }
+    }
 }
 
 fn too_often(meter: &MeterRule, answer: &Answer, name: &str) -> Failure {
@@ -95,17 +126,9 @@ fn too_often(meter: &MeterRule, answer: &Answer, name: &str) -> Failure {
         Some(RateKey::Address) => " of each address".into(),
         Some(RateKey::Header(field)) => format!(" of each {field}"),
     };
-    let seconds = whole_seconds(answer.retry_after);
     let mut fields = HeaderMap::with_capacity(3);
-    fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    for (field, text) in [
-        (RATE_LIMIT_POLICY, format!("\"{name}\";q={count};w={window}")),
-        (RATE_LIMIT, format!("\"{name}\";r={};t={seconds}", answer.remaining)),
-    ] {
-        if let Ok(value) = HeaderValue::try_from(text) {
-            fields.insert(field, value);
-        }
-    }
+    fields.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(answer.retry_after)));
+    quota(meter, name, (answer.remaining, answer.retry_after), &mut fields);
     let detail = format!("the limit `rate: {count}/{unit}`{each} is reached for {name}");
     Failure { fields: Some(Box::new(fields)), ..Failure::new(Reason::RateLimited, detail) }
 }
@@ -146,7 +169,7 @@ mod tests {
             let rate = RateRule { count, period: Duration::from_secs(seconds), burst: count };
             let retry_after = Duration::from_millis(wait);
             let answer = Answer { ok: false, limit: count, remaining: 0, reset: retry_after, retry_after };
-            let failure = too_often(&MeterRule { rate, per, keys: 1 }, &answer, "inbound");
+            let failure = too_often(&MeterRule { rate, per, keys: 1, told: false }, &answer, "inbound");
             let fields = failure.fields.unwrap();
             assert_eq!((failure.reason, &*failure.detail), (Reason::RateLimited, detail));
             assert_eq!(fields["retry-after"], field);

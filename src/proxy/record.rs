@@ -48,6 +48,8 @@ pub struct Exchange {
     pub fallback: Option<Box<(Arc<Fallback>, Option<Failure>)>>,
     /// Its place among those in flight through its door and its route.
     pub through: [Option<Through>; 2],
+    /// What is left of the rates that it has passed, for its answer; boxed, because few are told.
+    pub quotas: Option<Box<HeaderMap>>,
     /// Its place among those in flight at the peer, and what the peer's guards wait to hear.
     pub admitted: Option<Admitted>,
     /// What the call did.
@@ -82,6 +84,7 @@ impl Exchange {
             route: None,
             fallback: None,
             through: [None, None],
+            quotas: None,
             admitted: None,
             trail: Trail::default(),
             owed: None,

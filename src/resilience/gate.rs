@@ -86,6 +86,15 @@ pub enum Shut {
     },
 }
 
+/// Of the rates that a request has passed and that tell what they have left: the one with the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Least {
+    /// The rate's place among those of the rule.
+    pub at: usize,
+    /// What the bucket says.
+    pub answer: Answer,
+}
+
 /// A request that has passed; in flight until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the request"]
@@ -145,7 +154,7 @@ impl Gate {
     ///
     /// # Errors
     /// What is reached. Nothing was taken, but from rates that stand before the one that refused.
-    pub fn admit(&self, rule: &GateRule, asking: &Asking<'_>) -> Result<Through, Shut> {
+    pub fn admit(&self, rule: &GateRule, asking: &Asking<'_>) -> Result<(Through, Option<Least>), Shut> {
         let limits = LimitsRule { in_flight: rule.in_flight, ..LimitsRule::default() };
         let in_flight = self.limits.hold(Limited::InFlight, &limits).map_err(Shut::Full)?;
         let slot = match &rule.adaptive {
@@ -155,13 +164,17 @@ impl Gate {
                 Some(Box::new((slot, *rule)))
             }
         };
+        let mut least: Option<Least> = None;
         for (at, (meter, rule)) in self.meters.iter().zip(&rule.rates).enumerate() {
             let answer = meter.take(&rule.rate, asking);
             if !answer.ok {
                 return Err(Shut::Rate { at, answer });
             }
+            if rule.told && least.is_none_or(|least| answer.remaining < least.answer.remaining) {
+                least = Some(Least { at, answer });
+            }
         }
-        Ok(Through { _in_flight: in_flight, slot })
+        Ok((Through { _in_flight: in_flight, slot }, least))
     }
 
     /// Requests in flight.
@@ -184,7 +197,7 @@ mod tests {
     use super::*;
 
     fn rate(count: u32, per: Option<RateKey>) -> MeterRule {
-        MeterRule { rate: RateRule::per_second(count), per, keys: 100 }
+        MeterRule { rate: RateRule::per_second(count), told: per.is_some(), per, keys: 100 }
     }
 
     fn rule(in_flight: Option<u32>, rates: Vec<MeterRule>) -> GateRule {
@@ -232,6 +245,23 @@ mod tests {
     }
 
     #[test]
+    fn the_least_that_is_left_is_told_but_not_of_what_all_share() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let user = || Some(RateKey::Header(HeaderName::from_static("x-user")));
+        let shared = rate(3, None);
+        for (rates, told) in [
+            (vec![shared.clone()], None),
+            (vec![rate(9, Some(RateKey::Address)), shared.clone()], Some((0, 8))),
+            (vec![rate(9, Some(RateKey::Address)), rate(5, user()), shared.clone()], Some((1, 4))),
+            (vec![rate(9, Some(RateKey::Address)), MeterRule { told: true, ..shared }], Some((1, 2))),
+        ] {
+            let rule = rule(None, rates);
+            let (_, least) = Gate::after(None, &rule, now).admit(&rule, &asking(now, &none, 1)).unwrap();
+            assert_eq!(least.map(|least| (least.at, least.answer.remaining)), told);
+        }
+    }
+
+    #[test]
     fn a_rate_survives_a_reload_that_changes_its_number_and_not_one_that_changes_its_kind() {
         let (now, none) = (Instant::now(), HeaderMap::new());
         let before = rule(None, vec![rate(2, None), rate(1, Some(RateKey::Address))]);
@@ -251,11 +281,11 @@ mod tests {
         let adaptive = ConcurrencyRule { least: 1, start: 1, ..ConcurrencyRule::default() };
         let rule = GateRule { adaptive: Some(adaptive), ..GateRule::default() };
         let gate = Gate::after(None, &rule, now);
-        let mut first = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
+        let (mut first, _) = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
         assert!(matches!(gate.admit(&rule, &asking(now, &none, 1)), Err(Shut::Slow(_))));
         assert_eq!(gate.in_flight(), 1, "a refused one holds nothing");
         first.tunnel();
-        let mut second = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
+        let (mut second, _) = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
         second.teach(now + Duration::from_millis(5));
         assert!(gate.admit(&rule, &asking(now, &none, 1)).is_ok());
         assert_eq!(gate.in_flight(), 2);

@@ -332,6 +332,53 @@ fn a_route_has_limits_of_its_own() {
 }
 
 #[test]
+fn an_answer_that_passed_a_rate_of_its_own_tells_what_is_left() {
+    let app = App::http(OK);
+    let routes = "{ name: search, match: { path: /search }, limits: { rate: 3/h } }, \
+                  { name: quiet, match: { path: /quiet }, response-headers: { remove: [ratelimit, ratelimit-policy] } }, \
+                  { name: told, match: { path: /told }, respond: { status: 404 } }";
+    let sidecar = Sidecar::start(&service(&app, "rate: [{ limit: 5/h, per: header x-user }, 1000/h]", routes));
+    let ask = |path: &str, user: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: server\r\nx-user: {user}\r\n\r\n");
+        Caller::connect(sidecar.inbound).send(head).answer()
+    };
+    let told = |answer: &str, name: &str| {
+        let fields = |wanted: &str| {
+            let lines = answer.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let of = |list: Vec<&str>| {
+            list.into_iter().filter(|item| item.contains(name)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        (of(fields("ratelimit")), of(fields("ratelimit-policy")))
+    };
+    for (path, left, search) in [("/", 4, None), ("/search", 3, Some(2)), ("/told", 2, None)] {
+        let answer = ask(path, "a");
+        let (rate, policy) = told(&answer, "\"inbound\"");
+        assert_eq!(policy, ["\"inbound\";q=5;w=3600"], "{answer}");
+        assert!(rate.len() == 1 && rate[0].starts_with(&format!("\"inbound\";r={left};t=")), "{answer}");
+        let (rate, _) = told(&answer, "search");
+        assert_eq!(
+            rate.first().map(|rate| rate[..30].to_owned()),
+            search.map(|left| format!("\"inbound.routes/search\";r={left};t=")),
+            "{answer}"
+        );
+    }
+    assert_eq!(field(&ask("/quiet", "a"), "ratelimit"), None);
+    assert!(field(&ask("/", "b"), "ratelimit").unwrap().starts_with("\"inbound\";r=4;"));
+
+    // What an app says of rates itself stays alone, and what all callers share is nobody's own.
+    let own = App::http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nRateLimit: \"mine\";r=7\r\n\r\nhi");
+    for (app, limits, expect) in [(&own, "{ limit: 5/h, per: address }", Some("\"mine\";r=7")), (&app, "1000/h", None)]
+    {
+        let sidecar = Sidecar::start(&service(app, &format!("rate: {limits}"), ""));
+        let answer = Caller::connect(sidecar.inbound).send("GET / HTTP/1.1\r\nHost: server\r\n\r\n").answer();
+        assert_eq!(field(&answer, "ratelimit").as_deref(), expect, "{answer}");
+        assert_eq!(field(&answer, "ratelimit-policy"), None);
+    }
+}
+
+#[test]
 fn the_limit_that_follows_latency_is_one_line() {
     let held = Held::default();
     let app = held.app();

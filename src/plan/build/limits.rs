@@ -87,7 +87,7 @@ fn wider_whole(set: &Set<Breaker>, problems: &mut Problems) {
 pub fn doors(config: &Config, problems: &mut Problems) -> DoorGates {
     let mut gate = |limits: &Limits| GateRule {
         in_flight: most(&limits.in_flight),
-        rates: rates(limits.rate.as_ref()),
+        rates: rates(limits.rate.as_ref(), false),
         adaptive: adaptive(&limits.adaptive, problems),
     };
     DoorGates {
@@ -102,7 +102,7 @@ pub fn route(set: &Set<Route>, problems: &mut Problems) -> Option<Box<RouteGate>
     let said: &RouteLimits = limits;
     let rule = GateRule {
         in_flight: most(&said.in_flight),
-        rates: rates(said.rate.as_ref()),
+        rates: rates(said.rate.as_ref(), true),
         adaptive: adaptive(&said.adaptive, problems),
     };
     if rule.is_open() {
@@ -113,13 +113,13 @@ pub fn route(set: &Set<Route>, problems: &mut Problems) -> Option<Box<RouteGate>
     Some(Box::new(RouteGate { key, rule }))
 }
 
-fn rates(said: Option<&Set<OneOrMore<Rate>>>) -> Box<[MeterRule]> {
-    let mut rates: Vec<_> = said.iter().flat_map(|rates| &rates.0).filter_map(|rate| meter(rate)).collect();
+fn rates(said: Option<&Set<OneOrMore<Rate>>>, of_route: bool) -> Box<[MeterRule]> {
+    let mut rates: Vec<_> = said.iter().flat_map(|rates| &rates.0).filter_map(|rate| meter(rate, of_route)).collect();
     rates.sort_by_key(|rate| rate.per.is_none());
     rates.into()
 }
 
-fn meter(rate: &Rate) -> Option<MeterRule> {
+fn meter(rate: &Rate, of_route: bool) -> Option<MeterRule> {
     let pace = rate.limit.as_ref()?.value;
     let burst = rate.burst.as_ref().map_or(pace.count, |burst| number(burst.0));
     Some(MeterRule {
@@ -129,6 +129,7 @@ fn meter(rate: &Rate) -> Option<MeterRule> {
             said::RateKey::Header(name) => RateKey::Header(name.clone()),
         }),
         keys: number(rate.keys.0),
+        told: of_route || rate.per.is_some(),
     })
 }
 
