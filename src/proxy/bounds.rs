@@ -9,9 +9,11 @@ use std::time::Duration;
 use super::Conn;
 use super::record::Exchange;
 use crate::call::Failure;
+use crate::http::head::Facts;
 use crate::ids::Door;
 use crate::plan::peer::PeerPolicy;
-use crate::plan::rules::{GateRule, MeterRule, RateKey, RouteGate};
+use crate::plan::route::Route;
+use crate::plan::rules::{GateRule, MeterRule, Priority, RateKey};
 use crate::reason::Reason;
 use crate::resilience::gate::{Asking, Gate, Least, Shut, Through};
 use crate::resilience::rate::Answer;
@@ -22,6 +24,17 @@ use crate::upstream::world::World;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
+/// What a request is worth where a limit in flight is nearly reached. Nobody waits for a copy; of what a route leaves
+/// open, further attempts come last: they are what an overload is made of, and who sends them can wait.
+pub fn priority(route: Option<Priority>, facts: &Facts) -> Priority {
+    match route {
+        _ if facts.copied => Priority::Low,
+        Some(said) => said,
+        None if facts.marked => Priority::Low,
+        None => Priority::Normal,
+    }
+}
+
 /// Passes the gate of the door.
 ///
 /// # Errors
@@ -29,8 +42,8 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 pub fn door(conn: &Conn, world: &World, parts: &Parts, record: &mut Exchange) -> Result<(), Failure> {
     let (gates, rules) = (&world.gates, &world.plan.gates);
     let through = match conn.side() {
-        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", parts, record),
-        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", parts, record),
+        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", (parts, record.priority), record),
+        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", (parts, record.priority), record),
     };
     record.through[0] = Some(through?);
     Ok(())
@@ -40,16 +53,14 @@ pub fn door(conn: &Conn, world: &World, parts: &Parts, record: &mut Exchange) ->
 ///
 /// # Errors
 /// `LimitReached` or `RateLimited`.
-pub fn route(
-    conn: &Conn,
-    world: &World,
-    gate: &RouteGate,
-    parts: &Parts,
-    record: &mut Exchange,
-) -> Result<(), Failure> {
+pub fn route(conn: &Conn, world: &World, route: &Route, parts: &Parts, record: &mut Exchange) -> Result<(), Failure> {
+    let Some(gate) = &route.gate else { return Ok(()) };
     // A route's gate is made with the World of its plan.
     let Some(living) = world.gates.routes.get(&gate.key) else { return Ok(()) };
-    record.through[1] = Some(through(conn, living, &gate.rule, &gate.key, parts, record)?);
+    // What a route says is against other routes; its own limits are for its own requests.
+    let own = route.priority == Some(record.priority);
+    let priority = if own { Priority::High } else { record.priority };
+    record.through[1] = Some(through(conn, living, &gate.rule, &gate.key, (parts, priority), record)?);
     Ok(())
 }
 
@@ -59,7 +70,12 @@ pub fn route(
 /// `LimitReached`, `Throttled` or `CircuitOpen`.
 pub fn peer(policy: &PeerPolicy, record: &mut Exchange) -> Result<(), Failure> {
     let Some(peer) = &record.peer else { return Ok(()) };
-    let admitted = peer.admit(policy, record.started()).map_err(refused)?;
+    let admitted = peer.admit(policy, record.priority, record.started()).map_err(|refusal| {
+        if refusal.reason == Reason::LimitReached {
+            shed(record.conn(), record.priority);
+        }
+        refused(refusal)
+    })?;
     record.admitted = Some(admitted);
     Ok(())
 }
@@ -69,14 +85,14 @@ fn through(
     gate: &Gate,
     rule: &GateRule,
     name: &str,
-    parts: &Parts,
+    (parts, priority): (&Parts, Priority),
     record: &mut Exchange,
 ) -> Result<Through, Failure> {
     let address = conn.caller.client.0.map(|addr| addr.ip());
-    let asking = Asking { now: record.started(), address, headers: &parts.headers };
+    let asking = Asking { now: record.started(), address, headers: &parts.headers, priority };
     let admitted = gate.admit(rule, &asking).map_err(|shut| match shut {
-        Shut::Full(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
-        Shut::Slow(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
+        Shut::Full(full) => limit_reached(conn, record, format!("{full} for {name}")),
+        Shut::Slow(full) => limit_reached(conn, record, format!("{full} for {name}")),
         Shut::Rate { at, answer } => match rule.rates.get(at) {
             Some(meter) => too_often(meter, &answer, name),
             None => Failure::new(Reason::RateLimited, format!("a rate of {name} is reached")),
@@ -89,6 +105,17 @@ fn through(
         quota(meter, name, (answer.remaining, answer.reset), record.quotas.get_or_insert_default());
     }
     Ok(through)
+}
+
+fn limit_reached(conn: &Conn, record: &Exchange, detail: String) -> Failure {
+    shed(conn, record.priority);
+    Failure::new(Reason::LimitReached, detail)
+}
+
+fn shed(conn: &Conn, priority: Priority) {
+    if let Some(cell) = conn.core.metrics.door(conn.side()).shed.get(priority as usize) {
+        cell.inc();
+    }
 }
 
 /// Tells what is left of the rates that the request has passed, where the answer does not speak of rates itself.

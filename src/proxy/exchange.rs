@@ -19,7 +19,7 @@ use super::mirror;
 use super::record::Exchange;
 use super::route::Taken;
 use super::stale::Filling;
-use super::target::{Target, target};
+use super::target::{Target, aim, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
 use crate::call::attempt::{Call, in_time};
@@ -78,9 +78,11 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
+    let aim = aim(conn, &world, &parts, &facts)?;
+    record.priority = bounds::priority(aim.priority(), &facts);
     bounds::door(conn, &world, &parts, record)?;
     let Target { peer, policy, subset, deadline, route } =
-        target(conn, &world, &parts, &facts, record.started()).await?;
+        target(conn, &world, aim, &parts, &facts, record.started()).await?;
     record.to(&peer);
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
@@ -161,9 +163,7 @@ async fn by_route(
     record: &mut Exchange,
 ) -> Result<Option<Response<Bytes>>, Failure> {
     record.route = Some(taken.route.clone());
-    if let Some(gate) = &taken.route.gate {
-        bounds::route(conn, world, gate, parts, record)?;
-    }
+    bounds::route(conn, world, &taken.route, parts, record)?;
     routed(conn, taken, parts, facts, deadline).await
 }
 

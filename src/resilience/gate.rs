@@ -9,10 +9,11 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::concurrency::{self, Adaptive, Slot};
-use super::limit::{self, Held, Limited, Limits};
+use super::limit::{self, Held, Limits};
+use super::priority::Claim;
 use super::rate::{Answer, Bucket, Keyed};
 use crate::plan::Plan;
-use crate::plan::rules::{ConcurrencyRule, GateRule, LimitsRule, MeterRule, RateKey, RateRule};
+use crate::plan::rules::{ConcurrencyRule, GateRule, MeterRule, Priority, RateKey, RateRule};
 
 /// The state of a gate. Its numbers come with each question, so that a reload changes them and keeps the state.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub struct Asking<'a> {
     pub address: Option<IpAddr>,
     /// With which fields.
     pub headers: &'a HeaderMap,
+    /// What it is worth.
+    pub priority: Priority,
 }
 
 /// Why a request does not pass.
@@ -155,12 +158,12 @@ impl Gate {
     /// # Errors
     /// What is reached. Nothing was taken, but from rates that stand before the one that refused.
     pub fn admit(&self, rule: &GateRule, asking: &Asking<'_>) -> Result<(Through, Option<Least>), Shut> {
-        let limits = LimitsRule { in_flight: rule.in_flight, ..LimitsRule::default() };
-        let in_flight = self.limits.hold(Limited::InFlight, &limits).map_err(Shut::Full)?;
+        let claim = Claim { priority: asking.priority, kept: rule.kept };
+        let in_flight = self.limits.enter(rule.in_flight, claim).map_err(Shut::Full)?;
         let slot = match &rule.adaptive {
             None => None,
             Some(rule) => {
-                let slot = Adaptive::admit(self.adaptive.clone(), asking.now, rule).map_err(Shut::Slow)?;
+                let slot = Adaptive::admit(self.adaptive.clone(), asking.now, rule, claim).map_err(Shut::Slow)?;
                 Some(Box::new((slot, *rule)))
             }
         };
@@ -201,11 +204,11 @@ mod tests {
     }
 
     fn rule(in_flight: Option<u32>, rates: Vec<MeterRule>) -> GateRule {
-        GateRule { in_flight, rates: rates.into(), adaptive: None }
+        GateRule { in_flight, rates: rates.into(), ..GateRule::default() }
     }
 
     fn asking<'a>(now: Instant, headers: &'a HeaderMap, last: u8) -> Asking<'a> {
-        Asking { now, address: Some(IpAddr::from([10, 0, 0, last])), headers }
+        Asking { now, address: Some(IpAddr::from([10, 0, 0, last])), headers, priority: Priority::Normal }
     }
 
     #[test]
@@ -242,6 +245,22 @@ mod tests {
         assert!(passes(&of("b"), 2).iter().all(Result::is_ok));
         let rest = passes(&HeaderMap::new(), 2);
         assert!(rest[0].is_ok() && matches!(rest[1], Err(Shut::Rate { at: 1, .. })), "{rest:?}");
+    }
+
+    #[test]
+    fn what_is_of_low_priority_leaves_room_under_both_limits() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let adaptive = ConcurrencyRule { start: 10, ..ConcurrencyRule::default() };
+        for rule in [rule(Some(10), vec![]), GateRule { adaptive: Some(adaptive), ..GateRule::default() }] {
+            let rule = GateRule { kept: true, ..rule };
+            let gate = Gate::after(None, &rule, now);
+            let fill = |priority| {
+                let ask = || gate.admit(&rule, &Asking { priority, ..asking(now, &none, 1) }).ok();
+                std::iter::from_fn(ask).collect::<Vec<_>>()
+            };
+            let held = [Priority::Low, Priority::Normal, Priority::High].map(fill);
+            assert_eq!(held.map(|held| held.len()), [8, 1, 1]);
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::plan::rules::SubsetRule;
 
 /// Gives every peer its routes; the apps, which are the first `apps` peers, share those of the inbound door.
 pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
+    super::limits::keep_for_high(config, apps, &mut parts.peers);
     if let Some(inbound) = &config.inbound {
         for route in &inbound.routes.0 {
             let kept = [
@@ -108,6 +109,7 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: 
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
         mirror: set.mirror.as_ref().and_then(|set| mirror(set, peers, problems)),
         gate: super::limits::route(set, problems),
+        priority: set.priority.as_ref().map(|priority| super::limits::priority(priority.value)),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,
