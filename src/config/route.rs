@@ -39,7 +39,7 @@ section! {
         mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
         /// What its requests may take together.
         limits "limits": Option<Set<RouteLimits>> = Unset("{ rate: 10/s }");
-        /// `low` gets in while less than 80 % of a limit in flight is used; `high` has the last tenth to itself.
+        /// `low` may use 80 % of a limit in flight; a tenth is kept for `high`.
         priority "priority": Option<Set<Priority>> = Unset("low");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
