@@ -367,6 +367,18 @@ fn what_is_probably_not_meant_is_a_warning() {
             "f:3:53: warning: peers.a.balance.key: only this machine can call: all requests would go to one endpoint",
         ),
         (
+            &with("peers: { a: { dns: b:1, retry: { attempts: 4 } } }"),
+            "f:3:44: warning: peers.a.retry.attempts: retries multiply: where each of three hops makes 4 attempts, the last gets 64",
+        ),
+        (
+            &with("peers: { a: { dns: b:1, retry: { budget: { share: 0%, floor: 0 } } } }"),
+            "f:3:42: warning: peers.a.retry.budget: allows no retry at all: `retry: off` says so in fewer words",
+        ),
+        (
+            &with("peers: { a: { dns: b:1, timeout: { attempt: 2s, request: 1s } } }"),
+            "f:3:45: peers.a.timeout.attempt: must not be longer than `request`, the time for all attempts",
+        ),
+        (
             &with("peers: { a: { static: [{ address: 1.1.1.1:1, weight: 0 }] } }"),
             "f:3:23: warning: peers.a.static: every weight is 0: this peer takes no traffic",
         ),
