@@ -298,7 +298,7 @@ fn the_limits(plan: &Plan) {
     let rate = |count, seconds, burst| RateRule { count, period: Duration::from_secs(seconds), burst };
     let adaptive =
         |least, start, most, percent| Some(ConcurrencyRule { least, start, most, tolerance: Share::percent(percent) });
-    let meter = |rate, per, keys| MeterRule { rate, told: per != None, per, keys };
+    let meter = |rate, per: Option<RateKey>, keys| MeterRule { rate, told: per.is_some(), per, keys };
     let inbound = GateRule {
         in_flight: Some(11),
         rates: [meter(rate(12, 60, 12), None, 10_000)].into(),
