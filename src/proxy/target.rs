@@ -37,7 +37,8 @@ pub struct Target {
 pub struct Aim {
     /// The peer; `None` for a name that no peer has.
     peer: Option<Arc<Peer>>,
-    taken: Option<Taken>,
+    /// Boxed: routes are rare, and must not make every exchange larger.
+    taken: Option<Box<Taken>>,
 }
 
 impl Aim {
@@ -66,7 +67,7 @@ pub fn aim(conn: &Conn, world: &World, parts: &Parts, facts: &Facts) -> Result<A
         Some(routes) if !routes.list.is_empty() => Taken::find(routes, parts)?,
         _ => None,
     };
-    Ok(Aim { peer, taken })
+    Ok(Aim { peer, taken: taken.map(Box::new) })
 }
 
 /// The target of a request with this aim.
@@ -95,7 +96,7 @@ pub async fn target(
     let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy, to.subset)));
     let (peer, policy, subset) = destination.unwrap_or_else(|| (peer.clone(), peer.policy(), None));
     let deadline = Deadline::after(now, policy.request_timeout).min(patience);
-    Ok(Target { peer, policy, subset, deadline, route: Some(Box::new(taken)) })
+    Ok(Target { peer, policy, subset, deadline, route: Some(taken) })
 }
 
 fn default_port(conn: &Conn) -> u16 {
