@@ -367,6 +367,16 @@ fn what_is_probably_not_meant_is_a_warning() {
             "f:3:53: warning: peers.a.balance.key: only this machine can call: all requests would go to one endpoint",
         ),
         (
+            "service: x\ninbound: { app: \"127.0.0.1:1\", routes: [{ priority: high }] }",
+            "f:2:53: warning: inbound.routes[0].priority: means nothing: `inbound.limits` has neither `in-flight` nor `adaptive`",
+        ),
+        ("service: x\ninbound: { app: \"127.0.0.1:1\", limits: { adaptive: on }, routes: [{ priority: high }] }", ""),
+        (
+            &with("peers: { a: { dns: b:1, routes: [{ priority: low }] } }"),
+            "f:3:46: warning: peers.a.routes[0].priority: means nothing: neither `outbound.limits` nor a peer's `breaker` has `in-flight` or `adaptive`",
+        ),
+        (&with("peers: { a: { dns: b:1, breaker: { in-flight: 9 }, routes: [{ priority: low }] } }"), ""),
+        (
             &with("peers: { a: { dns: b:1, retry: { attempts: 4 } } }"),
             "f:3:44: warning: peers.a.retry.attempts: retries multiply: where each of three hops makes 4 attempts, the last gets 64",
         ),
