@@ -367,6 +367,18 @@ fn what_is_probably_not_meant_is_a_warning() {
             "f:3:53: warning: peers.a.balance.key: only this machine can call: all requests would go to one endpoint",
         ),
         (
+            &with("peers: { a: { static: [{ address: 1.1.1.1:1, weight: 0 }] } }"),
+            "f:3:23: warning: peers.a.static: every weight is 0: this peer takes no traffic",
+        ),
+    ] {
+        assert_eq!(problems(text), expect, "{text}");
+    }
+}
+
+#[test]
+fn retries_and_priorities_that_cannot_be_meant() {
+    for (text, expect) in [
+        (
             "service: x\ninbound: { app: \"127.0.0.1:1\", routes: [{ priority: high }] }",
             "f:2:53: warning: inbound.routes[0].priority: means nothing: `inbound.limits` has neither `in-flight` nor `adaptive`",
         ),
@@ -387,10 +399,6 @@ fn what_is_probably_not_meant_is_a_warning() {
         (
             &with("peers: { a: { dns: b:1, timeout: { attempt: 2s, request: 1s } } }"),
             "f:3:45: peers.a.timeout.attempt: must not be longer than `request`, the time for all attempts",
-        ),
-        (
-            &with("peers: { a: { static: [{ address: 1.1.1.1:1, weight: 0 }] } }"),
-            "f:3:23: warning: peers.a.static: every weight is 0: this peer takes no traffic",
         ),
     ] {
         assert_eq!(problems(text), expect, "{text}");
