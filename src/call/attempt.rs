@@ -108,12 +108,12 @@ pub async fn in_time<T>(
 
 /// What may still be tried, for requests and for tunnels.
 pub struct Tries<'a> {
-    call: &'a Call<'a>,
-    now: Instant,
+    pub(super) call: &'a Call<'a>,
+    pub(super) now: Instant,
     /// When the attempt that is being made is to be over.
-    until: Deadline,
-    tried: SmallVec<[Arc<Endpoint>; 2]>,
-    attempts: u32,
+    pub(super) until: Deadline,
+    pub(super) tried: SmallVec<[Arc<Endpoint>; 2]>,
+    pub(super) attempts: u32,
     stale: usize,
 }
 
@@ -290,11 +290,30 @@ impl<'a> Tries<'a> {
     }
 
     /// The endpoint was tried: others come first from now on.
-    fn tried(&mut self, endpoint: Option<Arc<Endpoint>>) {
+    pub(super) fn tried(&mut self, endpoint: Option<Arc<Endpoint>>) {
         let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
         if let Some(endpoint) = endpoint.filter(|one| !known(one)) {
             self.tried.push(endpoint);
         }
+    }
+
+    /// Picks the endpoint of the next attempt; those that were tried come last.
+    pub(super) fn begin(&mut self, trail: &mut Trail) -> Result<Arc<Endpoint>, Failure> {
+        if self.attempts > 0 {
+            self.tried(trail.endpoint.clone());
+        }
+        let begun = self.call.peer.begin(self.call.ask, self.now, &self.tried);
+        let in_flight = begun.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
+        let endpoint = in_flight.endpoint().clone();
+        self.attempts += 1;
+        self.until = self.attempt_until();
+        trail.begin(self.call.peer, &endpoint, in_flight);
+        Ok(endpoint)
+    }
+
+    /// When an attempt that begins now is to be over.
+    pub(super) fn attempt_until(&self) -> Deadline {
+        Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline)
     }
 
     /// Connects to an endpoint, and to another one where the first cannot be reached.
@@ -307,15 +326,7 @@ impl<'a> Tries<'a> {
         F: Future<Output = Result<T, ConnectError>>,
     {
         loop {
-            if self.attempts > 0 {
-                self.tried(trail.endpoint.clone());
-            }
-            let begun = self.call.peer.begin(self.call.ask, self.now, &self.tried);
-            let in_flight = begun.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
-            let endpoint = in_flight.endpoint().clone();
-            self.attempts += 1;
-            self.until = Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline);
-            trail.begin(self.call.peer, &endpoint, in_flight);
+            let endpoint = self.begin(trail)?;
             let mut connecting = std::pin::pin!(connect(endpoint, self.until));
             let connected = match futures_util::poll!(connecting.as_mut()) {
                 Poll::Ready(connected) => connected,
@@ -331,11 +342,9 @@ impl<'a> Tries<'a> {
     }
 
     /// Waits for the next attempt where no connection was made.
-    async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
+    pub(super) async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
         self.now = Instant::now();
-        // What was over is the attempt's time, not the caller's.
-        let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
-        let reason = if cut { Reason::ConnectTimeout } else { error.reason };
+        let reason = self.unconnected_by(&error);
         trail.unconnected(self.now, reason);
         if reason == Reason::LimitReached && self.has_others(trail) {
             // An endpoint that a limit of ours keeps from was not tried.
@@ -352,6 +361,12 @@ impl<'a> Tries<'a> {
             }
             None => Err(Failure::new(reason, error.detail)),
         }
+    }
+
+    /// Why there is no connection: what was over may be the attempt's time, not the caller's.
+    pub(super) fn unconnected_by(&self, error: &ConnectError) -> Reason {
+        let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
+        if cut { Reason::ConnectTimeout } else { error.reason }
     }
 
     /// Waits for a connection. If it takes too long and the peer has addresses of the other family, one of them is
@@ -420,7 +435,7 @@ impl<'a> Tries<'a> {
 
 impl Trail {
     /// Another attempt began, at `endpoint`.
-    fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
+    pub(super) fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
         self.endpoint = Some(endpoint.clone());
         self.attempts += 1;
@@ -428,14 +443,14 @@ impl Trail {
     }
 
     /// The attempt got no answer, for `reason`.
-    fn failed(&mut self, reason: Reason) {
+    pub(super) fn failed(&mut self, reason: Reason) {
         if let Some(mut in_flight) = self.in_flight.take() {
             in_flight.failed(Instant::now(), reason);
         }
     }
 
     /// There was no connection, for `reason`.
-    fn unconnected(&mut self, now: Instant, reason: Reason) {
+    pub(super) fn unconnected(&mut self, now: Instant, reason: Reason) {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.unconnected(now, reason);
         }
@@ -446,7 +461,15 @@ impl Trail {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.overtaken(Instant::now());
         }
+        self.follow(by);
+    }
+
+    /// From now on an attempt that began later is the one to tell of.
+    pub(super) fn follow(&mut self, by: Self) {
         (self.endpoint, self.in_flight) = (by.endpoint, by.in_flight);
+        if by.retrying.is_some() {
+            self.retrying = by.retrying;
+        }
     }
 }
 

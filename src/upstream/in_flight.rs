@@ -69,6 +69,11 @@ impl InFlight {
         self.sample(now, false);
     }
 
+    /// It was cancelled, because another attempt was answered sooner: it would have taken longer than it lasted.
+    pub fn outrun(mut self, now: Instant) {
+        self.sample(now, true);
+    }
+
     /// Where it is.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint

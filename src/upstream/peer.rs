@@ -25,6 +25,7 @@ use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 use crate::plan::rules::Rules;
 use crate::resilience::budget::Budget;
+use crate::resilience::hedge::Latencies;
 use crate::resilience::levels::NO_OVERFLOW;
 use crate::resilience::pick::Draw;
 use crate::telemetry::metrics::{Gauge, PeerMetrics};
@@ -45,6 +46,8 @@ pub struct Peer {
     doubts: Arc<Notify>,
     draw: Draw,
     budget: Budget,
+    /// How long its answers took, as far as hedging wants to know.
+    latencies: Latencies,
     /// Exchanges in flight at all endpoints.
     crowd: Arc<Gauge>,
     tls: Option<ClientTls>,
@@ -98,6 +101,7 @@ impl Peer {
             doubts: Arc::default(),
             draw: Draw::new(fastrand::u64(..)),
             budget: Budget::new(Instant::now()),
+            latencies: Latencies::new(Instant::now()),
             crowd: Arc::default(),
             tls,
             tasks: shared.tasks.clone(),
@@ -197,6 +201,11 @@ impl Peer {
     /// What further attempts it may be given.
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// How long its recent answers took, of the requests that may be hedged.
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
     }
 
     /// Which endpoint takes the next attempt; `avoid` (already tried) is passed over while others exist. `None`: no

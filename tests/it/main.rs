@@ -22,6 +22,7 @@ mod fallback;
 mod grpc;
 mod heads;
 mod health;
+mod hedge;
 mod http1;
 mod http2;
 mod limits;
