@@ -83,6 +83,8 @@ pub struct Facts {
     pub absolute: bool,
     /// Whether it is a sidecar's further attempt: to repeat it again would multiply what was multiplied already.
     pub marked: bool,
+    /// Whether it is a copy, whose answer nobody waits for.
+    pub copied: bool,
 }
 
 /// Why a head is refused: the reason, and what exactly.
@@ -117,6 +119,7 @@ struct Found {
     patience: Option<Duration>,
     request_id: bool,
     marked: bool,
+    copied: bool,
     crumbs: usize,
     bytes: usize,
 }
@@ -154,6 +157,7 @@ pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError>
         patience: found.patience,
         absolute,
         marked: found.marked,
+        copied: found.copied,
     })
 }
 
@@ -231,6 +235,8 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
                 found.hops = value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MOST_HOPS);
             } else if *name == ATTEMPT {
                 found.marked |= value.as_bytes() != b"1";
+            } else if *name == MIRROR {
+                found.copied = true;
             } else if *name == DEADLINE {
                 let millis = value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
                 found.patience = shorter(found.patience, millis);

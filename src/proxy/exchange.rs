@@ -19,7 +19,7 @@ use super::mirror;
 use super::record::Exchange;
 use super::route::Taken;
 use super::stale::Filling;
-use super::target::{Target, target};
+use super::target::{Target, aim, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
 use crate::call::attempt::{Call, in_time};
@@ -78,9 +78,11 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
-    record.through[0] = Some(bounds::door(conn, &world, &parts, record.started())?);
+    let aim = aim(conn, &world, &parts, &facts)?;
+    record.priority = bounds::priority(aim.priority(), &facts);
+    bounds::door(conn, &world, &parts, record)?;
     let Target { peer, policy, subset, deadline, route } =
-        target(conn, &world, &parts, &facts, record.started()).await?;
+        target(conn, &world, aim, &parts, &facts, record.started()).await?;
     record.to(&peer);
     in_time_yet(deadline, record.started())?;
     // From the caller's own fields, before a route changes them.
@@ -99,7 +101,7 @@ async fn pass(
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, ask, &policy, deadline, record);
         let mut switch = in_time(deadline, Box::pin(switched)).await?;
-        given_back(route.as_deref(), &stuck, switch.headers_mut());
+        given_back(route.as_deref(), &stuck, record, switch.headers_mut());
         return Ok(Passed::Switched(Box::new(switch)));
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
@@ -125,7 +127,7 @@ async fn pass(
     unswitched(&answer)?;
     dress(&mut answer, &facts, record.http1(), http10);
     let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
-    given_back(route.as_deref(), &stuck, answer.headers_mut());
+    given_back(route.as_deref(), &stuck, record, answer.headers_mut());
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
 }
 
@@ -162,9 +164,7 @@ async fn by_route(
     record: &mut Exchange,
 ) -> Result<Option<Response<Bytes>>, Failure> {
     record.route = Some(taken.route.clone());
-    if let Some(gate) = &taken.route.gate {
-        record.through[1] = bounds::route(conn, world, gate, parts, record.started())?;
-    }
+    bounds::route(conn, world, &taken.route, parts, record)?;
     let told = routed(conn, taken, parts, facts, deadline).await;
     if taken.delays() {
         // The peer's time begins now.
@@ -189,8 +189,10 @@ fn without_body(facts: &Facts, body: &Body) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the caller is given beside the peer's own answer: the route's changes, and a cookie to stick by.
-fn given_back(route: Option<&Taken>, stuck: &Stuck, headers: &mut HeaderMap) {
+/// What the caller is given beside the peer's own answer: what is left of its rates, the route's changes, and a cookie
+/// to stick by.
+fn given_back(route: Option<&Taken>, stuck: &Stuck, record: &Exchange, headers: &mut HeaderMap) {
+    bounds::tell(record.quotas.as_deref(), headers);
     if let Some(taken) = route {
         taken.dress(headers);
     }
@@ -286,6 +288,7 @@ fn dress(answer: &mut Answer, facts: &Facts, http1: bool, http10: bool) {
 fn tell(answer: Response<Bytes>, mut record: Box<Exchange>) -> Response<Reply> {
     let answer = if record.grpc { failure::for_grpc(answer) } else { answer };
     let (mut parts, text) = answer.into_parts();
+    bounds::tell(record.quotas.as_deref(), &mut parts.headers);
     record.answered(parts.status, Instant::now());
     if *record.method() != Method::HEAD {
         return Response::from_parts(parts, Reply::text(text, Some(record)));
@@ -301,6 +304,7 @@ fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     let kind = record.peer.as_ref().map(|peer| peer.kind());
     let answer = failure::answer(&failure, kind, record.grpc, record.http1());
     let (mut parts, text) = answer.into_parts();
+    bounds::tell(record.quotas.as_deref(), &mut parts.headers);
     if let Some(route) = &record.route {
         route.response.make(&mut parts.headers);
     }

@@ -21,6 +21,7 @@ use crate::http::head::MIRROR;
 use crate::http::tee::Teed;
 use crate::life::tasks::Tasks;
 use crate::plan::route::{Edits, Route};
+use crate::plan::rules::Priority;
 use crate::reason::Side;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::grpc_code;
@@ -110,7 +111,7 @@ impl Copy {
         tasks.spawn(async move {
             let now = Instant::now();
             let policy = peer.policy();
-            let Ok(mut admitted) = peer.admit(&policy, now) else {
+            let Ok(mut admitted) = peer.admit(&policy, Priority::Low, now) else {
                 peer.metrics().mirror_dropped.inc();
                 return drop(place);
             };

@@ -17,6 +17,7 @@ use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::plan::fallback::Fallback;
 use crate::plan::route::Route;
+use crate::plan::rules::Priority;
 use crate::reason::{Reason, Side};
 use crate::resilience::gate::Through;
 use crate::resilience::outlier::Seen;
@@ -50,6 +51,10 @@ pub struct Exchange {
     pub fallback: Option<Box<(Arc<Fallback>, Option<Failure>)>>,
     /// Its place among those in flight through its door and its route.
     pub through: [Option<Through>; 2],
+    /// What it is worth where a limit in flight is nearly reached.
+    pub priority: Priority,
+    /// What is left of the rates that it has passed, for its answer; boxed, because few are told.
+    pub quotas: Option<Box<HeaderMap>>,
     /// Its place among those in flight at the peer, and what the peer's guards wait to hear.
     pub admitted: Option<Admitted>,
     /// What the call did.
@@ -85,6 +90,8 @@ impl Exchange {
             route: None,
             fallback: None,
             through: [None, None],
+            priority: Priority::Normal,
+            quotas: None,
             admitted: None,
             trail: Trail::default(),
             owed: None,

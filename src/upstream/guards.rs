@@ -10,12 +10,13 @@ use tracing::{info, warn};
 
 use super::peer::Peer;
 use crate::plan::peer::PeerPolicy;
-use crate::plan::rules::{BreakerRule, ConcurrencyRule, LimitsRule};
+use crate::plan::rules::{BreakerRule, ConcurrencyRule, LimitsRule, Priority};
 use crate::reason::Reason;
 use crate::resilience::admission::Admission;
 use crate::resilience::breaker::{Breaker, Cause, Change, Pass, State};
 use crate::resilience::concurrency::{Adaptive, Slot};
 use crate::resilience::limit::{Full, Held, Limited, Limits};
+use crate::resilience::priority::Claim;
 use crate::telemetry::metrics::{LIMITS, PeerMetrics};
 
 /// The state of a peer's guards; a changed policy keeps it.
@@ -110,14 +111,15 @@ impl Peer {
     ///
     /// # Errors
     /// What is in the way; nothing is held.
-    pub fn admit(self: &Arc<Self>, policy: &PeerPolicy, now: Instant) -> Result<Admitted, Refusal> {
+    pub fn admit(self: &Arc<Self>, policy: &PeerPolicy, priority: Priority, now: Instant) -> Result<Admitted, Refusal> {
         let (guards, rules) = (self.guards(), &policy.rules);
-        let in_flight = guards.limits.hold(Limited::InFlight, &rules.limits);
+        let claim = Claim { priority, kept: rules.kept };
+        let in_flight = guards.limits.enter(rules.limits.in_flight, claim);
         let in_flight = in_flight.map_err(|full| self.full(full, None))?;
         let slot = match &rules.concurrency {
             None => None,
             Some(rule) => {
-                let slot = Adaptive::admit(guards.adaptive.clone(), now, rule).map_err(|full| {
+                let slot = Adaptive::admit(guards.adaptive.clone(), now, rule, claim).map_err(|full| {
                     self.count_limit(LIMITS.len() - 1);
                     limit_reached(format!("{full} for peer {}", self.name()))
                 })?;

@@ -12,7 +12,7 @@ use super::world::Upstreams;
 use crate::life::tasks::Tasks;
 use crate::plan::door::Protocol;
 use crate::plan::peer::{EndpointSpec, PeerPlan, PeerPolicy};
-use crate::plan::rules::{AdmissionRule, BreakerRule, LimitsRule, Rules, Share};
+use crate::plan::rules::{AdmissionRule, BreakerRule, LimitsRule, Priority, Rules, Share};
 use crate::reason::Reason;
 
 const WELL: Outcome = Outcome { ok: true, accepted: true };
@@ -35,7 +35,7 @@ fn breaking() -> Rules {
 }
 
 fn admit(peer: &Arc<Peer>) -> Result<Admitted, Refusal> {
-    peer.admit(&peer.policy(), Instant::now())
+    peer.admit(&peer.policy(), Priority::Normal, Instant::now())
 }
 
 fn ask(peer: &Arc<Peer>, outcome: Outcome) -> Result<(), Reason> {

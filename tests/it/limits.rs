@@ -355,6 +355,121 @@ fn a_route_has_limits_of_its_own() {
 }
 
 #[test]
+fn an_answer_that_passed_a_rate_of_its_own_tells_what_is_left() {
+    let app = App::http(OK);
+    let routes = "{ name: search, match: { path: /search }, limits: { rate: 3/h } }, \
+                  { name: quiet, match: { path: /quiet }, response-headers: { remove: [ratelimit, ratelimit-policy] } }, \
+                  { name: told, match: { path: /told }, respond: { status: 404 } }";
+    let sidecar = Sidecar::start(&service(&app, "rate: [{ limit: 5/h, per: header x-user }, 1000/h]", routes));
+    let ask = |path: &str, user: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: server\r\nx-user: {user}\r\n\r\n");
+        Caller::connect(sidecar.inbound).send(head).answer()
+    };
+    let told = |answer: &str, name: &str| {
+        let fields = |wanted: &str| {
+            let lines = answer.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let of = |list: Vec<&str>| {
+            list.into_iter().filter(|item| item.contains(name)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        (of(fields("ratelimit")), of(fields("ratelimit-policy")))
+    };
+    for (path, left, search) in [("/", 4, None), ("/search", 3, Some(2)), ("/told", 2, None)] {
+        let answer = ask(path, "a");
+        let (rate, policy) = told(&answer, "\"inbound\"");
+        assert_eq!(policy, ["\"inbound\";q=5;w=3600"], "{answer}");
+        assert!(rate.len() == 1 && rate[0].starts_with(&format!("\"inbound\";r={left};t=")), "{answer}");
+        let (rate, _) = told(&answer, "search");
+        assert_eq!(
+            rate.first().map(|rate| rate[..30].to_owned()),
+            search.map(|left| format!("\"inbound.routes/search\";r={left};t=")),
+            "{answer}"
+        );
+    }
+    assert_eq!(field(&ask("/quiet", "a"), "ratelimit"), None);
+    assert!(field(&ask("/", "b"), "ratelimit").unwrap().starts_with("\"inbound\";r=4;"));
+
+    // What an app says of rates itself stays alone, and what all callers share is nobody's own.
+    let own = App::http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nRateLimit: \"mine\";r=7\r\n\r\nhi");
+    for (app, limits, expect) in [(&own, "{ limit: 5/h, per: address }", Some("\"mine\";r=7")), (&app, "1000/h", None)]
+    {
+        let sidecar = Sidecar::start(&service(app, &format!("rate: {limits}"), ""));
+        let answer = Caller::connect(sidecar.inbound).send("GET / HTTP/1.1\r\nHost: server\r\n\r\n").answer();
+        assert_eq!(field(&answer, "ratelimit").as_deref(), expect, "{answer}");
+        assert_eq!(field(&answer, "ratelimit-policy"), None);
+    }
+}
+
+#[test]
+fn what_is_worth_least_is_turned_away_first() {
+    let held = Held::default();
+    let app = held.app();
+    let routes = "{ match: { path: /healthz }, priority: high }, { match: { path: /report }, priority: low, limits: { in-flight: 9 } }";
+    let sidecar = Sidecar::start(&service(&app, "in-flight: 10", routes));
+    // In order of what refuses them: each gets in only while fewer than its part are in flight.
+    let mut callers = Vec::new();
+    let mut ask = |path: &str, fields: &str, passes: bool| {
+        let mut caller = Caller::connect(sidecar.inbound);
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n{fields}\r\n"));
+        if passes {
+            requests(&app, 1);
+            callers.push(caller);
+            String::new()
+        } else {
+            caller.answer()
+        }
+    };
+    (0..4).for_each(|_| drop(ask("/", "", true)));
+    (0..4).for_each(|_| drop(ask("/report", "", true)));
+    let low = "is reached by the 8 that low priority may use for inbound";
+    let copy = "x-outrigger-mirror: 1\r\n";
+    let again = "x-outrigger-attempt: 2\r\n";
+    let elsewhere =
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: outrigger=a:2\r\n";
+    for (path, fields) in [("/report", ""), ("/", copy), ("/healthz", copy), ("/", again), ("/", elsewhere)] {
+        refused(&ask(path, fields, false), low);
+    }
+    ask("/", "", true);
+    refused(
+        &ask("/", "x-outrigger-attempt: 1\r\n", false),
+        "is reached by the 9 that normal priority may use for inbound",
+    );
+    ask("/healthz", again, true);
+    refused(&ask("/healthz", "", false), "the limit `in-flight: 10` is reached for inbound");
+    assert!(app.seen.try_iter().all(|said| said == "connection"), "what is refused is never sent");
+    let shed = |priority: &str| sidecar.metric(&["outrigger_requests_shed_total", "inbound", priority]);
+    assert_eq!([shed("low"), shed("normal"), shed("high")], [5.0, 1.0, 1.0]);
+    held.open();
+    assert!(callers.iter_mut().all(|caller| caller.answer().starts_with("HTTP/1.1 200 ")));
+}
+
+#[test]
+fn a_peer_keeps_room_for_the_routes_that_say_so_and_is_not_dialled_for_the_others() {
+    let held = Held::default();
+    let app = held.app();
+    let routes = "routes: [{ match: { path: /pay }, priority: high }, { match: { path: /report }, priority: low }]";
+    let sidecar = Sidecar::start(&peer(&app, &format!("breaker: {{ in-flight: 3 }}, {routes}")));
+    let mut callers = Vec::new();
+    for (path, passes) in [("/", true), ("/report", true), ("/report", false), ("/", false), ("/pay", true)] {
+        let mut caller = Caller::connect(sidecar.outbound);
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n\r\n"));
+        if passes {
+            assert_eq!(app.next(), "connection");
+            requests(&app, 1);
+            callers.push(caller);
+        } else {
+            let answer = caller.answer();
+            refused(&answer, "the limit `in-flight: 3` is reached by the 2 that ");
+        }
+    }
+    app.unseen();
+    assert_eq!(sidecar.metric(&["outrigger_requests_shed_total", "outbound", "low"]), 1.0);
+    held.open();
+    assert!(callers.iter_mut().all(|caller| caller.answer().starts_with("HTTP/1.1 200 ")));
+}
+
+#[test]
 fn the_limit_that_follows_latency_is_one_line() {
     let held = Held::default();
     let app = held.app();

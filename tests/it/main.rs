@@ -20,6 +20,7 @@ mod ejection;
 mod failure;
 mod fallback;
 mod grpc;
+mod heads;
 mod health;
 mod hedge;
 mod http1;

@@ -19,6 +19,8 @@ use crate::plan::egress::judge;
 use crate::plan::matching::Asked;
 use crate::plan::peer::{PeerKind, PeerPlan};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
+use crate::plan::rules::Priority;
+use crate::proxy::bounds;
 use crate::proxy::route::Taken;
 use crate::proxy::target::unlisted;
 use crate::reason::Reason;
@@ -52,6 +54,10 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
         Ok(facts) => facts,
         Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
     };
+    match door.side {
+        Door::Inbound => rules::gate("door limits", "inbound.limits", &loaded.plan.gates.inbound, &mut said),
+        Door::Outbound => rules::gate("door limits", "outbound.limits", &loaded.plan.gates.outbound, &mut said),
+    }
     let index = match door.leads {
         Leads::Peer(index) => index,
         Leads::ByAuthority => match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said)
@@ -196,6 +202,7 @@ fn routed<'l>(
     let section = rules::section(loaded, peer);
     passed_over(peer, &section, &parts, taken.as_ref(), &mut said);
     let Some(taken) = taken else {
+        worth(None, facts, "", &mut said);
         if !peer.routes.list.is_empty() {
             said.plain("route", "none means it: it goes to its peer as it is");
         }
@@ -210,6 +217,10 @@ fn routed<'l>(
     let at = peer.routes.list.iter().position(|one| std::sync::Arc::ptr_eq(one, &taken.route)).unwrap_or(0);
     let key = format!("{section}.routes[{at}]");
     said.keyed("route", std::slice::from_ref(&key), format!("`{}` means it", taken.route.name));
+    worth(taken.route.priority, facts, &key, &mut said);
+    if let Some(gate) = &taken.route.gate {
+        rules::gate("route limits", &format!("{key}.limits"), &gate.rule, &mut said);
+    }
     faults(&taken.route, &key, &mut said);
     match taken.answer(&parts, &facts.authority, tls) {
         Err(failure) => return said.refused(&failure),
@@ -225,6 +236,7 @@ fn routed<'l>(
     if let Err(failure) = rewritten(&taken, &mut parts, &key, &mut said) {
         return said.refused(&failure);
     }
+    mirrored(&loaded.plan, &taken.route, &key, &mut said);
     destinations(loaded, &taken.route, &key, &mut said);
     said
 }
@@ -239,6 +251,29 @@ fn passed_over(peer: &PeerPlan, section: &str, parts: &Parts, taken: Option<&Tak
         let text = format!("`{}` does not mean it: {}", route.name, why.join("; nor: "));
         said.keyed("passed over", &[format!("{section}.routes[{n}]")], text);
     }
+}
+
+/// What it is worth where a limit in flight is nearly reached; nothing is said of what is worth as much as most.
+fn worth(route: Option<Priority>, facts: &Facts, key: &str, said: &mut Explained<'_>) {
+    let priority = bounds::priority(route, facts);
+    let text = match priority {
+        Priority::Low => "low: four fifths of a limit in flight at most",
+        Priority::Normal => "normal",
+        Priority::High => "high: the last tenth of each limit in flight is kept for it",
+    };
+    match route {
+        Some(own) if own == priority => said.keyed("priority", &[format!("{key}.priority")], text),
+        _ if facts.copied => said.plain("priority", format!("{text}, being a copy")),
+        _ if facts.marked => said.plain("priority", format!("{text}, being a further attempt")),
+        _ => {}
+    }
+}
+
+fn mirrored(plan: &Plan, route: &Route, key: &str, said: &mut Explained<'_>) {
+    let Some(mirror) = route.mirror else { return };
+    let name = plan.peers.get(mirror.peer).map_or("", |peer| peer.name.as_str());
+    let part = crate::config::kind::Scalar::write(&Share(mirror.share));
+    said.keyed("mirror", &[format!("{key}.mirror")], format!("copies of {part} go to {name}"));
 }
 
 fn faults(route: &Route, key: &str, said: &mut Explained<'_>) {

@@ -23,6 +23,7 @@ use crate::plan::rules::SubsetRule;
 
 /// Gives every peer its routes; the apps, which are the first `apps` peers, share those of the inbound door.
 pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
+    super::limits::keep_for_high(config, apps, &mut parts.peers);
     if let Some(inbound) = &config.inbound {
         for route in &inbound.routes.0 {
             let kept = [
@@ -113,6 +114,7 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: 
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
         mirror: set.mirror.as_ref().and_then(|set| mirror(set, peers, problems)),
         gate: super::limits::route(set, problems),
+        priority: set.priority.as_ref().map(|priority| super::limits::priority(priority.value)),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,
@@ -317,7 +319,7 @@ fn destinations(
     let whole = balance::subset(&set.subset, &set.otherwise, problems);
     let fallback = fallback::fallback(set.fallback.as_ref(), problems);
     let Some(split) = &set.split else {
-        return destination(set, &fallback, peer, 1, whole, peers).into_iter().collect();
+        return destination(set, &fallback, (peer, 1), whole, peers, problems).into_iter().collect();
     };
     if whole.is_some() {
         set.refuse(problems, "`subset` beside `split`: give it to the parts, as in `{ weight: 90, subset: {…} }`");
@@ -334,7 +336,7 @@ fn destinations(
         };
         let Some(index) = index else { continue };
         let weight = u32::try_from(part.weight.0).unwrap_or(u32::MAX);
-        to.extend(destination(set, &fallback, index, weight, subset, peers));
+        to.extend(destination(set, &fallback, (index, weight), subset, peers, problems));
     }
     to
 }
@@ -342,10 +344,10 @@ fn destinations(
 fn destination(
     set: &said::Route,
     fallback: &Option<Arc<Fallback>>,
-    peer: usize,
-    weight: u32,
+    (peer, weight): (usize, u32),
     subset: Option<SubsetRule>,
     peers: &mut [PeerPlan],
+    problems: &mut Problems,
 ) -> Option<Destination> {
     let plan = peers.get_mut(peer)?;
     let subset = subset.map(|rule| balance::prepared(plan, rule));
@@ -362,6 +364,9 @@ fn destination(
         policy.rules.retry.attempt_timeout = timer(&timeout.attempt, attempt);
         policy.body_idle = timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0);
         policy.tunnel_idle = timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0);
+        if set.split.is_some() {
+            inherited(timeout, &policy, problems);
+        }
     }
     if let Some(said) = &set.retry {
         // What is wrong with it is told by `route`.
@@ -375,6 +380,18 @@ fn destination(
         policy.fallback = fallback.clone();
     }
     Some(Destination { peer, weight, policy: Arc::new(policy), subset })
+}
+
+/// A route's time beside one that it takes over from its peer; where it gives both, `again` compares them.
+fn inherited(said: &said::RouteTimeout, policy: &PeerPolicy, problems: &mut Problems) {
+    let times = (policy.rules.retry.attempt_timeout.map(Timer), policy.request_timeout.map(Timer));
+    match (&said.attempt, &said.request) {
+        (Some(attempt), None) => retry::attempt_before_request(attempt, times, problems),
+        (None, Some(request)) if times.0 > times.1 && times.1.is_some() => {
+            request.refuse(problems, "is shorter than its peer's `timeout.attempt`: give `attempt` here too");
+        }
+        _ => {}
+    }
 }
 
 fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
@@ -438,6 +455,9 @@ fn sets_itself(name: &HeaderName) -> String {
 fn fault(set: &Set<said::Fault>, problems: &mut Problems) -> Fault {
     if set.delay.is_none() && set.abort.is_none() {
         set.refuse(problems, "does nothing: give `delay`, `abort` or both");
+    }
+    if set.share.value.0 == 0 {
+        set.share.warn(problems, "strikes nothing");
     }
     if let Some(abort) = set.abort.as_ref().filter(|abort| abort.value.0.as_u16() < 400) {
         abort.refuse(problems, "an abort is an error, from 400 to 599; any other answer is given by `respond`");
