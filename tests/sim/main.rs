@@ -9,41 +9,10 @@ mod clock;
 mod contenders;
 mod others;
 mod ours;
+mod plot;
 mod report;
 mod services;
 mod sidecar;
+mod tables;
+mod targets;
 mod world;
-
-use contenders::Who;
-use services::Fault;
-use world::Setting;
-
-#[test]
-fn look() {
-    let one = std::env::var("FAULTS").unwrap_or_default();
-    for (fault, grpc) in [
-        (Fault::None, false),
-        (Fault::OneDead, false),
-        (Fault::OneSlow, false),
-        (Fault::OneFlaky, false),
-        (Fault::AllButOneDead, false),
-        (Fault::AllDead, false),
-        (Fault::AllFail, false),
-        (Fault::AllFail, true),
-        (Fault::AllFlaky, false),
-        (Fault::BrownOut, false),
-        (Fault::BrownOut, true),
-        (Fault::Flapping, false),
-        (Fault::Rolling, false),
-    ] {
-        let name = format!("{fault:?}");
-        if !one.is_empty() && !one.split(',').any(|n| n == name) {
-            continue;
-        }
-        for who in Who::ALL {
-            let start = std::time::SystemTime::now();
-            let record = who.run(Setting { grpc, ..Setting::of(fault) });
-            println!("{fault:?} grpc={grpc} {:20} {:?} {:?}", who.name(), record.cells(), start.elapsed().unwrap());
-        }
-    }
-}

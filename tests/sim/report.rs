@@ -14,8 +14,9 @@ const SLOTS_A_SECOND: usize = (SECOND / SLOT) as usize;
 pub(crate) struct Record {
     /// Requests at the front: when they came, how long they took, whether they succeeded.
     answers: Vec<(Micros, Micros, bool)>,
-    calls: [Slots; HOPS],
-    attempts: [Slots; HOPS],
+    /// By hop and caller.
+    calls: [Vec<Slots>; HOPS],
+    attempts: [Vec<Slots>; HOPS],
     /// What each host of the deepest service was given to do.
     served: Vec<Slots>,
 }
@@ -42,20 +43,20 @@ impl Slots {
 }
 
 impl Record {
-    /// Nothing yet, with so many hosts in the deepest service.
-    pub(crate) fn new(hosts: usize) -> Self {
-        let slots = || std::array::from_fn(|_| Slots::new());
+    /// Nothing yet; how many callers each hop has, and hosts the deepest service.
+    pub(crate) fn new(callers: [usize; HOPS], hosts: usize) -> Self {
+        let slots = || callers.map(|callers| vec![Slots::new(); callers]);
         Self { answers: Vec::new(), calls: slots(), attempts: slots(), served: vec![Slots::new(); hosts] }
     }
 
     /// A caller of that hop has a request.
-    pub(crate) fn called(&mut self, hop: usize, at: Micros) {
-        self.calls[hop].add(at, 1);
+    pub(crate) fn called(&mut self, hop: usize, by: usize, at: Micros) {
+        self.calls[hop][by].add(at, 1);
     }
 
     /// Its sidecar makes an attempt, or takes back that it did.
-    pub(crate) fn tried(&mut self, hop: usize, at: Micros, n: i64) {
-        self.attempts[hop].add(at, n);
+    pub(crate) fn tried(&mut self, hop: usize, by: usize, at: Micros, n: i64) {
+        self.attempts[hop][by].add(at, n);
     }
 
     /// A host of the deepest service is given something to do.
@@ -70,12 +71,24 @@ impl Record {
 
     /// Attempts for each request that a hop's callers had.
     pub(crate) fn amplification(&self, hop: usize, when: Range<Micros>) -> f64 {
-        self.attempts[hop].during(when.clone()) / self.calls[hop].during(when).max(1.0)
+        sum(&self.attempts[hop], &when) / sum(&self.calls[hop], &when).max(1.0)
+    }
+
+    /// Further attempts of the fault's ten seconds as part of the requests of the busiest ten seconds that end within it,
+    /// which is what a budget over ten seconds bounds; of each caller that had a hundred requests a second then.
+    pub(crate) fn retries_of_busy(&self, hop: usize) -> Vec<f64> {
+        let share = |(calls, attempts): (&Slots, &Slots)| {
+            let span = FAULT.end - FAULT.start;
+            let ends = (span.max(FAULT.start)..=FAULT.end).step_by(SLOT as usize);
+            let most = ends.map(|end| calls.during(end - span..end)).fold(0.0, f64::max);
+            (most >= 1_000.0).then(|| (attempts.during(FAULT) - calls.during(FAULT)) / most)
+        };
+        self.calls[hop].iter().zip(&self.attempts[hop]).filter_map(share).collect()
     }
 
     /// Attempts at the deepest service for each request at the front.
     pub(crate) fn end_to_end(&self, when: Range<Micros>) -> f64 {
-        self.attempts[HOPS - 1].during(when.clone()) / self.calls[0].during(when).max(1.0)
+        sum(&self.attempts[HOPS - 1], &when) / sum(&self.calls[0], &when).max(1.0)
     }
 
     /// Part of the requests that came then and succeeded.
@@ -119,7 +132,7 @@ impl Record {
     /// Success and attempts at the deepest service for each half second, for the plot.
     pub(crate) fn course(&self) -> Vec<(f64, f64)> {
         let halves = (0..END / SECOND * 2).map(|half| half * SECOND / 2..(half + 1) * SECOND / 2);
-        halves.map(|when| (self.success(when.clone()), self.attempts[HOPS - 1].during(when) * 2.0)).collect()
+        halves.map(|when| (self.success(when.clone()), sum(&self.attempts[HOPS - 1], &when) * 2.0)).collect()
     }
 
     /// The figures of the table, as its cells.
@@ -138,6 +151,10 @@ impl Record {
             seconds(self.back()),
         ]
     }
+}
+
+fn sum(all: &[Slots], when: &Range<Micros>) -> f64 {
+    all.iter().map(|slots| slots.during(when.clone())).sum()
 }
 
 /// Where whole seconds after the fault may begin.

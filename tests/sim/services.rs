@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     AllFail,
     /// Each answers 503 to three of ten requests.
     AllFlaky,
+    /// Each answers 503 to one of two hundred requests.
+    FewErrors,
     /// Work takes seven times as long: the hosts can do seven tenths of what is asked of them.
     BrownOut,
     /// The first host is gone for one second of every two.
@@ -49,7 +51,7 @@ pub(crate) enum State {
     Well,
     /// Nobody listens.
     Gone,
-    /// It answers 503 to so many of ten.
+    /// It answers 503 to so many of a thousand.
     Fails(u64),
     /// It answers so much later.
     Late(Micros),
@@ -67,15 +69,34 @@ impl Fault {
         match self {
             Self::OneDead if first => State::Gone,
             Self::OneSlow if first => State::Late(200 * MS),
-            Self::OneFlaky if first => State::Fails(3),
+            Self::OneFlaky if first => State::Fails(300),
             Self::AllButOneDead if at + 1 < hosts => State::Gone,
             Self::AllDead => State::Gone,
-            Self::AllFail => State::Fails(10),
-            Self::AllFlaky => State::Fails(3),
+            Self::AllFail => State::Fails(1_000),
+            Self::AllFlaky => State::Fails(300),
+            Self::FewErrors => State::Fails(5),
             Self::BrownOut => State::Labours(7),
             Self::Flapping if first && since / SECOND % 2 == 0 => State::Gone,
             Self::Rolling if (since / SECOND) as usize % hosts == at => State::Gone,
             _ => State::Well,
+        }
+    }
+
+    /// In words, as the heading of a table.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::None => "nothing",
+            Self::OneDead => "one host of ten is dead",
+            Self::OneSlow => "one host of ten is slow by 200 ms",
+            Self::OneFlaky => "one host of ten fails three of ten requests",
+            Self::AllButOneDead => "nine hosts of ten are dead; the last can do half of the work",
+            Self::AllDead => "all hosts are dead",
+            Self::AllFail => "all hosts answer 503 (gRPC: UNAVAILABLE)",
+            Self::AllFlaky => "all hosts fail three of ten requests",
+            Self::FewErrors => "all hosts fail one of two hundred requests",
+            Self::BrownOut => "brown-out: work takes seven times as long, queues fill",
+            Self::Flapping => "one host of ten flaps: a second gone, a second there",
+            Self::Rolling => "rolling restart: each host in turn is gone for a second",
         }
     }
 

@@ -13,8 +13,8 @@ pub(crate) const HOSTS: usize = 10;
 const RATE: u64 = 1_000;
 /// One way between two hosts.
 const WAY: Micros = 250;
-/// What a request takes in each service, on average; the deepest does the work.
-const WORK: [Micros; HOPS] = [2 * MS, 2 * MS, 8 * MS];
+/// What a request takes in the services before the deepest, on average.
+const WORK: Micros = 2 * MS;
 /// What it takes to answer that nothing can be done.
 const FAILING: Micros = MS;
 
@@ -27,6 +27,8 @@ pub(crate) struct Setting {
     pub(crate) fault: Fault,
     /// Hosts of the deepest service.
     pub(crate) hosts: usize,
+    /// What a request takes there, on average.
+    pub(crate) work: Micros,
     /// Whether calls are gRPC: POST, and failures are UNAVAILABLE.
     pub(crate) grpc: bool,
     /// Whether services pass on the mark of a sidecar's further attempt.
@@ -36,7 +38,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// GETs with this fault.
     pub(crate) fn of(fault: Fault) -> Self {
-        Self { seed: 1, fault, hosts: HOSTS, grpc: false, propagates: true }
+        Self { seed: 1, fault, hosts: HOSTS, work: 8 * MS, grpc: false, propagates: true }
     }
 }
 
@@ -98,7 +100,7 @@ impl<S: Sidecar> World<S> {
             services: hosts.map(|hosts| (0..hosts).map(|_| Host::default()).collect()),
             calls: Vec::new(),
             attempts: Vec::new(),
-            record: Record::new(setting.hosts),
+            record: Record::new(callers, setting.hosts),
         };
         world.clock.after(0, Event::Comes);
         for (at, host) in setting.fault.deaths(setting.hosts) {
@@ -133,7 +135,7 @@ impl<S: Sidecar> World<S> {
     fn calls(&mut self, hop: usize, by: usize, parent: Option<usize>, marked: bool) {
         let course = Course { came: self.clock.now(), marked, ..Course::default() };
         self.calls.push(Call { hop, by, parent, course });
-        self.record.called(hop, self.clock.now());
+        self.record.called(hop, by, self.clock.now());
         self.tries(self.calls.len() - 1);
     }
 
@@ -142,7 +144,7 @@ impl<S: Sidecar> World<S> {
         let call = &mut self.calls[at];
         match self.sidecars[call.hop][call.by].begin(now, &mut call.course) {
             Pick::To(ticket) => {
-                self.record.tried(call.hop, now, 1);
+                self.record.tried(call.hop, call.by, now, 1);
                 let marked = call.course.marked || call.course.attempts > 1;
                 self.attempts.push(Attempt { call: at, host: ticket.host, marked, ticket: Some(ticket) });
                 self.clock.after(WAY, Event::Reaches(self.attempts.len() - 1));
@@ -156,7 +158,7 @@ impl<S: Sidecar> World<S> {
         let (hop, host) = (self.calls[self.attempts[at].call].hop, self.attempts[at].host);
         let lands = match self.state(hop, host) {
             State::Gone => Some((WAY, Got::Refused)),
-            State::Fails(of_ten) if fastrand::u64(..10) < of_ten => Some((WAY + FAILING, Got::Failure)),
+            State::Fails(part) if fastrand::u64(..1_000) < part => Some((WAY + FAILING, Got::Failure)),
             _ => None,
         };
         if let Some((wait, got)) = lands {
@@ -175,7 +177,10 @@ impl<S: Sidecar> World<S> {
     fn works(&mut self, at: usize) {
         let (hop, host) = (self.calls[self.attempts[at].call].hop, self.attempts[at].host);
         let times = if let State::Labours(times) = self.state(hop, host) { times } else { 1 };
-        self.clock.after(around(WORK[hop]) * times, Event::Worked(at, self.services[hop][host].life));
+        self.clock.after(
+            around(if hop < HOPS - 1 { WORK } else { self.setting.work }) * times,
+            Event::Worked(at, self.services[hop][host].life),
+        );
     }
 
     fn worked(&mut self, at: usize, life: u32) {
@@ -205,7 +210,7 @@ impl<S: Sidecar> World<S> {
             Then::Over => self.ends(which, got == Got::Answer),
             Then::Again(wait) => self.clock.after(wait, Event::Tries(which)),
             Then::Elsewhere => {
-                self.record.tried(call.hop, began, -1);
+                self.record.tried(call.hop, call.by, began, -1);
                 self.tries(which);
             }
         }
