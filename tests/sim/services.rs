@@ -91,7 +91,7 @@ impl Fault {
             Self::OneFlaky => "one host of ten fails three of ten requests",
             Self::AllButOneDead => "nine hosts of ten are dead; the last can do half of the work",
             Self::AllDead => "all hosts are dead",
-            Self::AllFail => "all hosts answer 503 (gRPC: UNAVAILABLE)",
+            Self::AllFail => "all hosts fail",
             Self::AllFlaky => "all hosts fail three of ten requests",
             Self::FewErrors => "all hosts fail one of two hundred requests",
             Self::BrownOut => "brown-out: work takes seven times as long, queues fill",
