@@ -3,10 +3,11 @@
 //! Each constructor says which documented numbers it follows. What a product has off by default is off. What the
 //! simulation never reaches (connect timeouts, route timeouts of 15 s, limits of 1024) is left out.
 
+use std::time::Duration;
+
 use outrigger::plan::peer::Balance;
 use outrigger::resilience::load::Load;
 use outrigger::resilience::pick::{Draw, Shares};
-use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::{MS, Micros, SECOND};
@@ -253,7 +254,7 @@ impl Sidecar for Other {
             // The connection is what fails, in the background; no request is given to it.
             let host = &mut self.hosts[ticket.host];
             host.load.end();
-            host.unconnected_until = now + (100 * MS << host.refusals.min(3)).min(500 * MS);
+            host.unconnected_until = now + ((100 * MS) << host.refusals.min(3)).min(500 * MS);
             host.refusals += 1;
             course.attempts -= 1;
             return Then::Elsewhere;

@@ -76,7 +76,7 @@ impl Fault {
             Self::AllFlaky => State::Fails(300),
             Self::FewErrors => State::Fails(5),
             Self::BrownOut => State::Labours(7),
-            Self::Flapping if first && since / SECOND % 2 == 0 => State::Gone,
+            Self::Flapping if first && (since / SECOND).is_multiple_of(2) => State::Gone,
             Self::Rolling if (since / SECOND) as usize % hosts == at => State::Gone,
             _ => State::Well,
         }
