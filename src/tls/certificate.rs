@@ -164,7 +164,7 @@ pub enum Link {
     Verified,
     /// The name fits and the signature was not made with that key.
     Forged,
-    /// The name fits, and that certificate is not a CA's.
+    /// Name and signature fit, and that certificate is not a CA's, or its key may not sign certificates.
     NotCa,
     /// The name fits, and the signature is of a kind that is not known here.
     Unknown,
@@ -180,11 +180,17 @@ pub fn link(child: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> Result<L
         return Ok(Link::Stranger);
     }
     Ok(match child.verify_signature(Some(issuer.public_key())) {
-        Ok(()) if issuer.is_ca() => Link::Verified,
+        Ok(()) if may_issue(&issuer) => Link::Verified,
         Ok(()) => Link::NotCa,
         Err(X509Error::SignatureVerificationError) => Link::Forged,
         Err(_) => Link::Unknown,
     })
+}
+
+/// RFC 5280 §4.2.1.3 and §4.2.1.9; a CA without a key usage may use its key for anything.
+fn may_issue(certificate: &X509Certificate<'_>) -> bool {
+    certificate.is_ca()
+        && certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 /// The public key in the form of RFC 5280's SubjectPublicKeyInfo.
@@ -380,6 +386,10 @@ mod tests {
             CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
         };
         let (root, twin, other, no_ca) = (named("r", true), named("r", true), named("o", true), named("n", false));
+        let mut revoker = CertificateParams::default();
+        revoker.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        revoker.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let revoker = CertifiedIssuer::self_signed(revoker, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
         let leaf = svid().signed_by(&key, &root).unwrap();
         let of_no_ca = svid().signed_by(&key, &no_ca).unwrap();
@@ -389,6 +399,7 @@ mod tests {
             (leaf.der(), twin.der(), Link::Forged),
             (leaf.der(), other.der(), Link::Stranger),
             (of_no_ca.der(), no_ca.der(), Link::NotCa),
+            (revoker.der(), revoker.der(), Link::NotCa),
         ] {
             assert_eq!(link(child, issuer), Ok(expected));
         }

@@ -1,8 +1,10 @@
 //! `outrigger ca` as a program: what it makes serves TLS, and what answers is told in plain words.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Folder, Sidecar, free_port};
 
@@ -56,6 +58,35 @@ fn a_mesh_of_one_is_made_served_and_looked_at() {
     let (code, out, err) = ca(&folder, &format!("inspect {}", sidecar.admin));
     assert_eq!((code, err.as_str()), (1, ""));
     assert!(out.contains("REFUSED      the server does not speak TLS there"), "{out}");
+}
+
+#[test]
+fn who_reads_while_it_is_replaced_finds_whole_files() {
+    let folder = Folder::new();
+    fine(&folder, "init --trust-domain shop");
+    fine(&folder, "issue --service a --out a");
+    let (stop, at) = (AtomicBool::new(false), folder.0.join("a"));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = HashSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                for (name, last) in
+                    [("key.pem", "-----END PRIVATE KEY-----"), ("cert.pem", "-----END CERTIFICATE-----")]
+                {
+                    let text = std::fs::read_to_string(at.join(name)).unwrap();
+                    assert!(text.starts_with("-----BEGIN") && text.trim_end().ends_with(last), "{name}: {text}");
+                    seen.insert(text);
+                }
+            }
+            seen.len()
+        });
+        for _ in 0..20 {
+            fine(&folder, "issue --service a --out a");
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 4);
+    });
+    assert_eq!(std::fs::read_dir(&at).unwrap().count(), 3);
 }
 
 #[test]

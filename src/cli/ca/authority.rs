@@ -192,9 +192,11 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let (key, issuer) = (new_key()?, Issuer::from_ca_cert_der(&self.signer, &self.key).map_err(unmade)?);
         let leaf = params.signed_by(&key, &issuer).map_err(unmade)?;
-        // A CA of someone else's may have a name that is written back in another form; no verifier would take that.
-        if link(leaf.der(), &self.signer)? != Link::Verified {
-            return Err("the CA's certificate has a name that cannot be written as an issuer's: make one with `outrigger ca init`".into());
+        match link(leaf.der(), &self.signer)? {
+            Link::Verified => {}
+            Link::NotCa => return Err("the CA's own certificate does not let its key sign certificates".into()),
+            // A CA of someone else's may have a name that is written back in another form; no verifier would take that.
+            _ => return Err("the CA has a name that cannot be written as an issuer's: make one with `ca init`".into()),
         }
         Ok(Leaf {
             chain: format!("{}{}", leaf.pem(), self.intermediates),
@@ -453,6 +455,15 @@ mod tests {
         let pair = Pair { certificate: leaf.chain, key: leaf.key, until: leaf.until };
         let error = Authority::read(&pair.certificate, None, &key(&pair)).err().unwrap();
         assert!(error.contains("`CN=a` is not a CA's certificate"), "{error}");
+
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let revoker = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let pair = Pair { certificate: revoker.pem(), key: revoker.key().serialize_pem(), until: start() };
+        let authority = Authority::read(&pair.certificate, None, &key(&pair)).unwrap();
+        let error = authority.issue(&wanted("spiffe://shop/a", DAY), start()).err().unwrap();
+        assert!(error.contains("does not let its key sign"), "{error}");
 
         // Without a SPIFFE ID of its own, and with another kind of key.
         let mut params = CertificateParams::default();

@@ -88,7 +88,7 @@ async fn reach(host: &str, port: u16, end: Instant) -> Result<Io, String> {
     for address in addresses {
         match dial(&Addr::Tcp(address), Deadline::at(end)).await {
             Ok(io) => return Ok(io),
-            Err(error) => why = error.to_string(),
+            Err(error) => why = format!("{error}; is it running?"),
         }
     }
     Err(why)

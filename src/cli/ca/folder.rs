@@ -51,6 +51,12 @@ impl Set {
         self.folder.join(name)
     }
 
+    /// The names in the order in which they will be replaced.
+    #[cfg(test)]
+    pub(super) fn order(&self) -> Vec<&str> {
+        self.files.iter().filter_map(|(_, path)| path.file_name()?.to_str()).collect()
+    }
+
     /// Writes a file under another name, to the disk.
     ///
     /// # Errors

@@ -144,8 +144,13 @@ fn chain(all: &[CertificateDer<'static>], roots: &[CertificateDer<'static>], now
 }
 
 fn block(text: &mut String, number: usize, facts: &Facts, standing: &str, issuer: &str) {
-    let path = facts.path_length.map_or_else(String::new, |length| format!(", with at most {length} CAs below it"));
-    let _ = if facts.is_ca { writeln!(text, "[{number}] CA{path}") } else { writeln!(text, "[{number}] leaf") };
+    let kind = match (facts.is_ca, facts.path_length) {
+        (false, _) => "leaf".to_owned(),
+        (true, None) => "CA".to_owned(),
+        (true, Some(0)) => "CA for leaves only".to_owned(),
+        (true, Some(length)) => format!("CA with at most {length} more below it"),
+    };
+    let _ = writeln!(text, "[{number}] {kind}");
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
             let _ = writeln!(text, "    {name:<11}{}", words::safe(value));
@@ -194,7 +199,7 @@ fn issuer(at: usize, all: &[CertificateDer<'static>], roots: &[CertificateDer<'s
             Ok(Link::NotCa) if name == "itself" => {
                 return ("itself, and it is not a CA's: whoever trusts it trusts it alone".into(), true);
             }
-            Ok(Link::NotCa) => (format!("{name}, which is NOT a CA's"), false),
+            Ok(Link::NotCa) => (format!("{name}, which may NOT issue any"), false),
             Ok(Link::Unknown) => (format!("{name} by name; signatures of this kind are not checked here"), true),
         };
         wrong.get_or_insert(found);

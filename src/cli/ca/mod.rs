@@ -22,7 +22,7 @@ use super::complain;
 use crate::spiffe::{SpiffeId, is_trust_domain};
 use crate::tls::certificate::Facts;
 use crate::tls::files;
-use authority::{Authority, Wanted};
+use authority::{Authority, Leaf, Wanted};
 use folder::{Readers, Set};
 
 /// The files of an authority.
@@ -173,7 +173,7 @@ impl Init {
         set.create()?;
         let (at, until) = (|name: &str| self.dir.join(name), words::moment(made.root.until));
         let mut text = format!(
-            "{}: the root of trust domain `{}`, until {until} ({} days)\n{}: its key: whoever reads it can be anyone in the mesh\n",
+            "{}: the root of trust domain `{}`, until {until} ({} days)\n{}: its key; whoever reads it can be anyone in the mesh\n",
             at(ROOT).display(),
             self.trust_domain,
             self.days,
@@ -202,14 +202,7 @@ impl Issue {
         let leaf = authority.issue(&wanted, now).map_err(at)?;
         let name = self.service.as_deref().unwrap_or_else(|| id.path().trim_start_matches('/'));
         let folder = self.out.clone().unwrap_or_else(|| Path::new("tls").join(name));
-        let mut set = Set::open(&folder)?;
-        is_its_own(&set.path(CERTIFICATE), &id)?;
-        // From the first rename to the last, key and certificate do not fit each other: a sidecar that looks in between
-        // refuses them and keeps what it has.
-        set.add(KEY, &leaf.key, Readers::Owner)?;
-        set.add(ROOTS, &leaf.roots, Readers::All)?;
-        set.add(CERTIFICATE, &leaf.chain, Readers::All)?;
-        set.replace()?;
+        stage(&folder, &leaf, &id)?.replace()?;
         let at = |name: &str| folder.join(name).display().to_string();
         let quoted = |name: &str| serde_json::Value::from(at(name)).to_string();
         Ok(format!(
@@ -259,21 +252,32 @@ fn open(folder: &Path) -> Result<Authority, String> {
     Authority::read(&roots, intermediates.as_deref(), &key).map_err(|error| format!("{}: {error}", folder.display()))
 }
 
-/// Refuses to put a service's certificate where that of another is.
-fn is_its_own(path: &Path, id: &SpiffeId) -> Result<(), String> {
-    if path.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    let there = files::certificates(path)
-        .ok()
-        .and_then(|chain| Facts::read(chain.first()?).ok()?.spiffe_id().ok())
-        .ok_or_else(|| {
-            format!("{} is there already and is not of {id}: name another folder with --out", path.display())
-        })?;
-    if there == *id {
-        return Ok(());
-    }
-    Err(format!("{} is that of {there}, not of {id}: name another folder with --out", path.display()))
+/// A workload's files, ready to be put into place.
+fn stage(folder: &Path, leaf: &Leaf, id: &SpiffeId) -> Result<Set, String> {
+    let mut set = Set::open(folder)?;
+    is_its_own(&set, id)?;
+    // From the first rename to the last, key and certificate do not fit each other: a sidecar that looks in between
+    // refuses them and keeps what it has.
+    set.add(KEY, &leaf.key, Readers::Owner)?;
+    set.add(ROOTS, &leaf.roots, Readers::All)?;
+    set.add(CERTIFICATE, &leaf.chain, Readers::All)?;
+    Ok(set)
+}
+
+/// Refuses to put a service's files where those of another are.
+fn is_its_own(set: &Set, id: &SpiffeId) -> Result<(), String> {
+    let there = |name| Some(set.path(name)).filter(|path| path.symlink_metadata().is_ok());
+    let Some(path) = there(CERTIFICATE) else {
+        let stray = there(KEY).or_else(|| there(ROOTS));
+        return stray.map_or(Ok(()), |path| Err(foreign(&path, id)));
+    };
+    let chain = files::certificates(&path).unwrap_or_default();
+    let whose = chain.first().and_then(|leaf| Facts::read(leaf).ok()?.spiffe_id().ok());
+    if whose.as_ref() == Some(id) { Ok(()) } else { Err(foreign(&path, id)) }
+}
+
+fn foreign(path: &Path, id: &SpiffeId) -> String {
+    format!("{} is there already and is not of {id}: name another folder with --out, or move it away", path.display())
 }
 
 #[cfg(test)]

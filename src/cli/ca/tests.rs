@@ -119,12 +119,22 @@ fn what_is_issued_is_told_and_replaced_and_inspected() {
         "[1] leaf\n    subject    CN=checkout\n",
         "SPIFFE ID  spiffe://shop/checkout\n    DNS        checkout.shop\n    IP         ::1\n",
         "key        ECDSA P-256\n    signature  ECDSA with SHA-256\n",
-        "expires in 11 h 58 m\n    signed by  [2]: verified\n    X509-SVID  yes\n[2] CA, with at most 0 CAs below it\n",
+        "expires in 11 h 58 m\n    signed by  [2]: verified\n    X509-SVID  yes\n[2] CA for leaves only\n",
         "signed by  a root of --roots: verified\n    X509-SVID  no, the CA of trust domain `shop`\n",
         "the chain verifies up to the roots of --roots\n",
     ] {
         assert!(out.contains(text), "{text}:\n{out}");
     }
+}
+
+#[test]
+fn key_and_certificate_fit_only_once_all_is_in_place() {
+    let folder = Folder::new();
+    fine(start(), &folder, "init --dir {}/ca --trust-domain shop");
+    let id: SpiffeId = "spiffe://shop/a".parse().unwrap();
+    let wanted = Wanted { id: id.clone(), dns: Vec::new(), addresses: Vec::new(), ttl: DAY };
+    let leaf = open(&folder.0.join("ca")).unwrap().issue(&wanted, start()).unwrap();
+    assert_eq!(stage(&folder.0.join("a"), &leaf, &id).unwrap().order(), [KEY, ROOTS, CERTIFICATE]);
 }
 
 #[test]
@@ -159,9 +169,15 @@ fn what_is_asked_wrongly_changes_nothing() {
     fine(start(), &folder, "issue --service a --ca {}/ca --out {}/a");
     std::fs::create_dir(folder.0.join("odd")).unwrap();
     std::fs::write(folder.0.join("odd/cert.pem"), "mine").unwrap();
+    std::fs::create_dir(folder.0.join("keyed")).unwrap();
+    std::fs::write(folder.0.join("keyed/key.pem"), "mine").unwrap();
     let before = everything(&folder.0);
     for (line, says) in [
-        ("issue --service b --ca {}/ca --out {}/a", "{}/a/cert.pem is that of spiffe://shop/a, not of spiffe://shop/b"),
+        (
+            "issue --service b --ca {}/ca --out {}/keyed",
+            "{}/keyed/key.pem is there already and is not of spiffe://shop/b",
+        ),
+        ("issue --service b --ca {}/ca --out {}/a", "{}/a/cert.pem is there already and is not of spiffe://shop/b"),
         ("issue --service b --ca {}/ca --out {}/odd", "{}/odd/cert.pem is there already and is not of spiffe://shop/b"),
         (
             "issue --service a --trust-domain bank --ca {}/ca --out {}/b",
