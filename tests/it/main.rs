@@ -13,6 +13,7 @@
 mod harness;
 
 mod balance;
+mod ca;
 mod check;
 mod demo;
 mod drain;
