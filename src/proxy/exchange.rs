@@ -78,13 +78,7 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
-    let aim = aim(conn, &world, &parts, &facts)?;
-    record.priority = bounds::priority(aim.priority(), &facts);
-    bounds::door(conn, &world, &parts, record)?;
-    let Target { peer, policy, subset, deadline, route } =
-        target(conn, &world, aim, &parts, &facts, record.started()).await?;
-    record.to(&peer);
-    in_time_yet(deadline, record.started())?;
+    let Target { peer, policy, subset, deadline, route } = led(conn, &world, &parts, &facts, record).await?;
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref() };
@@ -129,6 +123,23 @@ async fn pass(
     let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
     given_back(route.as_deref(), &stuck, record, answer.headers_mut());
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// Where the request leads, if its door's limits let it through.
+async fn led(
+    conn: &Arc<Conn>,
+    world: &Arc<World>,
+    parts: &Parts,
+    facts: &Facts,
+    record: &mut Exchange,
+) -> Result<Target, Failure> {
+    let aim = aim(conn, world, parts, facts)?;
+    record.priority = bounds::priority(aim.priority(), facts);
+    bounds::door(conn, world, parts, record)?;
+    let target = target(conn, world, aim, parts, facts, record.started()).await?;
+    record.to(&target.peer);
+    in_time_yet(target.deadline, record.started())?;
+    Ok(target)
 }
 
 /// Calls the peer, if its guards let the request through.

@@ -57,6 +57,25 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ request-headers: { remove: [content-length] } }", "`content-length` is set by the sidecar itself"),
         ("{ request-headers: { add: { \"x y\": a } } }", "is not the name of a field"),
         ("{ response-headers: { set: { x: \"a\\nb\" } } }", "no control characters"),
+        ("{ fault: { abort: 204 } }", "an abort is an error"),
+        ("{ redirect: { host: \"a:1\", port: 2 } }", "`host` has a port already"),
+        ("{ match: { path: { regex: \"/a)|(/b\" } } }", "unopened group"),
+        ("{ fault: { abort: 503, share: 120% } }", "expected a share"),
+        ("{ respond: { status: 100 } }", "expected a status from 200 to 599"),
+        ("{ redirect: { status: 200 } }", "301, 302, 303, 307 or 308"),
+        ("{ redirect: { host: \"a/b\" } }", "expected a host"),
+    ] {
+        let (_, problems) = built(
+            route,
+            "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n  e: { static: [10.0.0.4:4], fallback: { peer: b } }\n  f: { static: [10.0.0.5:5], timeout: { attempt: 2s, request: 3s } }\n",
+        );
+        assert!(problems.contains(said) && problems.starts_with("f:"), "{route}\n{problems}");
+    }
+}
+
+#[test]
+fn what_never_takes_effect_is_said_with_its_place() {
+    for (route, said) in [
         ("{ fault: {} }", "does nothing"),
         ("{ fault: { abort: 503, share: 0% } }", "warning: peers.b.routes[0].fault.share: strikes nothing"),
         ("{ timeout: { attempt: 2s, request: 1s } }", "timeout.attempt: must not be longer than `request`"),
@@ -65,13 +84,6 @@ fn what_cannot_be_meant_is_said_with_its_place() {
             "{ split: { f: 1 }, timeout: { request: 1s } }",
             "timeout.request: is shorter than its peer's `timeout.attempt`",
         ),
-        ("{ fault: { abort: 204 } }", "an abort is an error"),
-        ("{ redirect: { host: \"a:1\", port: 2 } }", "`host` has a port already"),
-        ("{ match: { path: { regex: \"/a)|(/b\" } } }", "unopened group"),
-        ("{ fault: { abort: 503, share: 120% } }", "expected a share"),
-        ("{ respond: { status: 100 } }", "expected a status from 200 to 599"),
-        ("{ redirect: { status: 200 } }", "301, 302, 303, 307 or 308"),
-        ("{ redirect: { host: \"a/b\" } }", "expected a host"),
         ("{}, { match: { path: /x } }", "matches nothing: `peers.b.routes[0]` (line 7) takes all of its requests"),
         (
             "{ name: wide, match: { path: { prefix: /x } } }, { match: { path: { prefix: /x/y }, methods: GET } }",
