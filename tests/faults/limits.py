@@ -1,0 +1,2 @@
+def run(chosen):
+    return []
