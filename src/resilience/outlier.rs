@@ -30,6 +30,9 @@ use crate::reason::Reason;
 /// The doubling ends here even if the rule's longest pause does not end it.
 const MOST_DOUBLINGS: u32 = 16;
 
+/// No nanosecond of a ward's clock.
+const NEVER: u64 = u64::MAX;
+
 /// What an attempt says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -159,6 +162,9 @@ pub struct Outlier {
     /// 0: in the choice. Else the nanosecond from which on a probe may be claimed; a claim moves it on, so that a
     /// probe that is never heard of again is followed by another.
     gate: AtomicU64,
+    /// The nanosecond from which on a probe may be claimed while half of the endpoints are out; [`NEVER`] while there is
+    /// one.
+    early: AtomicU64,
     /// The nanosecond of its last return; what was begun before it tells of the time before.
     back: AtomicU64,
     /// The ward's pardons as far as they were used or do not apply.
@@ -203,6 +209,7 @@ impl Outlier {
             gateway: AtomicU32::new(0),
             local: AtomicU32::new(0),
             gate: AtomicU64::new(0),
+            early: AtomicU64::new(NEVER),
             back: AtomicU64::new(0),
             pardons: AtomicU32::new(0),
             inner: Mutex::default(),
@@ -212,14 +219,19 @@ impl Outlier {
     /// Whether a pick must pass over it now.
     pub fn is_out(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && self.ward.nanos(now) < gate && !self.pardoned()
+        gate != 0 && !self.is_due(self.ward.nanos(now), gate)
     }
 
     /// Whether it is out and the next request may probe it. A pick should take such an endpoint for free (cost 0),
     /// as its load still tells of its failures, and preferably for a request that could be retried.
     pub fn probe_due(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && (self.ward.nanos(now) >= gate || self.pardoned())
+        gate != 0 && self.is_due(self.ward.nanos(now), gate)
+    }
+
+    /// How many requests in a row it has failed, as 5xx or without an answer.
+    pub fn failing(&self) -> u32 {
+        self.server.load(Ordering::Acquire).max(self.local.load(Ordering::Acquire))
     }
 
     /// Since when it is out; for `/state`.
@@ -236,8 +248,10 @@ impl Outlier {
     pub fn out(&self, now: Instant) -> Option<Out> {
         let inner = self.inner.lock();
         let (since, cause) = (inner.out_since?, inner.cause?);
-        let wait = self.gate.load(Ordering::Acquire).saturating_sub(self.ward.nanos(now));
-        let probe_in = if self.pardoned() { Duration::ZERO } else { Duration::from_nanos(wait) };
+        let (nanos, gate) = (self.ward.nanos(now), self.gate.load(Ordering::Acquire));
+        let due = if self.ward.half_out() { gate.min(self.early.load(Ordering::Acquire)) } else { gate };
+        let probe_in = if self.pardoned() { 0 } else { due.saturating_sub(nanos) };
+        let probe_in = Duration::from_nanos(probe_in);
         Some(Out { cause, since, probe_in })
     }
 
@@ -248,12 +262,13 @@ impl Outlier {
             return Some(Begun { at: now, claim: 0 });
         }
         let nanos = self.ward.nanos(now);
-        if nanos < gate && !self.use_pardon() {
+        if nanos < gate && !self.use_early(nanos) && !self.use_pardon() {
             return None;
         }
         let claim = nanos.saturating_add(rule.longest.as_nanos() as u64).max(gate.saturating_add(1));
-        let claimed = self.gate.compare_exchange(gate, claim, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        claimed.then_some(Begun { at: now, claim })
+        self.gate.compare_exchange(gate, claim, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.early.store(NEVER, Ordering::Release);
+        Some(Begun { at: now, claim })
     }
 
     /// Gives it a request whether it is out or not, because all are out.
@@ -304,6 +319,19 @@ impl Outlier {
     /// The endpoint is among the peer's again (discovery flapped), in good standing.
     pub fn rejoin(&self) {
         self.inner.lock().retired = false;
+    }
+
+    fn is_due(&self, nanos: u64, gate: u64) -> bool {
+        nanos >= gate || self.is_early(nanos) || self.pardoned()
+    }
+
+    fn is_early(&self, nanos: u64) -> bool {
+        nanos >= self.early.load(Ordering::Acquire) && self.ward.half_out()
+    }
+
+    /// Whether so many are out that it may be tried before its time, and nobody does yet.
+    fn use_early(&self, nanos: u64) -> bool {
+        self.is_early(nanos) && self.early.swap(NEVER, Ordering::AcqRel) != NEVER
     }
 
     fn pardoned(&self) -> bool {
@@ -393,15 +421,21 @@ impl Outlier {
     }
 
     /// Shuts the gate for the next pause: doubled each time, with up to a quarter more so that the probes of several
-    /// sidecars fall apart. The longest is shortened when fewer than half are well: then they are needed sooner.
+    /// sidecars fall apart. The longest is shortened when fewer than half are well: then they are needed sooner. And while
+    /// half are out, however long the pauses were made before, probes come as often as the traffic can bear.
     fn wait(&self, inner: &mut Inner, now: Instant, rule: &EjectRule, roll: u64) -> Duration {
         let (members, out) = (self.ward.members().max(1), self.ward.ejected());
         let longest = rule.longest.saturating_mul((members.saturating_sub(out) * 2).min(members)) / members;
         let pause = rule.probe_after.saturating_mul(1 << inner.doublings).min(longest.max(rule.probe_after));
         let pause = pause + part(pause / 4, roll);
         inner.doublings = (inner.doublings + 1).min(MOST_DOUBLINGS);
-        let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        self.gate.store(self.ward.nanos(now).saturating_add(nanos).max(1), Ordering::Release);
+        let after = |pause: Duration| {
+            let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+            self.ward.nanos(now).saturating_add(nanos).max(1)
+        };
+        let early = (rule.probe_after + part(rule.probe_after / 4, roll)).max(self.ward.bearable(now));
+        self.early.store(after(early), Ordering::Release);
+        self.gate.store(after(pause), Ordering::Release);
         pause
     }
 }

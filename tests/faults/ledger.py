@@ -27,13 +27,15 @@ def judge(lab, them, answers, log, pace):
     for record in records:
         kind, words = verdict(record, executed[record["id"]], record["id"] in torn)
         count[kind] += 1
+        if kind == "answered" and '"reason"' in lines.get(record["id"], ""):
+            words = words or "answered, and logged as failed"
         if kind == "reason":
             reasons[reason(record)] += 1
         if words:
             wrong.append(f"{record['id']} at {record['at']} ms: {words}; {brief(record)}; {lines.get(record['id'], 'no line')}")
     doubled = [id for id, times in executed.items() if id.startswith("P") and times > 1]
     wrong += [f"{id} was executed {executed[id]} times; {lines.get(id, 'no line')}" for id in doubled]
-    slowest = max(record["ms"] for record in records)
+    slowest = max(record["ms"] for record in records if not record.get("torn"))
     gets = sum(record["method"] == "GET" for record in records)
     told = (f"{gets} GETs, {len(records) - gets} POSTs: {count['failed get']} GETs failed, {len(doubled)} POSTs executed twice, "
             f"{count['silent post']} POSTs without one answer; {count['reason']} POSTs got a reason "
