@@ -11,6 +11,7 @@ pub mod condition;
 pub mod deadline;
 pub mod ids;
 pub mod reason;
+pub mod spiffe;
 // floor 1: tasks, shutdown, telemetry
 pub mod life;
 pub mod telemetry;

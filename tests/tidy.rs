@@ -11,6 +11,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("reason", 0),
     ("condition", 0),
     ("deadline", 0),
+    ("spiffe", 0),
     ("life", 1),
     ("telemetry", 1),
     ("config", 2),

@@ -24,10 +24,14 @@ use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::http1::Tunnelled;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
 use crate::upstream::room::Place;
+
+/// Endpoints that a request passes over because a limit of ours is reached there.
+const MOST_FULL: usize = 32;
 
 /// Connections tried while each turns out to be dead before anything was written to it.
 const MOST_STALE: usize = 3;
@@ -73,6 +77,8 @@ pub struct Trail {
     pub in_flight: Option<InFlight>,
     /// A tunnel's place among the connections, until its end.
     pub place: Option<Place>,
+    /// The same for one that was an HTTP/1 connection before.
+    pub tunnelled: Option<Tunnelled>,
     /// Attempts made.
     pub attempts: u32,
     /// Why the last failure was not followed by another attempt, where it was worth one.
@@ -108,12 +114,12 @@ pub async fn in_time<T>(
 
 /// What may still be tried, for requests and for tunnels.
 pub struct Tries<'a> {
-    call: &'a Call<'a>,
-    now: Instant,
+    pub(super) call: &'a Call<'a>,
+    pub(super) now: Instant,
     /// When the attempt that is being made is to be over.
-    until: Deadline,
-    tried: SmallVec<[Arc<Endpoint>; 2]>,
-    attempts: u32,
+    pub(super) until: Deadline,
+    pub(super) tried: SmallVec<[Arc<Endpoint>; 2]>,
+    pub(super) attempts: u32,
     stale: usize,
 }
 
@@ -133,6 +139,9 @@ impl<'a> Tries<'a> {
         let peer = self.call.peer;
         let lease = |endpoint: Arc<Endpoint>, until| async move { endpoint.lease(peer, version, until).await };
         let lease = self.connect(trail, lease).await?;
+        if let Some(in_flight) = &mut trail.in_flight {
+            in_flight.sent();
+        }
         trail.reused = lease.reused();
         trail.version = Some(lease.version());
         Ok(lease)
@@ -282,19 +291,39 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Whether the peer has an endpoint that was not tried.
-    fn has_others(&self, trail: &Trail) -> bool {
-        let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
-        let last = trail.endpoint.as_ref().is_some_and(|one| !known(one));
-        self.call.peer.endpoints().len() > self.tried.len() + usize::from(last)
+    /// Whether the peer may have another endpoint than the last one, which is full. One that is met again means that
+    /// there is none: what is left is ejected, takes no traffic or is not of the subset.
+    fn may_pass_over(&self, trail: &Trail) -> bool {
+        let again = |last: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, last));
+        let others = self.call.peer.endpoints().len() > self.tried.len() + 1;
+        others && self.tried.len() < MOST_FULL && !trail.endpoint.as_ref().is_some_and(again)
     }
 
     /// The endpoint was tried: others come first from now on.
-    fn tried(&mut self, endpoint: Option<Arc<Endpoint>>) {
+    pub(super) fn tried(&mut self, endpoint: Option<Arc<Endpoint>>) {
         let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
         if let Some(endpoint) = endpoint.filter(|one| !known(one)) {
             self.tried.push(endpoint);
         }
+    }
+
+    /// Picks the endpoint of the next attempt; those that were tried come last.
+    pub(super) fn begin(&mut self, trail: &mut Trail) -> Result<Arc<Endpoint>, Failure> {
+        if self.attempts > 0 {
+            self.tried(trail.endpoint.clone());
+        }
+        let begun = self.call.peer.begin(self.call.ask, self.now, &self.tried);
+        let in_flight = begun.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
+        let endpoint = in_flight.endpoint().clone();
+        self.attempts += 1;
+        self.until = self.attempt_until();
+        trail.begin(self.call.peer, &endpoint, in_flight);
+        Ok(endpoint)
+    }
+
+    /// When an attempt that begins now is to be over.
+    pub(super) fn attempt_until(&self) -> Deadline {
+        Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline)
     }
 
     /// Connects to an endpoint, and to another one where the first cannot be reached.
@@ -307,15 +336,7 @@ impl<'a> Tries<'a> {
         F: Future<Output = Result<T, ConnectError>>,
     {
         loop {
-            if self.attempts > 0 {
-                self.tried(trail.endpoint.clone());
-            }
-            let begun = self.call.peer.begin(self.call.ask, self.now, &self.tried);
-            let in_flight = begun.ok_or_else(|| no_endpoint(self.call.peer, self.call.ask))?;
-            let endpoint = in_flight.endpoint().clone();
-            self.attempts += 1;
-            self.until = Deadline::after(self.now, self.call.rules.retry.attempt_timeout).min(self.call.deadline);
-            trail.begin(self.call.peer, &endpoint, in_flight);
+            let endpoint = self.begin(trail)?;
             let mut connecting = std::pin::pin!(connect(endpoint, self.until));
             let connected = match futures_util::poll!(connecting.as_mut()) {
                 Poll::Ready(connected) => connected,
@@ -331,13 +352,11 @@ impl<'a> Tries<'a> {
     }
 
     /// Waits for the next attempt where no connection was made.
-    async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
+    pub(super) async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
         self.now = Instant::now();
-        // What was over is the attempt's time, not the caller's.
-        let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
-        let reason = if cut { Reason::ConnectTimeout } else { error.reason };
+        let reason = self.unconnected_by(&error);
         trail.unconnected(self.now, reason);
-        if reason == Reason::LimitReached && self.has_others(trail) {
+        if reason == Reason::LimitReached && self.may_pass_over(trail) {
             // An endpoint that a limit of ours keeps from was not tried.
             self.attempts = self.attempts.saturating_sub(1);
             self.tried(trail.endpoint.clone());
@@ -352,6 +371,12 @@ impl<'a> Tries<'a> {
             }
             None => Err(Failure::new(reason, error.detail)),
         }
+    }
+
+    /// Why there is no connection: what was over may be the attempt's time, not the caller's.
+    pub(super) fn unconnected_by(&self, error: &ConnectError) -> Reason {
+        let cut = error.reason == Reason::DeadlinePassed && !self.call.deadline.passed(self.now);
+        if cut { Reason::ConnectTimeout } else { error.reason }
     }
 
     /// Waits for a connection. If it takes too long and the peer has addresses of the other family, one of them is
@@ -407,20 +432,15 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// An endpoint whose address is of the IP family that `slow` is not of.
+    /// An endpoint that was not tried and whose address is of the IP family that `slow` is not of.
     fn of_other_family(&self, slow: &Endpoint) -> Option<Arc<Endpoint>> {
-        let family = |endpoint: &Endpoint| endpoint.addr().tcp().map(|addr| addr.is_ipv6());
-        let (slow, all) = (family(slow)?, self.call.peer.endpoints());
-        let same: Vec<_> = all.all().iter().filter(|one| family(one) != Some(!slow)).cloned().collect();
-        let picked = self.call.peer.pick_for(self.call.ask, Instant::now(), &same)?;
-        let tried = self.tried.iter().any(|tried| Arc::ptr_eq(tried, &picked));
-        (family(&picked) == Some(!slow) && !tried).then_some(picked)
+        self.call.peer.pick_beside(slow, self.call.ask, Instant::now(), &self.tried)
     }
 }
 
 impl Trail {
     /// Another attempt began, at `endpoint`.
-    fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
+    pub(super) fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
         self.endpoint = Some(endpoint.clone());
         self.attempts += 1;
@@ -428,14 +448,14 @@ impl Trail {
     }
 
     /// The attempt got no answer, for `reason`.
-    fn failed(&mut self, reason: Reason) {
+    pub(super) fn failed(&mut self, reason: Reason) {
         if let Some(mut in_flight) = self.in_flight.take() {
             in_flight.failed(Instant::now(), reason);
         }
     }
 
     /// There was no connection, for `reason`.
-    fn unconnected(&mut self, now: Instant, reason: Reason) {
+    pub(super) fn unconnected(&mut self, now: Instant, reason: Reason) {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.unconnected(now, reason);
         }
@@ -446,7 +466,15 @@ impl Trail {
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.overtaken(Instant::now());
         }
+        self.follow(by);
+    }
+
+    /// From now on an attempt that began later is the one to tell of.
+    pub(super) fn follow(&mut self, by: Self) {
         (self.endpoint, self.in_flight) = (by.endpoint, by.in_flight);
+        if by.retrying.is_some() {
+            self.retrying = by.retrying;
+        }
     }
 }
 
@@ -547,6 +575,41 @@ mod tests {
             let got = connect(&peer(&[V6, V4]), manners).await;
             assert_eq!(got, ((*expected).map(str::to_owned), *took, *attempts), "{manners:?}");
         }
+    }
+
+    /// A call to a peer whose every endpoint is full by a limit of ours: how often one was asked for a connection.
+    async fn full_everywhere(peer: &Arc<Peer>) -> usize {
+        let asked = std::cell::Cell::new(0);
+        let (rules, mut trail) = (Rules::default(), Trail::default());
+        let connected = Tries::new(&Call::plain(peer, &rules, Instant::now()))
+            .connect(&mut trail, |_, _| {
+                asked.set(asked.get() + 1);
+                assert!(asked.get() < 1000, "it goes round for ever");
+                async { Err::<(), _>(ConnectError { reason: Reason::LimitReached, detail: String::new() }) }
+            })
+            .await;
+        assert_eq!(connected.unwrap_err().reason, Reason::LimitReached);
+        asked.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_every_endpoint_is_full_each_is_asked_once() {
+        let spec = |port: u16| EndpointSpec::bare(std::net::SocketAddr::from(([127, 0, 0, 1], port)).into());
+        assert_eq!(full_everywhere(&peer(&[V4, "127.0.0.2:1", "127.0.0.3:1"])).await, 3);
+        // One that takes no traffic is none to go to.
+        let idle = peer(&[]);
+        idle.update(vec![spec(1), EndpointSpec { weight: 0, ..spec(2) }]);
+        assert_eq!(full_everywhere(&idle).await, 2);
+        // Nor is one that is ejected.
+        let ill = peer(&[V4, "127.0.0.2:1"]);
+        for _ in 0..10 {
+            ill.endpoints().all()[1].begin(Instant::now()).answered(Instant::now(), Seen::ServerError);
+        }
+        assert_eq!(full_everywhere(&ill).await, 2);
+        // A request does not go through thousands of them.
+        let many = peer(&[]);
+        many.update((1..=5000).map(spec).collect());
+        assert!(full_everywhere(&many).await <= MOST_FULL + 1);
     }
 
     #[tokio::test(start_paused = true)]

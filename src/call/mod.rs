@@ -1,6 +1,7 @@
 //! One call to a peer, whatever it takes.
 
 pub mod attempt;
+mod hedge;
 pub mod retry;
 
 use std::borrow::Cow;

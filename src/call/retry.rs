@@ -1,13 +1,14 @@
 //! A request's attempts: each sends it on a connection, and what fails is sent again where that is safe and allowed.
 
 use http::{Method, Request};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::Failure;
 use super::attempt::{Call, Trail, Tries, in_time};
+use super::hedge;
 use crate::http::body::Body;
 use crate::http::replay::{self, Replay};
-use crate::plan::rules::{Methods, RetryRule};
+use crate::plan::rules::{Methods, Rules};
 use crate::upstream::lease::{Answer, Lease, OnInformational, SendError, Version};
 
 /// Calls the peer and returns its answer's head, with the body to come.
@@ -23,19 +24,15 @@ pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
 async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     let rule = &call.rules.retry;
     let mut tries = Tries::new(call);
-    let (mut request, spare) = Spare::of(rule, call.marked, request);
+    let (mut request, spare) = Spare::of(call.rules, call.marked, request);
     let method = request.method().clone();
     loop {
-        let lease = match tries.lease(trail, call.version).await {
-            Ok(lease) => lease,
-            Err(failure) => {
-                trail.unsent = trail.give_back.then(|| Box::new(request));
-                return Err(failure);
-            }
+        // What is rare is boxed here and below, so that it does not make every exchange larger.
+        let sent = match spare.as_ref().zip(call.rules.hedge.as_ref()) {
+            None => one(&mut tries, trail, request).await?,
+            Some((spare, hedge)) => Box::pin(hedge::either(&mut tries, trail, request, spare, hedge)).await?,
         };
-        let informational = informational(call, &lease);
-        // What follows a failure is boxed: it is rare, and must not make every exchange larger.
-        request = match send(&tries, lease, request, informational).await {
+        request = match sent {
             Some(Ok(answer)) => match spare.as_ref().filter(|_| rule.on.looks_at_answers()) {
                 None => return Ok(answer),
                 Some(spare) => match Box::pin(tries.after_answer(trail, answer, spare)).await {
@@ -49,22 +46,41 @@ async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
     }
 }
 
+/// Makes one attempt; `None` if its own time was over before it was answered.
+async fn one(
+    tries: &mut Tries<'_>,
+    trail: &mut Trail,
+    request: Request<Body>,
+) -> Result<Option<Result<Answer, SendError>>, Failure> {
+    let call = tries.call;
+    match tries.lease(trail, call.version).await {
+        Ok(lease) => {
+            let informational = informational(call, &lease);
+            Ok(send(tries.attempt_ends(), lease, request, informational).await)
+        }
+        Err(failure) => {
+            trail.unsent = trail.give_back.then(|| Box::new(request));
+            Err(failure)
+        }
+    }
+}
+
 /// hyper's HTTP/1 server cannot send informational answers on: to be told of them only to count them would cost each
 /// request a callback, a fiftieth of all that is done for it.
-fn informational(call: &Call<'_>, lease: &Lease) -> Option<OnInformational> {
+pub(super) fn informational(call: &Call<'_>, lease: &Lease) -> Option<OnInformational> {
     let deaf = call.version == Version::Http1 && lease.version() == Version::Http1;
     call.informational.filter(|_| !deaf).cloned()
 }
 
 /// Sends the request; `None` if the attempt's own time was over first.
-async fn send(
-    tries: &Tries<'_>,
+pub(super) async fn send(
+    ends: Option<Instant>,
     lease: Lease,
     request: Request<Body>,
     informational: Option<OnInformational>,
 ) -> Option<Result<Answer, SendError>> {
     let sending = lease.send(request, informational);
-    match tries.attempt_ends() {
+    match ends {
         // No timer is made where no limit was asked for.
         None => Some(sending.await),
         Some(at) => Box::pin(timeout_at(at, sending)).await.ok(),
@@ -78,10 +94,12 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// The request, and a spare of it if the rule may ever ask for one.
-    pub fn of(rule: &RetryRule, marked: bool, request: Request<Body>) -> (Request<Body>, Option<Self>) {
+    /// The request, and a spare of it if the rules may ever ask for one.
+    pub fn of(rules: &Rules, marked: bool, request: Request<Body>) -> (Request<Body>, Option<Self>) {
+        let rule = &rules.retry;
         let repeatable = rule.methods == Methods::Any || request.method().is_idempotent();
-        if rule.attempts < 2 || marked || !repeatable || !rule.on.acts_on_unknown() {
+        let asked = rule.on.acts_on_unknown() || rules.hedge.is_some();
+        if rule.attempts < 2 || marked || !repeatable || !asked {
             return (request, None);
         }
         let (parts, body) = request.into_parts();
@@ -101,6 +119,11 @@ impl Spare {
     /// Whether it can be sent again as a whole.
     pub fn is_whole(&self) -> bool {
         self.body.as_ref().is_none_or(replay::Spare::is_whole)
+    }
+
+    /// Whether all of it is here already, so that two attempts can send it at the same time.
+    pub fn is_complete(&self) -> bool {
+        self.body.as_ref().is_none_or(replay::Spare::is_complete)
     }
 
     /// The request for another attempt; earlier ones read no more of its body. `None` if too much of that was read.

@@ -5,7 +5,7 @@ use super::fallback::StandIn;
 use super::kind::{Set, words};
 use super::limits::Breaker;
 use super::listener::Protocol;
-use super::retry::Retry;
+use super::retry::{Hedge, Retry};
 use super::route::{Route, Sticky};
 use super::section::section;
 use super::standing::{Eject, Health};
@@ -71,6 +71,8 @@ section! {
         fallback "fallback": Option<Set<StandIn>> = Unset("{ peer: payments-standby }");
         /// When a failed attempt is followed by another, or `off`.
         retry "retry": Set<OrOff<Retry>> = Is("{}");
+        /// When a second attempt is sent beside a slow one, or `off`.
+        hedge "hedge": Set<OrOff<Hedge>> = Is("off");
         /// When an endpoint is taken out of the choice, or `off`.
         eject "eject": Set<OrOff<Eject>> = Is("{}");
         /// How endpoints are asked whether they are well, or `off`.

@@ -1,12 +1,14 @@
 //! The sections about doing things again: which failed attempts are followed by another, how many, and when.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::collect::{List, Pairs};
 use super::kind::{Scalar, Set, Wrong, words};
 use super::problem::nearest;
 use super::section::section;
-use super::units::{Count, Share, Span};
+use super::units::{Count, Share, Span, Timer, percentage};
 use crate::condition::Condition;
 
 section! {
@@ -46,6 +48,17 @@ section! {
         cap "cap": Set<Span> = Is("250ms");
         /// The longest pause that a server may ask for.
         asked "asked": Set<Span> = Is("5s");
+    }
+}
+
+section! {
+    /// When a second attempt is sent beside one whose answer has not begun; the first answer wins, the other attempt is
+    /// cancelled. It counts among `retry.attempts`, takes from `retry.budget`, and is sent only where a retry would be safe.
+    Hedge = "after" {
+        /// A time, or `p95`: as long as 95% of the recent answers took.
+        after "after": Set<HedgeAfter> = Is("p95");
+        /// Never sooner than this.
+        at_least "at-least": Set<Span> = Is("5ms");
     }
 }
 
@@ -108,5 +121,42 @@ impl RetryOn {
 
     fn conditions() -> impl Iterator<Item = &'static str> {
         Condition::ALL.iter().copied().filter(|one| !Self::listed(*one)).map(Condition::word)
+    }
+}
+
+/// How long an attempt is waited for before another is sent beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// So long.
+    Delay(Duration),
+    /// As long as this part of the recent answers took, in parts per million.
+    Quantile(u32),
+}
+
+impl Scalar for HedgeAfter {
+    const NAME: &'static str = "hedge-after";
+
+    fn expected() -> String {
+        "a duration such as `50ms`, or a part of the peer's own answers from `p50` to `p99.99`".into()
+    }
+
+    fn pattern() -> String {
+        r"^([1-9][0-9]*(ms|s|m|h|d)|p[5-9][0-9](\.[0-9]{1,2})?)$".into()
+    }
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let Some(part) = text.strip_prefix('p') else {
+            return Timer::parse(text).map(|delay| Self::Delay(delay.0));
+        };
+        let short = part.split_once('.').is_none_or(|(_, rest)| rest.len() <= 2);
+        let parts = percentage(&format!("{part}%"))?;
+        if short && (500_000..1_000_000).contains(&parts) { Ok(Self::Quantile(parts)) } else { Err(Wrong::default()) }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Delay(delay) => Timer(*delay).write(),
+            Self::Quantile(parts) => format!("p{}", Share(*parts).write().trim_end_matches('%')),
+        }
     }
 }

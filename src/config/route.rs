@@ -7,7 +7,7 @@ use super::fallback::StandIn;
 use super::kind::{Scalar, Set, Wrong, words};
 use super::limits::RouteLimits;
 use super::pattern::{Pattern, Template};
-use super::retry::Retry;
+use super::retry::{Hedge, Retry};
 use super::section::section;
 use super::split::{Mirror, Otherwise, Part};
 use super::units::{Count, Share, Span, Timer};
@@ -33,6 +33,8 @@ section! {
         timeout "timeout": Option<Set<RouteTimeout>> = Unset("{ request: 3s }");
         /// When a failed attempt is followed by another, in place of the peer's.
         retry "retry": Option<Set<OrOff<Retry>>> = Unset("{ on: [5xx] }");
+        /// When another attempt is sent beside a slow one, in place of the peer's.
+        hedge "hedge": Option<Set<OrOff<Hedge>>> = Unset("50ms");
         /// What a caller gets where there is no answer, in place of what the peer says.
         fallback "fallback": Option<Set<StandIn>> = Unset("{ respond: { status: 200, body: \"[]\" } }");
         /// A peer that gets copies of requests; what it answers is thrown away.

@@ -229,7 +229,7 @@ impl<const MIN: u64, const MAX: u64> Scalar for Count<MIN, MAX> {
 }
 
 /// A percentage in parts per million.
-fn percentage(text: &str) -> Result<u32, Wrong> {
+pub(super) fn percentage(text: &str) -> Result<u32, Wrong> {
     let Some(number) = text.strip_suffix('%') else {
         return Err(whole(text).map_or_else(Wrong::default, |number| Wrong::meant(format!("{number}%"))));
     };

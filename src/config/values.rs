@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::collect::is_name;
 use super::kind::{Scalar, Wrong};
 use crate::ids::Addr;
+use crate::spiffe::NotSpiffe;
 
 /// Patterns of the schema; the parsers below are stricter.
 const ADDR: &str = r"^(unix:/.+|(\[[0-9A-Fa-f:.]+(%[^\]]+)?\]|[0-9.]+):[0-9]{1,5})$";
@@ -146,9 +147,15 @@ scalars! {
         Clone::clone;
 
     /// A SPIFFE ID.
-    SpiffeId(String) "spiffe-id",
+    SpiffeId(crate::spiffe::SpiffeId) "spiffe-id",
         "a SPIFFE ID such as `spiffe://shop/payments`", r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
-        |text| if is_spiffe_id(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
+        |text| text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string())), ToString::to_string;
+
+    /// A SPIFFE ID, or with a last segment of `*` all below it.
+    SpiffeIds(crate::spiffe::IdMatch) "spiffe-ids",
+        "a SPIFFE ID such as `spiffe://shop/payments`, or `spiffe://shop/*` for all of a trust domain",
+        r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*(/\*)?$",
+        |text| text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string())), ToString::to_string;
 }
 
 /// The name of a field; field names know no case (RFC 9110 §5.1).
@@ -340,20 +347,6 @@ fn looks_like_ip(text: &str) -> bool {
     text.trim_end_matches('.').rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn is_spiffe_id(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix("spiffe://") else { return false };
-    let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
-    let domain_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-    let segment = |part: &str| {
-        let byte = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-        !part.is_empty() && part != "." && part != ".." && part.bytes().all(byte)
-    };
-    text.len() <= 2048
-        && !domain.is_empty()
-        && domain.bytes().all(domain_byte)
-        && path.is_none_or(|path| path.split('/').all(segment))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,10 +441,16 @@ mod tests {
         check::<SpiffeId>(&[
             ("spiffe://shop/a/b", Ok("spiffe://shop/a/b")),
             ("spiffe://shop", Ok("spiffe://shop")),
-            ("spiffe://Shop/a", Err("")),
-            ("spiffe://shop/", Err("")),
-            ("spiffe://shop/../a", Err("")),
-            ("https://shop", Err("")),
+            ("spiffe://Shop/a", Err("a trust domain has lower-case letters, digits, `.`, `-` and `_`")),
+            (
+                "spiffe://shop/",
+                Err("a path has segments of letters, digits, `.`, `-` and `_`, none empty, `.` or `..`"),
+            ),
+            (
+                "spiffe://shop/../a",
+                Err("a path has segments of letters, digits, `.`, `-` and `_`, none empty, `.` or `..`"),
+            ),
+            ("https://shop", Err("a SPIFFE ID begins with `spiffe://`")),
         ]);
         check::<Name>(&[("checkout-v2", Ok("checkout-v2")), ("-x", Err("")), ("a b", Err("")), ("", Err(""))]);
     }

@@ -15,7 +15,8 @@ use super::body::{Body, BodyError};
 /// Bytes of a body that are kept.
 pub const KEPT: usize = 64 * 1024;
 
-/// The body as one attempt reads it. Only the latest attempt may: the leg of an earlier one may still hold its own.
+/// The body as one attempt reads it. Until all of it is kept only the latest attempt may: the leg of an earlier one may
+/// still hold its own.
 pub struct Replay {
     shared: Arc<Mutex<Shared>>,
     attempt: u32,
@@ -63,7 +64,13 @@ impl Spare {
         !self.0.lock().lost
     }
 
-    /// The body for another attempt; those that were given out before end with an error. `None` if too much was read.
+    /// Whether the whole body was read already and is kept, so that several attempts can read it at the same time.
+    pub fn is_complete(&self) -> bool {
+        self.0.lock().is_complete()
+    }
+
+    /// The body for another attempt; those that were given out before end with an error unless the body is complete.
+    /// `None` if too much was read.
     pub fn again(&self) -> Option<Replay> {
         let mut shared = self.0.lock();
         shared.attempt += 1;
@@ -99,6 +106,10 @@ impl Shared {
         Poll::Ready(Some(Ok(frame)))
     }
 
+    fn is_complete(&self) -> bool {
+        !self.lost && (self.ended || self.source.is_end_stream())
+    }
+
     fn forget(&mut self) {
         self.lost = true;
         self.kept = Vec::new();
@@ -112,7 +123,7 @@ impl HttpBody for Replay {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let mut shared = this.shared.lock();
-        if shared.attempt != this.attempt {
+        if shared.attempt != this.attempt && !shared.is_complete() {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         let kept = if shared.lost { None } else { shared.kept.get(this.at).cloned() };
@@ -180,6 +191,19 @@ mod tests {
         let second = spare.again().unwrap();
         assert!(matches!(text(first).await, Err(BodyError::Superseded)));
         assert_eq!(text(second).await.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn attempts_read_a_complete_body_side_by_side() {
+        let (mut first, spare) = Replay::new(Body::text("hello"));
+        assert!(!spare.is_complete());
+        assert!(first.frame().await.unwrap().is_ok());
+        assert!(spare.is_complete());
+        let second = spare.again().unwrap();
+        assert_eq!((text(first).await.unwrap(), text(second).await.unwrap()), (String::new(), "hello".into()));
+        let (long, spare) = Replay::new(Body::text(vec![b'x'; KEPT + 1]));
+        text(long).await.unwrap();
+        assert!(!spare.is_complete());
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ mod tests {
         let search = &file.peers["search"];
         assert_eq!(search[0], EndpointSpec::bare("10.0.0.1:9000".parse().unwrap()));
         assert_eq!((search[1].weight, search[1].zone.as_deref()), (5, Some("eu-1a")));
-        assert_eq!(search[1].identity.as_deref(), Some("spiffe://shop/search"));
+        assert_eq!(search[1].identity.as_ref().map(|id| id.as_str()), Some("spiffe://shop/search"));
         assert_eq!(search[1].metadata.as_ref().unwrap()["version"], "1.10");
         assert!(file.peers["empty"].is_empty());
     }

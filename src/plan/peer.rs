@@ -11,6 +11,7 @@ use super::health::HealthRule;
 use super::route::{Route, Sticky};
 use super::rules::{Rules, Share, SubsetRule};
 use crate::ids::{Addr, PeerName};
+use crate::spiffe::SpiffeId;
 
 /// One peer. A reload that changes only the policy keeps the living state of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub struct EndpointSpec {
     /// Where it runs.
     pub zone: Option<Arc<str>>,
     /// The SPIFFE ID it must prove once identity is in force.
-    pub identity: Option<Arc<str>>,
+    pub identity: Option<SpiffeId>,
     /// Free facts about it; `None` where there are none.
     pub metadata: Option<Arc<BTreeMap<String, String>>>,
 }

@@ -181,7 +181,7 @@ impl Exchange {
     fn settle(&mut self, now: Instant) {
         let whose = self.failure.as_ref().map(|failure| (failure.reason, failure.reason.side()));
         match (whose, self.status) {
-            (Some((_, Side::Peer | Side::Network)), _) => self.tell(Outcome::FAILED, now),
+            (Some((reason, _)), _) => self.tell_failure(reason, now),
             (None, Some(status)) if self.complete => self.tell(Outcome::answered(status, None), now),
             _ => {}
         }
@@ -193,11 +193,27 @@ impl Exchange {
         }
     }
 
+    /// As [`Exchange::tell`], where there was no answer. A caller's short patience says nothing about the peer.
+    fn tell_failure(&mut self, reason: Reason, now: Instant) {
+        let waited = now.saturating_duration_since(self.started);
+        let overdue = || self.peer.as_ref().is_some_and(|peer| peer.is_overdue(now, waited));
+        let its_own = matches!(reason.side(), Side::Peer | Side::Network);
+        if its_own && (reason != Reason::DeadlinePassed || overdue()) {
+            self.tell(Outcome::FAILED, now);
+        }
+    }
+
     /// The peer gave no answer, or one (its status) that counts as none: its fallback is turned to.
     pub fn falls_back(&mut self, fallback: &Arc<Fallback>, answer: Result<StatusCode, Failure>) {
         if let Some(peer) = &self.peer {
             peer.metrics().fallbacks.inc();
         }
+        // The caller's answer will say nothing about this peer, which is done with the request.
+        match &answer {
+            Ok(status) => self.tell(Outcome::answered(*status, None), Instant::now()),
+            Err(failure) => self.tell_failure(failure.reason, Instant::now()),
+        }
+        self.admitted = None;
         if let Some(mut in_flight) = self.trail.in_flight.take() {
             let now = Instant::now();
             match &answer {

@@ -139,7 +139,10 @@ pub async fn switch(
             Leg::Http2 => lease.open_tunnel(ask_http2(&parts, &asked)).await.map(Answered::Http2),
         };
         match answered {
-            Ok(Answered::Http1(answer)) => break agreed_http1(answer, &asked).await?,
+            Ok(Answered::Http1(mut answer)) => {
+                record.trail.tunnelled = answer.extensions_mut().remove();
+                break agreed_http1(answer, &asked).await?;
+            }
             Ok(Answered::Http2(opened)) => break agreed_http2(opened, &asked),
             Err(error) => drop(Box::pin(tries.after_failure(&mut record.trail, error, &parts.method, None)).await?),
         }

@@ -42,8 +42,11 @@ pub enum Seen {
     ServerError,
     /// It answered 502, 503 or 504, or UNAVAILABLE.
     GatewayError,
-    /// It did not answer: no connection, a reset, no answer in time.
+    /// It did not answer: no connection, a reset, no answer in the time that an attempt is given.
     LocalFailure,
+    /// It did not answer in the time that its caller gave it, be that a short one. It counts in the share, which is
+    /// judged against the others, and in a row only where it was overdue: see [`Ward::is_overdue`].
+    Late,
 }
 
 impl Seen {
@@ -68,8 +71,8 @@ impl Seen {
             | Reason::BadResponse
             | Reason::ResponseIncomplete
             | Reason::ResponseTimeout
-            | Reason::AttemptTimeout
-            | Reason::DeadlinePassed => Some(Self::LocalFailure),
+            | Reason::AttemptTimeout => Some(Self::LocalFailure),
+            Reason::DeadlinePassed => Some(Self::Late),
             _ => None,
         }
     }
@@ -294,6 +297,8 @@ impl Outlier {
         rule: &EjectRule,
         roll: u64,
     ) -> Option<Change> {
+        let overdue = seen == Seen::Late && self.ward.is_overdue(now, took);
+        let seen = if overdue { Seen::LocalFailure } else { seen };
         if self.gate.load(Ordering::Acquire) != 0 {
             return self.tried(&begun, now, seen, rule, roll);
         }
@@ -301,7 +306,7 @@ impl Outlier {
         if back != 0 && self.ward.nanos(begun.at) < back {
             return None;
         }
-        self.ward.count(&self.tally, now, seen, rule.latency.is_some().then_some(took));
+        self.ward.count(&self.tally, now, seen, took, rule);
         let cause = self.cause(now, seen, rule)?;
         self.eject(now, cause, rule, roll)
     }
@@ -359,7 +364,7 @@ impl Outlier {
             Seen::LocalFailure if reached(longer(&self.local), rule.local_failures) => {
                 return Some(Cause::LocalFailures);
             }
-            Seen::LocalFailure => {}
+            Seen::LocalFailure | Seen::Late => {}
             Seen::ServerError => {
                 ended(&[&self.gateway, &self.local]);
                 if reached(longer(&self.server), rule.server_errors) {
@@ -417,7 +422,27 @@ impl Outlier {
             return Some(Change::Returned { after: now.saturating_duration_since(since) });
         }
         let newest = begun.claim != 0 && begun.claim == self.gate.load(Ordering::Acquire);
-        newest.then(|| Change::ProbeFailed { pause: self.wait(&mut inner, now, rule, roll) })
+        if !newest {
+            return None;
+        }
+        let doublings = inner.doublings;
+        let pause = self.wait(&mut inner, now, rule, roll);
+        if seen == Seen::Late {
+            // Its caller had little patience: another one may have more.
+            inner.doublings = doublings;
+        }
+        Some(Change::ProbeFailed { pause })
+    }
+
+    /// The rule has changed: whoever is out longer than it allows is tried sooner.
+    pub fn hurry(&self, now: Instant, rule: &EjectRule) {
+        let inner = self.inner.lock();
+        let longest = rule.longest.max(rule.probe_after);
+        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        let latest = self.ward.nanos(now).saturating_add(nanos).max(1);
+        if inner.out_since.is_some() && self.gate.load(Ordering::Acquire) > latest {
+            self.gate.store(latest, Ordering::Release);
+        }
     }
 
     /// Shuts the gate for the next pause: doubled each time, with up to a quarter more so that the probes of several

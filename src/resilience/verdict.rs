@@ -159,6 +159,11 @@ pub fn may_hedge(rule: &RetryRule, asking: &Asking<'_>, budget: &Budget, now: In
     budget.withdraw(now, &rule.budget).map_err(|_| Skip::BudgetSpent)
 }
 
+/// Whether the rule names what happened, so that a better answer is worth waiting for.
+pub fn is_named(rule: &RetryRule, outcome: &Outcome<'_>) -> bool {
+    conditions(rule, outcome).and(rule.on).first().is_some()
+}
+
 /// The first condition of the rule that holds, if repeating is allowed at all.
 fn allowed(rule: &RetryRule, asking: &Asking<'_>, outcome: &Outcome<'_>) -> Result<Condition, Skip> {
     let because = conditions(rule, outcome).and(rule.on).first().ok_or(Skip::NotNamed)?;

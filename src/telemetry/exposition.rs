@@ -237,11 +237,16 @@ fn peer_connections(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
 }
 
 fn peer_traffic(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
-    let counters: [Series<PeerMetrics, Counter>; 9] = [
+    let counters: [Series<PeerMetrics, Counter>; 12] = [
         ("outrigger_attempts", "Attempts sent to a peer, first and repeated ones", |peer| &peer.attempts),
         ("outrigger_retries", "Further attempts after a failed one", |peer| &peer.retries),
         ("outrigger_retries_skipped", "Failed attempts worth another one, which something forbade", |peer| {
             &peer.retries_skipped
+        }),
+        ("outrigger_hedges", "Attempts sent beside a slow one", |peer| &peer.hedges),
+        ("outrigger_hedges_won", "Attempts sent beside a slow one that were answered first", |peer| &peer.hedges_won),
+        ("outrigger_hedges_skipped", "Slow attempts worth another one beside them, which something forbade", |peer| {
+            &peer.hedges_skipped
         }),
         ("outrigger_reconnects", "Attempts repeated because a reused connection was dead", |peer| &peer.reconnects),
         ("outrigger_fallbacks", "Exchanges that turned to the fallback of a peer", |peer| &peer.fallbacks),

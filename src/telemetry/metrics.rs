@@ -174,6 +174,12 @@ pub struct PeerMetrics {
     pub retries: Counter,
     /// Failed attempts that were worth another one, which something forbade.
     pub retries_skipped: Counter,
+    /// Attempts sent beside one that was still unanswered.
+    pub hedges: Counter,
+    /// Of these, the ones that were answered first.
+    pub hedges_won: Counter,
+    /// Attempts slow enough for another one beside them, which something forbade.
+    pub hedges_skipped: Counter,
     /// Exchanges that turned to the fallback of this peer.
     pub fallbacks: Counter,
     /// Copies of requests sent to this peer.

@@ -17,6 +17,7 @@ pub struct InFlight {
     /// For ejection; `None` where nothing is to be learned.
     begun: Option<Begun>,
     answered: bool,
+    sent: bool,
 }
 
 impl InFlight {
@@ -24,7 +25,7 @@ impl InFlight {
     pub(super) fn new(endpoint: Arc<Endpoint>, began: Instant, begun: Option<Begun>) -> Self {
         endpoint.load().begin();
         endpoint.count(1);
-        Self { endpoint, began, begun, answered: false }
+        Self { endpoint, began, begun, answered: false, sent: false }
     }
 
     /// What the answer's head says, which came at `now` (see [`Seen::answer`]); only the first word counts.
@@ -43,12 +44,30 @@ impl InFlight {
 
     /// There was no answer, for `reason`.
     pub fn failed(&mut self, now: Instant, reason: Reason) {
-        if reason.side() != Side::Client {
+        if reason == Reason::DeadlinePassed {
+            return self.late(now);
+        }
+        if matches!(reason.side(), Side::Peer | Side::Network) {
             self.sample(now, false);
         }
         if let Some(seen) = Seen::failure(reason) {
             self.report(now, seen);
         }
+    }
+
+    /// The request's time was over. How much that was the caller decides: it is held against the endpoint as far as the
+    /// others do better, see [`Seen::Late`], and not at all where a limit of ours took the time.
+    fn late(&mut self, now: Instant) {
+        if !self.sent && self.endpoint.is_full() {
+            return;
+        }
+        let took = now.saturating_duration_since(self.began);
+        let overdue = self.endpoint.standing().is_overdue(now, took);
+        // Its answer would have taken longer still. That it took at least so long is news only if others were faster.
+        if overdue || self.endpoint.load().latency(now).is_some_and(|known| known < took) {
+            self.sample(now, !overdue);
+        }
+        self.report(now, Seen::Late);
     }
 
     /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
@@ -59,6 +78,11 @@ impl InFlight {
         }
     }
 
+    /// It has a connection: from now on its endpoint is waited for, and not a place in a line of ours.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
     /// There is a connection, for a tunnel. That is no sample of its latency: its peer answers nothing.
     pub fn connected(mut self, now: Instant) {
         self.report(now, Seen::Well);
@@ -67,6 +91,11 @@ impl InFlight {
     /// An attempt that began later was faster. It counts as slow, so that the next call avoids it, and not as failed.
     pub fn overtaken(mut self, now: Instant) {
         self.sample(now, false);
+    }
+
+    /// It was cancelled, because another attempt was answered sooner: it would have taken longer than it lasted.
+    pub fn outrun(mut self, now: Instant) {
+        self.sample(now, true);
     }
 
     /// Where it is.
@@ -118,9 +147,9 @@ impl Owed {
         }
     }
 
-    /// It broke off, for `reason`.
+    /// It broke off, for `reason`. A stream that is still open when its time is over is no failure.
     pub fn failed(self, now: Instant, reason: Reason) {
-        if let Some(seen) = Seen::failure(reason) {
+        if let Some(seen) = Seen::failure(reason).filter(|seen| *seen != Seen::Late) {
             self.ended(now, seen);
         }
     }

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::http1::{self, One};
+use super::http1::{self, One, Tunnelled};
 use super::http2::Many;
 use super::outgoing::Flow;
 use super::stream;
@@ -213,8 +213,9 @@ impl OneHold {
     }
 
     /// The connection became something else: its task goes on, the pool forgets it.
-    pub(super) fn part(mut self) {
-        self.one = None;
+    pub(super) fn part(mut self) -> Option<Tunnelled> {
+        let in_flight = self.in_flight.take();
+        self.one.take().map(|one| one.part(in_flight))
     }
 
     /// From here on only [`OneHold::give_back`] returns it.

@@ -23,6 +23,10 @@ pub mod stream;
 pub mod world;
 
 #[cfg(test)]
+mod guards_tests;
+#[cfg(test)]
+mod patience_tests;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod roster_tests;

@@ -82,7 +82,7 @@ pub struct EndpointState {
     pub zone: Option<String>,
     /// The identity it must prove.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub identity: Option<Arc<str>>,
+    pub identity: Option<String>,
     /// Free facts about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Arc<BTreeMap<String, String>>>,
@@ -190,7 +190,7 @@ impl EndpointState {
             weight: spec.weight,
             priority: spec.priority,
             zone: spec.zone.as_deref().map(str::to_owned),
-            identity: spec.identity.clone(),
+            identity: spec.identity.as_ref().map(ToString::to_string),
             metadata: spec.metadata.clone(),
             limits: BTreeMap::new(),
             in_flight: load.in_flight(),

@@ -100,6 +100,20 @@ fn an_answer_from_the_file_names_the_reason_and_a_route_has_its_own() {
 }
 
 #[test]
+fn what_a_fallback_stands_in_for_is_not_hidden_from_the_breaker() {
+    let standby = App::http(STANDBY);
+    for fallback in ["respond: { status: 200 }", "peer: standby"] {
+        let more = format!("fallback: {{ {fallback} }}, breaker: {{ failures: 50%, volume: 4, open-for: 1h }}");
+        let sidecar = sidecar(format!("127.0.0.1:{}", free_port()), &standby, &more);
+        for _ in 0..5 {
+            assert!(ask(&sidecar, "GET", "\r\n").starts_with("HTTP/1.1 200 "));
+        }
+        metric(&sidecar, "outrigger_peer_breaker_open{peer=\"shop\"} 1");
+        sidecar.says(&["fallback=", "status=200", "reason=circuit_open"]);
+    }
+}
+
+#[test]
 fn an_earlier_answer_is_given_to_the_same_get_and_to_no_other() {
     const GOOD: &str =
         "HTTP/1.1 200 OK\r\nCache-Control: max-age=0\r\nVary: Accept\r\nContent-Length: 4\r\nX-From: shop\r\n\r\ngood";

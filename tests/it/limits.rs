@@ -195,6 +195,29 @@ fn a_tunnel_counts_as_a_connection() {
 }
 
 #[test]
+fn an_upgraded_connection_counts_until_its_end() {
+    for limits in ["connections: 1", "endpoint: { connections: 1 }", "endpoint: { in-flight: 1 }"] {
+        let app = App::http("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let file = peer(&app, &format!("breaker: {{ {limits} }}")).replace("connect: 15s", "connect: 50ms");
+        let sidecar = Sidecar::start(&file);
+        let upgrade = |caller: &mut Caller| {
+            caller
+                .send("GET / HTTP/1.1\r\nHost: server\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+                .until(b"\r\n\r\n")
+        };
+        let mut first = Caller::connect(sidecar.outbound);
+        let answer = upgrade(&mut first);
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{limits}: {answer}");
+        let answer = upgrade(&mut Caller::connect(sidecar.outbound));
+        refused(&answer, "is reached for ");
+        drop(first);
+        until("its place is free", || {
+            upgrade(&mut Caller::connect(sidecar.outbound)).starts_with("HTTP/1.1 101 ").then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_peer_that_fails_too_much_is_left_alone_until_one_request_succeeds() {
     let well = Held::default();
     let answer = well.clone();

@@ -21,6 +21,7 @@ mod failure;
 mod fallback;
 mod grpc;
 mod health;
+mod hedge;
 mod http1;
 mod http2;
 mod limits;

@@ -35,6 +35,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
         };
         let zone = config.zone.as_ref().map(|zone| zone.0.as_str().into());
         let policy = PeerPolicy { zone, ..policy(name, peer, parts.problems) };
+        retry::hedge_happens(&peer.hedge, &policy.rules, parts.problems);
         let policy = super::balance::balanced(peer, policy, parts.problems);
         let (name, kind, policy) = (PeerName::new(name), PeerKind::Named, Arc::new(policy));
         parts.peers.push(PeerPlan { name, kind, source, policy, routes: Routes::default() });
@@ -137,7 +138,7 @@ fn spec(said: &Endpoint) -> Option<EndpointSpec> {
         weight: u32::try_from(said.weight.0).unwrap_or(u32::MAX),
         priority: u16::try_from(said.priority.0).unwrap_or(u16::MAX),
         zone: said.zone.as_ref().map(|zone| zone.value.0.as_str().into()),
-        identity: said.identity.as_ref().map(|id| id.value.0.as_str().into()),
+        identity: said.identity.as_ref().map(|id| id.value.0.clone()),
         metadata: said.metadata.as_ref().map(|pairs| Arc::new(pairs.value.0.iter().cloned().collect())),
     })
 }
@@ -175,6 +176,7 @@ fn policy(name: &str, peer: &Peer, problems: &mut Problems) -> PeerPolicy {
         fallback: fallback(peer.fallback.as_ref(), problems),
         rules: Rules {
             retry: retry::rule(&peer.retry, timeout.attempt.0.map(|timer| timer.0), problems),
+            hedge: retry::hedge(&peer.hedge),
             slow_start: peer.slow_start.0.map(|over| SlowStartRule::over(over.0)),
             eject: standing::eject(peer, problems),
             ..rules

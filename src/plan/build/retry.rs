@@ -7,10 +7,13 @@ use http::HeaderValue;
 use crate::config::collect::OrOff;
 use crate::config::kind::Set;
 use crate::config::problem::Problems;
-use crate::config::retry::{self as said, Repeatable, RetryOn};
+use crate::config::retry::{self as said, HedgeAfter as After, Repeatable, RetryOn};
 use crate::config::units::Timer;
 use crate::config::values::field_name;
-use crate::plan::rules::{BackoffRule, BudgetRule, Condition, Conditions, HeaderCondition, Methods, RetryRule, Share};
+use crate::plan::rules::{
+    BackoffRule, BudgetRule, Condition, Conditions, HeaderCondition, HedgeAfter, HedgeRule, Methods, RetryRule, Rules,
+    Share,
+};
 
 /// The rule of a peer or a route; `off` leaves one attempt. `attempt` is how long one may take.
 pub fn rule(set: &Set<OrOff<said::Retry>>, attempt: Option<Duration>, problems: &mut Problems) -> RetryRule {
@@ -73,6 +76,31 @@ fn headers(retry: &said::Retry, problems: &mut Problems) -> Box<[HeaderCondition
         }
     }
     listed.into()
+}
+
+/// What is sent beside a slow attempt.
+pub fn hedge(set: &Set<OrOff<said::Hedge>>) -> Option<HedgeRule> {
+    let hedge = set.0.as_ref()?;
+    let after = match hedge.after.value {
+        After::Delay(delay) => HedgeAfter::Delay(delay),
+        After::Quantile(parts) => HedgeAfter::Quantile(Share::millionths(parts)),
+    };
+    Some(HedgeRule { after, at_least: hedge.at_least.0 })
+}
+
+/// A hedge that the other `rules` in force never let happen is a mistake in one of them.
+pub fn hedge_happens(set: &Set<OrOff<said::Hedge>>, rules: &Rules, problems: &mut Problems) {
+    let Some(hedge) = &rules.hedge else { return };
+    if rules.retry.attempts < 2 {
+        set.refuse(problems, "is a further attempt, and `retry` allows none: let `retry.attempts` be 2 or more");
+    }
+    let least = match hedge.after {
+        HedgeAfter::Delay(delay) => delay.max(hedge.at_least),
+        HedgeAfter::Quantile(_) => hedge.at_least,
+    };
+    if rules.retry.attempt_timeout.is_some_and(|attempt| least >= attempt) {
+        set.refuse(problems, "must be sooner than `timeout.attempt`, when the attempt is given up");
+    }
 }
 
 /// An attempt that may take longer than the whole request is a mistake in one of the two.

@@ -137,6 +137,7 @@ fn one_end(set: &Set<said::Route>, problems: &mut Problems) {
         ("rewrite", set.rewrite.is_some()),
         ("timeout", set.timeout.is_some()),
         ("retry", set.retry.is_some()),
+        ("hedge", set.hedge.is_some()),
         ("request-headers", set.request.is_some()),
         ("fallback", set.fallback.is_some()),
         ("mirror", set.mirror.is_some()),
@@ -254,7 +255,11 @@ fn leads(
     if let Some(respond) = &set.respond {
         return Leads::Respond(answer(respond, problems));
     }
-    Leads::To(Split { to: destinations(set, peer, peers, problems), sticky: sticky(set, problems) })
+    let to = destinations(set, peer, peers, problems);
+    if let (Some(hedge), Some(first)) = (&set.hedge, to.first()) {
+        retry::hedge_happens(hedge, &first.policy.rules, problems);
+    }
+    Leads::To(Split { to, sticky: sticky(set, problems) })
 }
 
 /// An answer that stands in the file.
@@ -323,7 +328,7 @@ fn destination(
     let plan = peers.get_mut(peer)?;
     let subset = subset.map(|rule| balance::prepared(plan, rule));
     let own = Arc::clone(&plan.policy);
-    if set.timeout.is_none() && set.retry.is_none() && fallback.is_none() {
+    if set.timeout.is_none() && set.retry.is_none() && set.hedge.is_none() && fallback.is_none() {
         return Some(Destination { peer, weight, policy: own, subset });
     }
     let mut policy = PeerPolicy::clone(&own);
@@ -340,6 +345,9 @@ fn destination(
         // What is wrong with it is told by `route`.
         let attempt = policy.rules.retry.attempt_timeout;
         policy.rules.retry = retry::rule(said, attempt, &mut Problems::new(""));
+    }
+    if let Some(said) = &set.hedge {
+        policy.rules.hedge = retry::hedge(said);
     }
     if fallback.is_some() {
         policy.fallback = fallback.clone();

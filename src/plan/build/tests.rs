@@ -19,7 +19,8 @@ use crate::plan::peer::{Addresses, Affinity, Balance, PeerKind, PeerPolicy};
 use crate::plan::route::{Leads, Mirror, Sticky};
 use crate::plan::rules::{
     AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, EjectRule, GateRule,
-    LatencyRule, LimitsRule, MeterRule, Methods, RateKey, RateRule, Rules, Share, SlowStartRule, SubsetFallback,
+    HedgeAfter, HedgeRule, LatencyRule, LimitsRule, MeterRule, Methods, RateKey, RateRule, Rules, Share, SlowStartRule,
+    SubsetFallback,
 };
 
 mod mistakes;
@@ -116,7 +117,7 @@ peers:
         limits: { in-flight: 18, rate: { per: header X-User, limit: 19/s }, adaptive: on }
         fault: { share: 0.5%, header: x-f, delay: 1s, abort: 503 }
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
-      - { match: { methods: DELETE }, subset: { version: "3" } }
+      - { match: { methods: DELETE }, subset: { version: "3" }, hedge: 39ms }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
     balance: { by: ring-hash, key: { cookie: shop }, bounded-load: 125% }
     breaker:
@@ -126,6 +127,7 @@ peers:
         adaptive: { least: 31, most: 33, start: 32, tolerance: 134% }, admission: { accepts: 135%, most: 36%, volume: 37 } }
     fallback: { peer: four }
     retry: { attempts: 3, on: [5xx, 409, unavailable], methods: any, headers: { x-again: "", x-mood: bad }, budget: 30%, backoff: { base: 1s, cap: 2s, asked: 3s } }
+    hedge: { after: p99.9, at-least: 38ms }
     eject: { after: 2 failures, server-errors: 3 failures, gateway-errors: off, failure-share: 30%, latency: { times: 4, at-least: 60ms }, volume: 6, probe: 2s, for: 20s, most: 50% }
     health: { grpc: two.T, host: t.two, every: 6s, timeout: 2s, healthy: 4, unhealthy: 5 }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
@@ -254,6 +256,11 @@ fn the_retries(plan: &Plan) {
     let Leads::To(split) = &plan.peers[3].routes.list[0].leads else { panic!("forwards") };
     let route = &split.to[0].policy.rules.retry;
     assert_eq!((route.attempts, route.attempt_timeout), (1, Some(Duration::from_secs(19))));
+    let (after, at_least) = (HedgeAfter::Quantile(Share::millionths(999_000)), Duration::from_millis(38));
+    assert_eq!(rules.hedge, Some(HedgeRule { after, at_least }));
+    let Leads::To(split) = &plan.peers[3].routes.list[2].leads else { panic!("forwards") };
+    let after = HedgeAfter::Delay(Duration::from_millis(39));
+    assert_eq!(split.to[0].policy.rules.hedge, Some(HedgeRule { after, ..HedgeRule::default() }));
 }
 
 /// What endpoints are chosen by.

@@ -269,10 +269,30 @@ fn keys_of_later_steps_are_unknown() {
         "inbound: { allow: [] }",
         "inbound: { probes: [] }",
         "peers: { a: { mtls: {} } }",
-        "peers: { a: { hedge: {} } }",
         "telemetry: { traces: {} }",
     ] {
         assert!(problems(text).contains("unknown key"), "{text}: {}", problems(text));
+    }
+}
+
+#[test]
+fn hedges_that_never_happen() {
+    for (peer, expect) in [
+        (
+            "hedge: p95, retry: off",
+            "peers.a.hedge: is a further attempt, and `retry` allows none: let `retry.attempts` be 2",
+        ),
+        ("hedge: 1s, timeout: { attempt: 1s }", "peers.a.hedge: must be sooner than `timeout.attempt`"),
+        ("hedge: { after: p95, at-least: 2s }, timeout: { attempt: 1s }", "peers.a.hedge: must be sooner than"),
+        ("routes: [{ hedge: 2s, timeout: { attempt: 1s } }]", "peers.a.routes[0].hedge: must be sooner than"),
+        ("retry: { attempts: 1 }, routes: [{ hedge: p99 }]", "peers.a.routes[0].hedge: is a further attempt"),
+        ("hedge: p49", "peers.a.hedge.after: expected a duration such as `50ms`, or a part of the peer's own answers"),
+        ("hedge: p100", "from `p50` to `p99.99`"),
+        ("hedge: 0ms", "peers.a.hedge.after: expected a duration such as"),
+        ("routes: [{ redirect: { scheme: https }, hedge: p99 }]", "so `hedge` means nothing"),
+    ] {
+        let text = format!("peers: {{ a: {{ static: ['127.0.0.1:1'], {peer} }} }}");
+        assert!(problems(&text).contains(expect), "{peer}: {}", problems(&text));
     }
 }
 

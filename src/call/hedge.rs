@@ -1,0 +1,247 @@
+//! A second attempt beside a slow one: the first good answer wins, and the other attempt is cancelled.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use http::Request;
+use tokio::time::{Instant, timeout_at};
+
+use super::Failure;
+use super::attempt::{Call, Trail, Tries};
+use super::retry::{Spare, informational, send};
+use crate::deadline::Deadline;
+use crate::http::body::Body;
+use crate::http::head;
+use crate::plan::rules::HedgeRule;
+use crate::reason::Reason;
+use crate::resilience::limit::Held;
+use crate::resilience::outlier::Seen;
+use crate::resilience::verdict::{self, Asking, Outcome};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::lease::{Answer, ConnectError, OnInformational, SendError, Version};
+
+/// What became of an attempt.
+enum Ended {
+    /// There was no connection; the request is as it was.
+    Unconnected(ConnectError, Request<Body>),
+    /// It was sent; `None` if its time was over before it was answered.
+    Sent { reused: bool, version: Version, sent: Option<Result<Answer, SendError>> },
+}
+
+/// An attempt on its way.
+struct Leg<'a> {
+    call: &'a Call<'a>,
+    endpoint: Arc<Endpoint>,
+    request: Request<Body>,
+    /// When a connection must be there.
+    until: Deadline,
+    /// When the answer must have begun, where the rule says so.
+    ends: Option<Instant>,
+    /// Whether its informational answers are passed on; those of two attempts would be mixed up.
+    speaks: bool,
+}
+
+impl Leg<'_> {
+    async fn run(self) -> Ended {
+        let Self { call, endpoint, request, until, ends, speaks } = self;
+        let lease = match endpoint.lease(call.peer, call.version, until).await {
+            Ok(lease) => lease,
+            Err(error) => return Ended::Unconnected(error, request),
+        };
+        let (reused, version) = (lease.reused(), lease.version());
+        let told: Option<OnInformational> = informational(call, &lease).filter(|_| speaks);
+        Ended::Sent { reused, version, sent: send(ends, lease, request, told).await }
+    }
+}
+
+/// Which attempts a race was decided by.
+#[derive(Clone, Copy)]
+enum By {
+    /// The first; the second is cancelled or was never made.
+    First,
+    /// The second, which began then; the first is cancelled.
+    Second(Instant),
+    /// The second, which began then; the first had failed.
+    SecondAlone(Instant),
+}
+
+/// Makes an attempt, and a second one beside it if it takes too long; gives what the better of them came to. Where no
+/// connection could be made, the next attempt follows here. As in [`super::retry`], `None` means that time was over.
+///
+/// # Errors
+/// No endpoint could be reached.
+pub(super) async fn either(
+    tries: &mut Tries<'_>,
+    trail: &mut Trail,
+    mut request: Request<Body>,
+    spare: &Spare,
+    rule: &HedgeRule,
+) -> Result<Option<Result<Answer, SendError>>, Failure> {
+    loop {
+        let endpoint = match tries.begin(trail) {
+            Ok(endpoint) => endpoint,
+            Err(failure) => {
+                trail.unsent = trail.give_back.then(|| Box::new(request));
+                return Err(failure);
+            }
+        };
+        let began = tries.now;
+        let (ended, by) = raced(tries, trail, endpoint, request, spare, rule).await;
+        let (error, unsent) = match ended {
+            Ended::Sent { reused, version, sent } => {
+                (trail.reused, trail.version) = (reused, Some(version));
+                if let Some(Ok(_)) = &sent {
+                    tries.note(began, by);
+                }
+                return Ok(sent);
+            }
+            Ended::Unconnected(error, unsent) => (error, unsent),
+        };
+        request = unsent;
+        if let Err(failure) = tries.after_unconnected(trail, error).await {
+            trail.unsent = trail.give_back.then(|| Box::new(request));
+            return Err(failure);
+        }
+    }
+}
+
+/// Sends `request` to `endpoint`, and a second attempt beside it when its time has come.
+async fn raced(
+    tries: &mut Tries<'_>,
+    trail: &mut Trail,
+    endpoint: Arc<Endpoint>,
+    request: Request<Body>,
+    spare: &Spare,
+    rule: &HedgeRule,
+) -> (Ended, By) {
+    let (call, until, ends) = (tries.call, tries.until, tries.attempt_ends());
+    let first = Leg { call, endpoint, request, until, ends, speaks: true };
+    let mut first = pin!(first.run());
+    let more = tries.attempts < call.rules.retry.attempts;
+    let Some(wait) = call.peer.latencies().wait(tries.now, rule).filter(|_| more) else {
+        return (first.await, By::First);
+    };
+    if let Ok(ended) = timeout_at(tries.now + wait, first.as_mut()).await {
+        return (ended, By::First);
+    }
+    match tries.beside(trail, spare) {
+        None => (first.await, By::First),
+        Some((beside, second)) => race(tries, trail, first, beside, pin!(second.run())).await,
+    }
+}
+
+/// Waits for the first good answer of two attempts, or for the end of both. `trail` goes with the one that counts.
+async fn race(
+    tries: &mut Tries<'_>,
+    trail: &mut Trail,
+    mut first: Pin<&mut impl Future<Output = Ended>>,
+    mut beside: Trail,
+    mut second: Pin<&mut impl Future<Output = Ended>>,
+) -> (Ended, By) {
+    let (hedges_won, began) = (&tries.call.peer.metrics().hedges_won, tries.now);
+    tokio::select! {
+        biased;
+        ended = first.as_mut() => {
+            if tries.is_good(&ended) {
+                return (ended, By::First);
+            }
+            tries.told(trail, ended);
+            tries.tried(trail.endpoint.clone());
+            trail.follow(beside);
+            let ended = second.await;
+            if tries.is_good(&ended) {
+                hedges_won.inc();
+            }
+            (ended, By::SecondAlone(began))
+        }
+        ended = second.as_mut() => {
+            if tries.is_good(&ended) {
+                if let Some(in_flight) = trail.in_flight.take() {
+                    in_flight.outrun(Instant::now());
+                }
+                trail.follow(beside);
+                hedges_won.inc();
+                return (ended, By::Second(began));
+            }
+            tries.told(&mut beside, ended);
+            tries.tried(beside.endpoint.take());
+            (first.await, By::First)
+        }
+    }
+}
+
+impl<'a> Tries<'a> {
+    /// Another attempt beside the one that `trail` tells of, if it is safe and allowed.
+    fn beside(&mut self, trail: &mut Trail, spare: &Spare) -> Option<(Trail, Leg<'a>)> {
+        self.now = Instant::now();
+        let call = self.call;
+        let (peer, rules) = (call.peer, call.rules);
+        let begun = self.permit(spare).and_then(|held| {
+            self.tried(trail.endpoint.clone());
+            Some((held, peer.begin(call.ask, self.now, &self.tried)?))
+        });
+        let Some((held, in_flight)) = begun else {
+            peer.metrics().hedges_skipped.inc();
+            return None;
+        };
+        let mut request = spare.again()?;
+        self.attempts += 1;
+        trail.attempts += 1;
+        head::mark(request.headers_mut(), self.attempts);
+        let (endpoint, mut beside) = (in_flight.endpoint().clone(), Trail::default());
+        beside.begin(peer, &endpoint, in_flight);
+        beside.retrying = Some(held);
+        peer.metrics().hedges.inc();
+        let until = self.attempt_until();
+        let ends = rules.retry.attempt_timeout.and(until.instant());
+        Some((beside, Leg { call, endpoint, request, until, ends, speaks: false }))
+    }
+
+    /// A place among the further attempts, if one may be made now.
+    fn permit(&self, spare: &Spare) -> Option<Held> {
+        let Call { peer, rules, marked, deadline, .. } = *self.call;
+        let replayable = spare.is_complete();
+        let asking = Asking { method: spare.method(), attempts: self.attempts, replayable, marked, deadline };
+        let held = peer.admit_retry(&rules.limits).ok().filter(|_| replayable)?;
+        verdict::may_hedge(&rules.retry, &asking, peer.budget(), self.now).ok().map(|()| held)
+    }
+
+    /// Whether this is what the caller is given although another attempt is still on its way.
+    fn is_good(&self, ended: &Ended) -> bool {
+        let Ended::Sent { sent: Some(Ok(answer)), .. } = ended else { return false };
+        let (status, fields) = (answer.status(), answer.headers());
+        !verdict::is_named(&self.call.rules.retry, &Outcome::Answered { status, fields, trailers: None })
+    }
+
+    /// Tells an endpoint what became of its attempt, of which nothing more is wanted.
+    fn told(&mut self, trail: &mut Trail, ended: Ended) {
+        self.now = Instant::now();
+        match ended {
+            Ended::Unconnected(error, _) => trail.unconnected(self.now, self.unconnected_by(&error)),
+            Ended::Sent { sent: None, .. } => trail.failed(Reason::AttemptTimeout),
+            // A connection that had died while nobody used it says nothing about its endpoint.
+            Ended::Sent { reused: true, sent: Some(Err(SendError { unsent: Some(_), .. })), .. } => {
+                trail.in_flight = None;
+            }
+            Ended::Sent { sent: Some(Err(error)), .. } => trail.failed(error.reason),
+            Ended::Sent { sent: Some(Ok(answer)), .. } => {
+                if let Some(mut in_flight) = trail.in_flight.take() {
+                    let code = verdict::grpc_code(answer.headers());
+                    in_flight.answered(self.now, Seen::answer(answer.status(), code));
+                }
+            }
+        }
+    }
+
+    /// Keeps how long the attempts took of which the first began at `began`.
+    fn note(&self, began: Instant, by: By) {
+        let (latencies, now) = (self.call.peer.latencies(), Instant::now());
+        let note = |began| latencies.record(now, now.saturating_duration_since(began));
+        match by {
+            By::First => note(began),
+            // The first was cancelled: it would have taken longer still.
+            By::Second(second) => [began, second].into_iter().for_each(note),
+            By::SecondAlone(second) => note(second),
+        }
+    }
+}
