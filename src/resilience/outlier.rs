@@ -641,6 +641,42 @@ mod tests {
     }
 
     #[test]
+    fn while_half_are_out_probes_come_as_often_as_the_traffic_can_bear() {
+        // Answers in ten seconds, how many of four are out, and after how many milliseconds the first may be tried
+        // although its pause has grown to eight seconds.
+        for (answers, gone, want) in [(2000, 1, 8000), (2000, 2, 1000), (2000, 3, 1000), (400, 2, 2500), (20, 2, 8000)]
+        {
+            let (mut now, rule) = (Instant::now(), rows());
+            let (ward, members) = group(4, now);
+            let one = &members[0];
+            let mut pause = out(one, now, &rule, 0);
+            for _ in 0..3 {
+                now += pause;
+                let probe = one.begin(now, &rule).unwrap();
+                if pause == Duration::from_secs(4) {
+                    (0..answers - 10).for_each(|_| assert_eq!(tell(&members[3], now, Seen::Well, &rule), None));
+                    members[1..gone].iter().for_each(|other| assert!(out(other, now, &rule, 0) >= ms(1)));
+                }
+                match one.report(probe, now, Seen::LocalFailure, ms(1), &rule, 0) {
+                    Some(Change::ProbeFailed { pause: next }) => pause = next,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(ward.ejected(), gone as u32);
+            let due = (0..).find(|n| one.probe_due(now + ms(n * 10))).unwrap() * 10;
+            let longest = u64::try_from(pause.as_millis()).unwrap();
+            assert!(due.abs_diff(want.min(longest)) <= 150, "{answers} {gone}: {due}");
+            // One at a time, as ever.
+            let at = now + ms(due);
+            assert!(one.out(at).unwrap().probe_in.is_zero());
+            let probe = one.begin(at, &rule).unwrap();
+            assert!(probe.is_probe() && one.begin(at, &rule).is_none() && one.is_out(at));
+            assert!(matches!(one.report(probe, at, Seen::Well, ms(1), &rule, 0), Some(Change::Returned { .. })));
+            assert!(!one.is_out(at));
+        }
+    }
+
+    #[test]
     fn a_probe_goes_through_from_one_second_on_and_failed_ones_double_the_pause() {
         let mut now = Instant::now();
         let rule = rows();

@@ -569,6 +569,38 @@ mod tests {
         assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() });
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_all_that_was_promised_does_not_cancel() {
+        // The end comes at once, a moment later, or never; with or without trailers.
+        for (wait, trailers) in [(0, false), (300, false), (300, true), (60_000, false)] {
+            let (rig, lease, mut requests) = connected().await;
+            let (answer, mut stream) = tokio::join!(lease.send(get("/"), None), async {
+                let ok = Response::builder().header("content-length", 5).body(()).unwrap();
+                let mut stream = requests.recv().await.unwrap().1.send_response(ok, false).unwrap();
+                stream.send_data("hello".into(), false).unwrap();
+                stream
+            });
+            let mut answer = answer.unwrap();
+            let frame = answer.body_mut().frame().await.unwrap().unwrap();
+            assert!(
+                frame.into_data().unwrap() == "hello" && answer.body().is_whole() && !answer.body().is_end_stream()
+            );
+            drop(answer);
+            assert_eq!(pool(&rig), Counts { http2: 1, streams: 1, ..Counts::default() });
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            settle().await;
+            if wait > 1000 {
+                assert_eq!(poll_fn(|cx| stream.poll_reset(cx)).await.unwrap(), h2::Reason::CANCEL);
+            } else if trailers {
+                stream.send_trailers(HeaderMap::new()).unwrap();
+            } else {
+                stream.send_data(Bytes::new(), true).unwrap();
+            }
+            settle().await;
+            assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() }, "{wait}");
+        }
+    }
+
     /// A caller's HTTP/2 request whose body the test feeds.
     async fn fed(rig: &Rig) -> (Body, SendStream<Bytes>) {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);

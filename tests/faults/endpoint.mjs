@@ -55,7 +55,7 @@ function serve(req, res) {
   res.on('close', () => requests--);
   req.on('error', () => {});
   req.on('end', () => {
-    const hit = orders.each !== 'well' && Math.random() < 0.5;
+    const hit = orders.each !== 'well' && Math.random() < (orders.share ?? 0.5);
     // Refused is what the caller may take for not executed.
     if (hit && orders.each === 'refused') return manners.refused(req, res, id);
     note(`E ${req.method}`, id);

@@ -170,7 +170,8 @@ class Faults:
     def reset(self, one):
         """Connections are reset: all of them at once, and then one in two that brings a request."""
         each = self.rng.choice(["reset", "refused", "stream", "head"])
-        one.order(now=self.rng.random() < 0.7, each=each)
+        # HTTP/2's refused stream says that its server has enough to do, not that it is ill: nobody is ejected for it.
+        one.order(now=self.rng.random() < 0.7, each=each, share=0.2 if each == "refused" else 0.5)
         return f"reset ({each})", lambda: one.order(each="well")
 
     def torn(self, one):

@@ -48,16 +48,18 @@ def judge(lab, them, answers, log, pace):
 
 def verdict(record, times, torn):
     """What sort of end a request had, and what is wrong with it."""
+    # What was torn may break before its head was sent on as well.
+    broken = record.get("torn") or record.get("error")
     whole = record.get("status") == 200 and record.get("body") == record["id"]
     if record["method"] == "GET":
         if whole:
             return "answered", None if times else "answered and never executed"
-        if torn and record.get("torn"):
+        if torn and broken:
             return "torn", None
         return "failed get", "a GET failed"
     if whole:
         return "answered", None if times == 1 else f"answered 200 and executed {times} times"
-    if torn and record.get("torn"):
+    if torn and broken:
         return "torn", None
     if record["answers"] == 1 and reason(record) and not record.get("torn"):
         return "reason", None
