@@ -98,6 +98,12 @@ impl Conditions {
         self.0 & !Self::of(&unsent).0 != 0
     }
 
+    /// Whether it has one that a refused stream meets.
+    pub fn acts_on_refused(self) -> bool {
+        let met = [Condition::ResetBeforeRequest, Condition::RefusedStream, Condition::Reset, Condition::ServerError];
+        self.0 & Self::of(&met).0 != 0
+    }
+
     /// Whether it has one that an answer can meet.
     pub fn looks_at_answers(self) -> bool {
         self.0 & (ANSWERS | GRPC) != 0

@@ -8,7 +8,7 @@ use super::attempt::{Call, Trail, Tries, in_time};
 use super::hedge;
 use crate::http::body::Body;
 use crate::http::replay::{self, Replay};
-use crate::plan::rules::{Methods, Rules};
+use crate::plan::rules::Methods;
 use crate::upstream::lease::{Answer, Lease, OnInformational, SendError, Version};
 
 /// Calls the peer and returns its answer's head, with the body to come.
@@ -24,16 +24,17 @@ pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
 async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     let rule = &call.rules.retry;
     let mut tries = Tries::new(call);
-    let (mut request, spare) = Spare::of(call.rules, call.marked, request);
+    let (mut request, spare) = Spare::of(call, request);
     let method = request.method().clone();
+    let twice = spare.as_ref().filter(|spare| spare.twice);
     loop {
         // What is rare is boxed here and below, so that it does not make every exchange larger.
-        let sent = match spare.as_ref().zip(call.rules.hedge.as_ref()) {
+        let sent = match twice.zip(call.rules.hedge.as_ref()) {
             None => one(&mut tries, trail, request).await?,
             Some((spare, hedge)) => Box::pin(hedge::either(&mut tries, trail, request, spare, hedge)).await?,
         };
         request = match sent {
-            Some(Ok(answer)) => match spare.as_ref().filter(|_| rule.on.looks_at_answers()) {
+            Some(Ok(answer)) => match twice.filter(|_| rule.on.looks_at_answers()) {
                 None => return Ok(answer),
                 Some(spare) => match Box::pin(tries.after_answer(trail, answer, spare)).await {
                     Ok(request) => request,
@@ -41,7 +42,7 @@ async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
                 },
             },
             Some(Err(error)) => Box::pin(tries.after_failure(trail, error, &method, spare.as_ref())).await?,
-            None => Box::pin(tries.after_timeout(trail, &method, spare.as_ref())).await?,
+            None => Box::pin(tries.after_timeout(trail, &method, twice)).await?,
         };
     }
 }
@@ -91,24 +92,30 @@ pub(super) async fn send(
 pub struct Spare {
     head: Request<()>,
     body: Option<replay::Spare>,
+    /// Whether it may also be sent where the first attempt was perhaps processed.
+    twice: bool,
 }
 
 impl Spare {
     /// The request, and a spare of it if the rules may ever ask for one.
-    pub fn of(rules: &Rules, marked: bool, request: Request<Body>) -> (Request<Body>, Option<Self>) {
+    pub fn of(call: &Call<'_>, request: Request<Body>) -> (Request<Body>, Option<Self>) {
+        let Call { peer, rules, marked, version, .. } = *call;
         let rule = &rules.retry;
-        let repeatable = rule.methods == Methods::Any || request.method().is_idempotent();
-        let asked = rule.on.acts_on_unknown() || rules.hedge.is_some();
-        if rule.attempts < 2 || marked || !repeatable || !asked {
+        let repeatable = !marked && (rule.methods == Methods::Any || request.method().is_idempotent());
+        let twice = repeatable && (rule.on.acts_on_unknown() || rules.hedge.is_some());
+        let empty = matches!(request.body(), Body::Empty);
+        // HTTP/2 alone can refuse a request of which a part was sent; one without a body is given back then.
+        let refused = !empty && rule.on.acts_on_refused() && peer.wish(version) != Some(Version::Http1);
+        if rule.attempts < 2 || !(twice || refused) {
             return (request, None);
         }
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts.clone(), ());
-        if matches!(body, Body::Empty) {
-            return (Request::from_parts(parts, body), Some(Self { head, body: None }));
+        if empty {
+            return (Request::from_parts(parts, body), Some(Self { head, body: None, twice }));
         }
         let (body, spare) = Replay::new(body);
-        (Request::from_parts(parts, Body::Replay(Box::new(body))), Some(Self { head, body: Some(spare) }))
+        (Request::from_parts(parts, Body::Replay(Box::new(body))), Some(Self { head, body: Some(spare), twice }))
     }
 
     /// The request's method.

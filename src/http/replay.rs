@@ -34,6 +34,8 @@ struct Shared {
     ended: bool,
     /// More was read than is kept, or the source broke: it cannot be read from its beginning again.
     lost: bool,
+    /// Nobody can ask for another attempt any more: what was read once need not be kept.
+    last: bool,
     /// Its length, where that is known.
     length: Option<u64>,
     idle: Option<std::time::Duration>,
@@ -47,7 +49,8 @@ impl Replay {
     pub fn new(source: Body) -> (Self, Spare) {
         let (length, idle) = (source.size_hint().exact(), source.idle());
         let (kept, trailers) = (Vec::new(), None);
-        let shared = Shared { source, attempt: 0, kept, bytes: 0, trailers, ended: false, lost: false, length, idle };
+        let (ended, lost, last) = (false, false, false);
+        let shared = Shared { source, attempt: 0, kept, bytes: 0, trailers, ended, lost, last, length, idle };
         let shared = Arc::new(Mutex::new(shared));
         (Self { shared: shared.clone(), attempt: 0, at: 0, sent: 0 }, Spare(shared))
     }
@@ -55,6 +58,11 @@ impl Replay {
     /// How long it may stand still, where it is under guard.
     pub fn idle(&self) -> Option<std::time::Duration> {
         self.shared.lock().idle
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.shared.lock().kept.iter().map(Bytes::len).sum()
     }
 }
 
@@ -75,6 +83,12 @@ impl Spare {
         let mut shared = self.0.lock();
         shared.attempt += 1;
         (!shared.lost).then(|| Replay { shared: self.0.clone(), attempt: shared.attempt, at: 0, sent: 0 })
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        self.0.lock().last = true;
     }
 }
 
@@ -137,6 +151,10 @@ impl HttpBody for Replay {
             this.at = usize::MAX;
             let trailers = shared.trailers.clone().filter(|_| fresh);
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if shared.last && !shared.is_complete() {
+            // Two attempts read side by side only what is complete: nobody else needs what this one has read.
+            shared.forget();
         }
         let frame = ready!(shared.poll_source(cx));
         match &frame {

@@ -389,7 +389,7 @@ impl Peer {
 
     /// Which version a connection for a caller of `version` should have: the declared one, else what ALPN gives
     /// (`None`), else the caller's own.
-    pub(super) fn wish(&self, version: Version) -> Option<Version> {
+    pub fn wish(&self, version: Version) -> Option<Version> {
         match self.source.protocol {
             Protocol::Http1 => Some(Version::Http1),
             Protocol::Http2 => Some(Version::Http2),

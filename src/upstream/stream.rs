@@ -625,6 +625,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_a_body_only_what_may_be_asked_for_again_is_kept() {
+        let (rig, _lease, _requests) = connected().await;
+        for (pieces_before, pieces_after) in [(0, 3), (2, 3)] {
+            let (body, mut feed) = fed(&rig).await;
+            let (mut replay, spare) = crate::http::replay::Replay::new(body);
+            let mut next = async |replay: &mut crate::http::replay::Replay| {
+                feed.send_data("12345".into(), false).unwrap();
+                assert_eq!(replay.frame().await.unwrap().unwrap().into_data().unwrap(), "12345");
+                replay.kept()
+            };
+            for n in 0..pieces_before {
+                assert_eq!(next(&mut replay).await, (n + 1) * 5);
+            }
+            // The answer began: whatever comes now is for this attempt alone.
+            drop(spare);
+            for _ in 0..pieces_after {
+                assert_eq!(next(&mut replay).await, 0);
+            }
+            feed.send_data("end".into(), true).unwrap();
+            assert_eq!(replay.collect().await.unwrap().to_bytes(), "end");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn both_directions_stream_after_the_answer_began() {
         let (rig, lease, mut requests) = connected().await;
         let (body, mut feed) = fed(&rig).await;
