@@ -4,16 +4,18 @@ import collections
 import heapq
 import itertools
 import json
+import pathlib
 import signal
 import time
 
 from lab import LOOPBACK, Process, Sidecar, listens, wait_for
 
-import pathlib
-
 HERE = pathlib.Path(__file__).resolve().parent
 # How long a fault lasts, and how long nothing new happens after one began; seconds.
 LASTS, PAUSES = (0.15, 2.5), (0.02, 0.5)
+# An endpoint counts as ill for so long after its fault: an ejected one is tried by a live request from one second on, so
+# nobody who goes by what became of requests can know sooner that it is well.
+SETTLES = 1.5
 # The chance that a fault befalls half of the endpoints at once.
 TOGETHER = 0.12
 
@@ -62,7 +64,7 @@ class Endpoint:
 
     def order(self, **orders):
         """Tells the app how to behave from now on."""
-        orders["serial"] = next(self.serials)
+        orders = {"each": "well", "serial": next(self.serials), **orders}
         self.orders.write_text(json.dumps(orders))
         self.app.signal(signal.SIGUSR2)
         return orders["serial"]
@@ -95,8 +97,8 @@ def start(lab, net, speaks, two_hops):
 class Faults:
     """Chooses endpoints, kinds and times; an endpoint counts as well again only when it truly is."""
 
-    def __init__(self, them, net, rng, begin):
-        self.them, self.net, self.rng, self.begin = them, net, rng, begin
+    def __init__(self, them, net, rng, begin, settles=SETTLES):
+        self.them, self.net, self.rng, self.begin, self.settles = them, net, rng, begin, settles
         self.ill, self.later, self.order = set(), [], itertools.count()
         self.counts, self.story = collections.Counter(), []
         self.kinds = ["kill", "freeze", "restart", "reset", "torn"] + (["hole"] if net.holes else [])
@@ -117,6 +119,9 @@ class Faults:
         if now >= until:
             return
         room = len(self.them) // 2 - len(self.ill)
+        if not room:
+            self.at(now + PAUSES[0], lambda: self.next(until))
+            return
         well = [one for one in self.them if one not in self.ill]
         kind = self.rng.choice(self.kinds)
         many = room if self.rng.random() < TOGETHER else min(room, 1)
@@ -131,14 +136,16 @@ class Faults:
 
     def heal(self, one, end):
         end()
-        self.watch(one)
+        self.watch(one, time.monotonic() + 15)
 
-    def watch(self, one):
+    def watch(self, one, latest):
+        if time.monotonic() > latest:
+            raise TimeoutError(f"{one.name} did not come back: {one.app.output()[-1000:]}")
         if one.is_up():
-            self.ill.discard(one)
             self.tell(f"{one.name} is well")
+            self.at(time.monotonic() + self.settles, lambda: self.ill.discard(one))
         else:
-            self.at(time.monotonic() + 0.02, lambda: self.watch(one))
+            self.at(time.monotonic() + 0.02, lambda: self.watch(one, latest))
 
     def tell(self, what):
         self.story.append(f"{time.monotonic() - self.begin:8.3f} {time.time():.3f} {what}")

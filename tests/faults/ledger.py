@@ -21,6 +21,7 @@ def judge(lab, them, answers, log, pace):
     records = [json.loads(line) for line in answers.read_text().splitlines()]
     lines = access_lines(log)
     wrong = [f"{len(records)} requests were over and {pace['sent']} were sent"] if len(records) != pace["sent"] else []
+    wrong += [f"{one.name} says: {one.app.output()[-500:]}" for one in them if one.app.output().strip()]
     if pace["behind_ms"] > BEHIND_MS:
         wrong.append(f"the client was up to {pace['behind_ms']} ms late: this machine cannot make the load")
     count, reasons = collections.Counter(), collections.Counter()

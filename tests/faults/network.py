@@ -16,6 +16,7 @@ CALLER, GATEWAY = "10.77.0.1", "10.77.0.2"
 def enter():
     """Runs this program once more in a network namespace of its own; returns why that cannot be, or None inside."""
     if os.environ.get(INSIDE):
+        prepare()
         return None
     missing = [name for name in ("unshare", "nsenter", "ip") if not shutil.which(name)]
     if missing:
@@ -51,11 +52,7 @@ class Namespaces:
         holder = lab.start("network", ["unshare", "--net", "sh", "-c", f"touch {ready}; exec sleep infinity"],
                            ready=ready.exists)
         self.prefix = ("nsenter", "-t", str(holder.child.pid), "-n")
-        for side in ((), self.prefix):
-            run(*side, "ip", "link", "set", "lo", "up")
-            # Our rules must come before the one that finds local addresses, which is the first by default.
-            run(*side, "ip", "rule", "add", "pref", "100", "lookup", "local")
-            run(*side, "ip", "rule", "del", "pref", "0")
+        prepare(*self.prefix)
         subprocess.run(["ip", "link", "del", "va"], capture_output=True)  # of an earlier part, if there was one
         run("ip", "link", "add", "name", "va", "type", "veth", "peer", "name", "vb")
         run("ip", "link", "set", "vb", "netns", str(holder.child.pid))
@@ -77,6 +74,13 @@ class Namespaces:
     def close(self, host, ways):
         """Packets arrive again."""
         self.hole(host, ways, "del")
+
+
+def prepare(*side):
+    """Makes a new namespace ready; our rules must come before the one that finds local addresses, by default the first."""
+    run(*side, "ip", "link", "set", "lo", "up")
+    run(*side, "ip", "rule", "add", "pref", "100", "lookup", "local")
+    run(*side, "ip", "rule", "del", "pref", "0")
 
 
 def run(*argv):

@@ -1,7 +1,6 @@
 """The command line, and the parts: one caller's sidecar before several endpoints, each a process that faults befall."""
 
 import argparse
-import collections
 import json
 import os
 import pathlib
@@ -20,7 +19,6 @@ from lab import LOOPBACK, Lab, wait_for
 
 ROOT = HERE.parent.parent
 NAME = "shop"
-RATE = 500
 # Before the first fault, so that the retries' budget knows the traffic; and after the last, so that all is answered.
 WARM, CALM = 1.0, 1.5
 
@@ -39,6 +37,9 @@ def options():
     parser.add_argument("--seconds", type=float, default=12, help="of load for each part")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the faults")
     parser.add_argument("--endpoints", type=int, default=6)
+    parser.add_argument("--rate", type=int, default=500, help="requests a second (default: %(default)s)")
+    parser.add_argument("--settle", type=float, default=endpoints.SETTLES, metavar="SECONDS",
+                        help="how long after its fault an endpoint still counts as ill (default: %(default)s)")
     parser.add_argument("--only", choices=[*PARTS, "limits"], help="this part alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a part that failed")
     parser.add_argument("--no-skips", action="store_true", default=os.environ.get("CI") == "true",
@@ -74,10 +75,10 @@ def part(name, chosen, net_class):
             "workers": workers, "outbound": {"listen": f"{LOOPBACK}:{door}", "allow": ["10.77.0.0/16", "127.0.0.0/8"]},
             "peers": {NAME: peer("http1" if two_hops else speaks, [one.address for one in them], two_hops)}})
         answers = lab.path("answers.jsonl")
-        load = lab.start("load", ["node", HERE / "load.mjs", LOOPBACK, door, NAME, RATE, chosen.seconds, answers])
+        load = lab.start("load", ["node", HERE / "load.mjs", LOOPBACK, door, NAME, chosen.rate, chosen.seconds, answers])
         begin = time.monotonic()
         time.sleep(WARM)
-        faults = endpoints.Faults(them, net, random.Random(f"{chosen.seed} {name}"), begin)
+        faults = endpoints.Faults(them, net, random.Random(f"{chosen.seed} {name}"), begin, chosen.settle)
         faults.run(until=begin + chosen.seconds - CALM)
         wait_for(lambda: not load.alive(), "all requests are over", within=CALM + 20)
         pace = json.loads(load.output().splitlines()[-1])
@@ -87,8 +88,7 @@ def part(name, chosen, net_class):
             one.stop()
         sidecar.stop()  # its log is whole now
         told, wrong = ledger.judge(lab, them, answers, sidecar.output(), pace)
-        kinds = collections.Counter(kind for kind in faults.counts.elements())
-        print(f"    {told}\n    faults: " + ", ".join(f"{many} {kind}" for kind, many in sorted(kinds.items())))
+        print(f"    {told}\n    faults: " + ", ".join(f"{many} {kind}" for kind, many in sorted(faults.counts.items())))
     finally:
         if wrong and chosen.keep:
             print(f"    kept: {lab.folder}")
@@ -102,7 +102,7 @@ def main():
     skipped = why is not None
     if skipped:
         print(f"SKIPPED: black holes ({why}); everything else runs on loopback")
-    print(f"seed {chosen.seed}, {chosen.seconds:g} s for each part, {chosen.endpoints} endpoints, {chosen.binary}")
+    print(f"seed {chosen.seed}, {chosen.seconds:g} s of {chosen.rate}/s for each part, {chosen.endpoints} endpoints, {chosen.binary}")
     failed = ["black holes were skipped"] if skipped and chosen.no_skips else []
     for name in [chosen.only] if chosen.only else [*PARTS, "limits"]:
         print(f"--- {name}")
