@@ -41,6 +41,8 @@ struct Shared {
     read: bool,
     /// Whether an earlier attempt may read beside the latest.
     beside: bool,
+    /// Whether there is no further attempt.
+    last: bool,
     cost: usize,
     trailers: Option<HeaderMap>,
     ended: bool,
@@ -59,8 +61,8 @@ impl Replay {
     pub fn new(source: Body) -> (Self, Spare) {
         let (length, idle) = (source.size_hint().exact(), source.idle());
         let (kept, trailers) = (Vec::new(), None);
-        let (attempt, read, beside, cost, ended, lost) = (0, true, false, 0, false, false);
-        let shared = Shared { source, attempt, kept, read, beside, cost, trailers, ended, lost, length, idle };
+        let (attempt, cost, read, beside, last, ended, lost) = (0, 0, true, false, false, false, false);
+        let shared = Shared { source, attempt, kept, read, beside, last, cost, trailers, ended, lost, length, idle };
         let shared = Arc::new(Mutex::new(shared));
         (Self { shared: shared.clone(), attempt: 0, at: 0, told: false, sent: 0 }, Spare(shared))
     }
@@ -68,6 +70,11 @@ impl Replay {
     /// How long it may stand still, where it is under guard.
     pub fn idle(&self) -> Option<std::time::Duration> {
         self.shared.lock().idle
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.shared.lock().kept.iter().map(Bytes::len).sum()
     }
 }
 
@@ -99,8 +106,9 @@ impl Drop for Spare {
     /// There is no further attempt: a stream that goes on for hours need not hold what it began with.
     fn drop(&mut self) {
         let mut shared = self.0.lock();
-        if shared.read && !shared.beside {
-            shared.forget();
+        shared.last = true;
+        if shared.read {
+            shared.forget_what_is_read();
         }
     }
 }
@@ -146,6 +154,13 @@ impl Shared {
         self.kept.push(if shared { data.clone() } else { Bytes::copy_from_slice(data) });
     }
 
+    /// To be called where the last attempt has read all that is kept.
+    fn forget_what_is_read(&mut self) {
+        if !self.beside {
+            self.forget();
+        }
+    }
+
     fn forget(&mut self) {
         (self.lost, self.read) = (true, true);
         self.kept = Vec::new();
@@ -173,6 +188,9 @@ impl HttpBody for Replay {
         if shared.ended {
             let trailers = if std::mem::replace(&mut this.told, true) { None } else { shared.trailers.clone() };
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if shared.last {
+            shared.forget_what_is_read();
         }
         let frame = ready!(shared.poll_source(cx));
         this.at = shared.kept.len();

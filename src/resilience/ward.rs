@@ -20,6 +20,9 @@ const SURELY: f64 = 2.0;
 /// And how much worse than the others.
 const WORSE: f64 = 1.5;
 
+/// While half of the endpoints are out, one request in so many may be a probe.
+const PART: f64 = 50.0;
+
 /// Whoever waits in vain for less says nothing by itself.
 const PATIENCE: Duration = super::load::FAILURE;
 
@@ -81,6 +84,18 @@ impl Ward {
     pub fn all_out(&self) -> bool {
         let word = self.heads.load(Ordering::Acquire);
         word as u32 > 0 && u64::from(word as u32) >= word >> 32
+    }
+
+    /// Whether half of the endpoints are out, or more.
+    pub(super) fn half_out(&self) -> bool {
+        let word = self.heads.load(Ordering::Acquire);
+        u64::from(word as u32) * 2 >= word >> 32
+    }
+
+    /// The shortest time between two probes of one endpoint by which probes stay within their [`PART`] of the traffic.
+    pub(super) fn bearable(&self, now: Instant) -> Duration {
+        let asked = self.tally.all.sum(self.clock.tick(now)).max(1);
+        (WINDOW * self.ejected()).mul_f64(PART / asked as f64)
     }
 
     /// One more is out, unless that were more than `most` of the members.

@@ -23,6 +23,9 @@ use crate::telemetry::metrics::Gauge;
 /// than two of seven are out.
 pub(super) const HEADROOM: Share = Share::percent(140);
 
+/// Endpoints that are looked at for a further attempt.
+const LOOKS: usize = 64;
+
 /// Endpoints of a group that is out which a request looks at for one to be tried.
 const LOOKED_AT: usize = 32;
 
@@ -316,7 +319,35 @@ impl Group {
         Some(Picked { endpoint: endpoint.clone(), open: false })
     }
 
+    /// Whom a further attempt goes to. It may be the last one, so nothing is left to chance and nobody is tried out with it:
+    /// whoever fails nobody, then the cheapest. An endpoint that has just failed several in a row, this request among
+    /// them, is a worse guess than one that was ejected some time ago.
+    fn again(&self, pick: &Pick<'_>) -> Option<Picked> {
+        let look = |at: usize| {
+            let (endpoint, share) = (self.members.get(at)?, self.shares.relative(at));
+            let (standing, tried) = (endpoint.standing(), pick.tried(endpoint));
+            let open = !standing.is_well();
+            let rank = match (tried, open, standing.failing()) {
+                (false, false, 0) => 0,
+                (false, false, 1) => 1,
+                // One misfortune is none, two are no chance.
+                (true, false, 0 | 1) if pick.avoid.len() == 1 => 2,
+                (false, ..) => 3,
+                (true, false, _) => 4,
+                (true, true, _) => 5,
+            };
+            // With this request on it, so that a small weight counts although there is nothing to do yet.
+            let cost = load(pick.policy.balance, endpoint, pick.now, share) * (1.0 + 1.0 / share);
+            Some((rank, cost, Picked { endpoint: endpoint.clone(), open }))
+        };
+        let looks = pick.draw.several(&self.shares, LOOKS).filter_map(look);
+        looks.min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(.., picked)| picked)
+    }
+
     fn choose(&self, pick: &Pick<'_>, young: Option<&SlowStartRule>, part: f64) -> Option<Picked> {
+        if !pick.avoid.is_empty() && pick.ipv6.is_none() && self.table.is_none() {
+            return self.again(pick);
+        }
         let tried = |at: usize| self.members.get(at).is_some_and(|member| pick.tried(member));
         let out = |at: usize| self.members.get(at).is_some_and(|member| member.standing().is_out(pick.now));
         let choice = match &self.table {
@@ -396,6 +427,11 @@ fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 
     if endpoint.standing().probe_due(now) {
         return 0.0;
     }
+    load(balance, endpoint, now, share)
+}
+
+/// What a further request costs at an endpoint, whether it is out or not.
+fn load(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 {
     match balance {
         Balance::PeakEwma => endpoint.load().cost(now, share),
         Balance::LeastRequest | Balance::RoundRobin | Balance::Random | Balance::RingHash | Balance::Maglev => {

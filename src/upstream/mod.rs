@@ -23,6 +23,8 @@ pub mod stream;
 pub mod world;
 
 #[cfg(test)]
+mod further_tests;
+#[cfg(test)]
 mod guards_tests;
 #[cfg(test)]
 mod patience_tests;

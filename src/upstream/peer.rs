@@ -236,8 +236,11 @@ impl Peer {
         for _ in 0..CHOICES {
             let Picked { endpoint, open } = self.choose(&policy, ask, now, avoid)?;
             if open {
-                // That a subset is out says nothing about the others.
-                self.roster.opened(ask.subset.is_none());
+                // A further attempt goes to one that is out also where the others have just failed it.
+                if avoid.is_empty() || self.roster.all_ejected() {
+                    // That a subset is out says nothing about the others.
+                    self.roster.opened(ask.subset.is_none());
+                }
                 return Some(endpoint.begin(now));
             }
             if let Some(in_flight) = endpoint.claim(now, policy.rules.eject.as_ref()) {
@@ -386,7 +389,7 @@ impl Peer {
 
     /// Which version a connection for a caller of `version` should have: the declared one, else what ALPN gives
     /// (`None`), else the caller's own.
-    pub(super) fn wish(&self, version: Version) -> Option<Version> {
+    pub fn wish(&self, version: Version) -> Option<Version> {
         match self.source.protocol {
             Protocol::Http1 => Some(Version::Http1),
             Protocol::Http2 => Some(Version::Http2),

@@ -129,6 +129,11 @@ impl Standing {
         self.outlier.probe_due(now)
     }
 
+    /// How many requests in a row it has failed.
+    pub(super) fn failing(&self) -> u32 {
+        self.outlier.failing()
+    }
+
     /// Whether it is neither ejected nor unhealthy.
     pub(super) fn is_well(&self) -> bool {
         !self.unhealthy.load(Ordering::Relaxed) && !self.outlier.is_ejected()

@@ -233,3 +233,42 @@ async fn a_caller_that_leaves_cancels_its_calls() {
     sidecar.says(&["path=/gone", "reason=client_gone"]);
     assert_eq!(sidecar.metric(&["outrigger_peer_requests_in_flight", "app"]), 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_refused_stream_is_sent_again_whatever_its_method_and_although_its_body_was_sent() {
+    let mut app = App2::start().await;
+    let sidecar = outbound(app.addr, "http2");
+    for (method, marked) in [("POST", ""), ("PUT", ""), ("PUT", "X-Outrigger-Attempt: 2\r\n")] {
+        let mut caller = Caller::connect(sidecar.outbound);
+        caller.send(format!("{method} /r HTTP/1.1\r\nHost: server\r\n{marked}Content-Length: 5\r\n\r\nhello"));
+        let mut refused = app.next().await;
+        assert_eq!(&piece(refused.request.body_mut()).await[..], b"hello");
+        refused.respond.send_reset(Reason::REFUSED_STREAM);
+        let mut again = app.next().await;
+        assert_eq!(&piece(again.request.body_mut()).await[..], b"hello");
+        again.answer("hi");
+        assert!(caller.answer().starts_with("HTTP/1.1 200 "), "{method} {marked}");
+    }
+    // Any other reset says nothing about what was done.
+    let mut caller = Caller::connect(sidecar.outbound);
+    caller.send("POST /unknown HTTP/1.1\r\nHost: server\r\nContent-Length: 5\r\n\r\nhello");
+    app.next().await.respond.send_reset(Reason::INTERNAL_ERROR);
+    assert!(caller.answer().starts_with("HTTP/1.1 502 "));
+    sidecar.says(&["path=/unknown", "reason=reset", "retry_skipped=not_idempotent"]);
+    app.unseen();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_end_that_comes_apart_is_no_departure_of_a_caller_who_reads_by_the_length() {
+    let mut app = App2::start().await;
+    let sidecar = outbound(app.addr, "http2");
+    let mut caller = Caller::connect(sidecar.outbound);
+    caller.send("GET /apart HTTP/1.1\r\nHost: server\r\n\r\n");
+    let mut arrived = app.next().await;
+    let head = Response::builder().header("content-length", 2).body(()).unwrap();
+    let mut stream = arrived.respond.send_response(head, false).unwrap();
+    stream.send_data("hi".into(), false).unwrap();
+    assert!(caller.answer().ends_with("\r\n\r\nhi"));
+    told_well(&sidecar, "/apart");
+    stream.send_data(Bytes::new(), true).unwrap();
+}
