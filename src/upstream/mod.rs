@@ -1,6 +1,8 @@
 //! The living side of the plan: peers, endpoints, pools, connections.
 
 pub mod adhoc;
+#[cfg(test)]
+mod again_tests;
 pub mod choice;
 #[cfg(test)]
 mod choice_tests;
