@@ -346,7 +346,11 @@ impl Group {
 
     fn choose(&self, pick: &Pick<'_>, young: Option<&SlowStartRule>, part: f64) -> Option<Picked> {
         if !pick.avoid.is_empty() && pick.ipv6.is_none() && self.table.is_none() {
-            return self.again(pick);
+            // In a large group nobody who is well may have been among those that were looked at.
+            let again = self.again(pick).filter(|picked| !picked.open || self.members.len() <= LOOKS);
+            if again.is_some() {
+                return again;
+            }
         }
         let tried = |at: usize| self.members.get(at).is_some_and(|member| pick.tried(member));
         let out = |at: usize| self.members.get(at).is_some_and(|member| member.standing().is_out(pick.now));

@@ -1,6 +1,8 @@
 //! The living side of the plan: peers, endpoints, pools, connections.
 
 pub mod adhoc;
+#[cfg(test)]
+mod again_tests;
 pub mod choice;
 #[cfg(test)]
 mod choice_tests;
@@ -22,8 +24,6 @@ pub mod state;
 pub mod stream;
 pub mod world;
 
-#[cfg(test)]
-mod further_tests;
 #[cfg(test)]
 mod guards_tests;
 #[cfg(test)]

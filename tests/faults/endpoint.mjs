@@ -66,7 +66,8 @@ function serve(req, res) {
   req.resume();
 }
 
-const server = version === 'http2' ? http2.createServer({}, serve) : http.createServer({ keepAliveTimeout: 30000 }, serve);
+const server =
+  version === 'http2' ? http2.createServer({}, serve) : http.createServer({ keepAliveTimeout: 30000 }, serve);
 server.on('sessionError', () => {});
 server.on('connection', (socket) => {
   const caller = socket.remotePort;

@@ -13,8 +13,8 @@ from lab import LOOPBACK, Process, Sidecar, listens, wait_for
 HERE = pathlib.Path(__file__).resolve().parent
 # How long a fault lasts, and how long nothing new happens after one began; seconds.
 LASTS, PAUSES = (0.15, 2.5), (0.02, 0.5)
-# An endpoint counts as ill for so long after its fault: an ejected one is tried by a live request from one second on, so
-# nobody who goes by what became of requests can know sooner that it is well.
+# An endpoint counts as ill for so long after its fault: an ejected one is tried by a live request from one second on,
+# so nobody who goes by what became of requests can know sooner that it is well.
 SETTLES = 1.5
 # The chance that a fault befalls half of the endpoints at once.
 TOGETHER = 0.12
@@ -59,8 +59,9 @@ class Endpoint:
 
     def is_up(self):
         """Whether it listens, and not only the one before it that was killed did."""
-        up = not self.app.alive() or self.noted(f"U {self.app.child.pid}")
-        return self.app.alive() and up and (not self.two_hops or (self.sidecar.alive() and listens(self.port, self.host)))
+        up = self.noted(f"U {self.app.child.pid}")
+        door = not self.two_hops or (self.sidecar.alive() and listens(self.port, self.host))
+        return self.app.alive() and up and door
 
     def order(self, **orders):
         """Tells the app how to behave from now on."""

@@ -6,9 +6,12 @@ import re
 
 # A client that is later than this with its requests has not made the load that was asked for.
 BEHIND_MS = 1500
+# Where nine of ten requests take longer than this although all is well, endpoints will look frozen that only wait for a
+# processor.
+WELL_MS = 60
 
 
-def judge(lab, them, answers, log, pace):
+def judge(them, answers, log, pace, warm):
     """One line of figures, and what is wrong, line by line."""
     executed, torn = collections.Counter(), set()
     for one in them:
@@ -24,6 +27,11 @@ def judge(lab, them, answers, log, pace):
     wrong += [f"{one.name} says: {one.app.output()[-500:]}" for one in them if one.app.output().strip()]
     if pace["behind_ms"] > BEHIND_MS:
         wrong.append(f"the client was up to {pace['behind_ms']} ms late: this machine cannot make the load")
+    # The very first ones open connections and start interpreters.
+    first = sorted(record["ms"] for record in records if warm * 300 < record["at"] < warm * 900)
+    if first[len(first) * 9 // 10] > WELL_MS:
+        wrong.append(f"before the first fault the slowest tenth took {first[len(first) * 9 // 10]} ms or more: this "
+                     "machine cannot carry the load (a release build, a lower --rate, no other work beside it)")
     count, reasons = collections.Counter(), collections.Counter()
     for record in records:
         kind, words = verdict(record, executed[record["id"]], record["id"] in torn)
@@ -33,14 +41,15 @@ def judge(lab, them, answers, log, pace):
         if kind == "reason":
             reasons[reason(record)] += 1
         if words:
-            wrong.append(f"{record['id']} at {record['at']} ms: {words}; {brief(record)}; {lines.get(record['id'], 'no line')}")
+            line = lines.get(record["id"], "no line")
+            wrong.append(f"{record['id']} at {record['at']} ms: {words}; {brief(record)}; {line}")
     doubled = [id for id, times in executed.items() if id.startswith("P") and times > 1]
     wrong += [f"{id} was executed {executed[id]} times; {lines.get(id, 'no line')}" for id in doubled]
     slowest = max(record["ms"] for record in records if not record.get("torn"))
     gets = sum(record["method"] == "GET" for record in records)
-    told = (f"{gets} GETs, {len(records) - gets} POSTs: {count['failed get']} GETs failed, {len(doubled)} POSTs executed twice, "
-            f"{count['silent post']} POSTs without one answer; {count['reason']} POSTs got a reason "
-            f"({', '.join(f'{many} {why}' for why, many in reasons.most_common()) or 'none'}); "
+    told = (f"{gets} GETs, {len(records) - gets} POSTs: {count['failed get']} GETs failed, "
+            f"{len(doubled)} POSTs executed twice, {count['silent post']} POSTs without one answer; "
+            f"{count['reason']} POSTs got a reason ({', '.join(f'{many} {why}' for why, many in reasons.most_common()) or 'none'}); "
             f"{count['torn']} answers torn in the body by their endpoint; GETs executed again: "
             f"{sum(times - 1 for id, times in executed.items() if id.startswith('G') and times > 1)}; "
             f"slowest {slowest} ms, client late by {pace['behind_ms']} ms at most")
@@ -74,7 +83,8 @@ def reason(record):
 
 
 def brief(record):
-    return " ".join(f"{key}={record[key]}" for key in ("status", "why", "torn", "error", "ms") if record.get(key) is not None)
+    keys = ("status", "why", "torn", "error", "ms")
+    return " ".join(f"{key}={record[key]}" for key in keys if record.get(key) is not None)
 
 
 def access_lines(log):

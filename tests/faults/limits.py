@@ -49,8 +49,8 @@ def case(lab, name, breaker, taken, requests, connections):
         wait_for(lambda: one.noted(f"O {serial}"), "the endpoint holds its answers")
         out = lab.path(f"answers-{number}.jsonl")
         # A rate so high that all of them are begun at once.
-        flood = subprocess.Popen(["node", HERE / "load.mjs", LOOPBACK, str(door), "shop", str(FLOOD * 1000), "0.001", out],
-                                 stdout=subprocess.DEVNULL)
+        argv = ["node", HERE / "load.mjs", LOOPBACK, str(door), "shop", str(FLOOD * 1000), "0.001", out]
+        flood = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
         try:
             # Who is over the limit is told at once; whoever is not is held.
             wait_for(lambda: len(out.read_text().splitlines()) == FLOOD - taken if out.exists() else False,

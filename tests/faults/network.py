@@ -1,7 +1,7 @@
 """The network between a caller's sidecar and the endpoints: two namespaces of our own, in which packets can be lost.
 
-Nothing of the machine's own network is touched: the namespaces hang on our processes and end with them. A lost packet is
-a routing rule of the receiving side that drops it without a word, so neither side learns anything from the system.
+Nothing of the machine's own network is touched: the namespaces hang on our processes and end with them. Packets are
+lost by a routing rule of the receiving side that drops them without a word, so neither side learns it from the system.
 """
 
 import os
@@ -77,7 +77,7 @@ class Namespaces:
 
 
 def prepare(*side):
-    """Makes a new namespace ready; our rules must come before the one that finds local addresses, by default the first."""
+    """Makes a new namespace ready: our rules come before the one that finds local addresses, which is the first."""
     run(*side, "ip", "link", "set", "lo", "up")
     run(*side, "ip", "rule", "add", "pref", "100", "lookup", "local")
     run(*side, "ip", "rule", "del", "pref", "0")

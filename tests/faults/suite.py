@@ -45,7 +45,8 @@ def options():
     parser.add_argument("--no-skips", action="store_true", default=os.environ.get("CI") == "true",
                         help="a skipped fault is a failure (the default where CI=true)")
     chosen = parser.parse_args()
-    places = [chosen.binary] if chosen.binary else [ROOT / "target" / kind / "outrigger" for kind in ("release", "debug")]
+    built = [ROOT / "target" / kind / "outrigger" for kind in ("release", "debug")]
+    places = [chosen.binary] if chosen.binary else built
     chosen.binary = next((place.resolve() for place in places if place.is_file()), None)
     if not chosen.binary:
         parser.error(f"no proxy at {', '.join(map(str, places))}: build it (cargo build) or name it by --binary")
@@ -75,7 +76,8 @@ def part(name, chosen, net_class):
             "workers": workers, "outbound": {"listen": f"{LOOPBACK}:{door}", "allow": ["10.77.0.0/16", "127.0.0.0/8"]},
             "peers": {NAME: peer("http1" if two_hops else speaks, [one.address for one in them], two_hops)}})
         answers = lab.path("answers.jsonl")
-        load = lab.start("load", ["node", HERE / "load.mjs", LOOPBACK, door, NAME, chosen.rate, chosen.seconds, answers])
+        argv = ["node", HERE / "load.mjs", LOOPBACK, door, NAME, chosen.rate, chosen.seconds, answers]
+        load = lab.start("load", argv)
         begin = time.monotonic()
         time.sleep(WARM)
         faults = endpoints.Faults(them, net, random.Random(f"{chosen.seed} {name}"), begin, chosen.settle)
@@ -87,8 +89,9 @@ def part(name, chosen, net_class):
         for one in them:
             one.stop()
         sidecar.stop()  # its log is whole now
-        told, wrong = ledger.judge(lab, them, answers, sidecar.output(), pace)
-        print(f"    {told}\n    faults: " + ", ".join(f"{many} {kind}" for kind, many in sorted(faults.counts.items())))
+        told, wrong = ledger.judge(them, answers, sidecar.output(), pace, WARM)
+        kinds = ", ".join(f"{many} {kind}" for kind, many in sorted(faults.counts.items()))
+        print(f"    {told}\n    faults: {kinds}")
     finally:
         if wrong and chosen.keep:
             print(f"    kept: {lab.folder}")
@@ -102,7 +105,8 @@ def main():
     skipped = why is not None
     if skipped:
         print(f"SKIPPED: black holes ({why}); everything else runs on loopback")
-    print(f"seed {chosen.seed}, {chosen.seconds:g} s of {chosen.rate}/s for each part, {chosen.endpoints} endpoints, {chosen.binary}")
+    print(f"seed {chosen.seed}, {chosen.seconds:g} s of {chosen.rate}/s for each part, {chosen.endpoints} endpoints, "
+          f"{chosen.binary}")
     failed = ["black holes were skipped"] if skipped and chosen.no_skips else []
     for name in [chosen.only] if chosen.only else [*PARTS, "limits"]:
         print(f"--- {name}")
