@@ -98,6 +98,12 @@ impl Conditions {
         self.0 & !Self::of(&unsent).0 != 0
     }
 
+    /// Whether it has one that a request meets that its peer refused to process.
+    pub fn acts_on_refusal(self) -> bool {
+        use Condition::{RefusedStream, Reset, ResetBeforeRequest, ServerError};
+        self.0 & Self::of(&[ResetBeforeRequest, RefusedStream, Reset, ServerError]).0 != 0
+    }
+
     /// Whether it has one that an answer can meet.
     pub fn looks_at_answers(self) -> bool {
         self.0 & (ANSWERS | GRPC) != 0

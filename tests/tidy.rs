@@ -34,9 +34,6 @@ const FLOORS: &[(&str, u32)] = &[
 const FILE_STOP: usize = 500;
 const FUNCTION_STOP: usize = 60;
 
-/// Files of tests that are still to be split by topic.
-const STILL_LONG: [&str; 2] = ["tests/it/http2.rs", "tests/it/traps.rs"];
-
 struct Source {
     path: PathBuf,
     room: String,
@@ -44,12 +41,6 @@ struct Source {
     lines: Vec<String>,
     /// Without the inline tests at the end; all of it where the whole file is tests.
     sized: Vec<String>,
-}
-
-impl Source {
-    fn is_still_long(&self) -> bool {
-        STILL_LONG.iter().any(|path| self.path.ends_with(path))
-    }
 }
 
 fn root() -> &'static Path {
@@ -167,7 +158,7 @@ fn files_open_with_their_purpose_and_stay_small() {
         if !opening.starts_with("//! ") {
             wrong.push(format!("{}: does not open with a sentence of purpose", source.path.display()));
         }
-        if source.sized.len() > FILE_STOP && !source.is_still_long() {
+        if source.sized.len() > FILE_STOP {
             wrong.push(format!("{}: {} lines", source.path.display(), source.sized.len()));
         }
     }
@@ -177,7 +168,7 @@ fn files_open_with_their_purpose_and_stay_small() {
 #[test]
 fn functions_stay_small() {
     let mut wrong = Vec::new();
-    for source in sources_and_tests().iter().filter(|source| !source.is_still_long()) {
+    for source in sources_and_tests() {
         for (at, line) in source.sized.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let starts = [

@@ -49,6 +49,9 @@ use works::{InForce, Wiring};
 /// How long inbound waits for first endpoints at start; two services that wait for each other's names must both start.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
 
+/// How long copies of requests that are still under way may take in the end.
+const LAST_COPIES: Duration = Duration::from_secs(1);
+
 /// How long the last lines of the log may take to be written out, and the app's code to come.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -321,8 +324,12 @@ async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> Ex
             },
         }
     };
-    if let End::Forced { why, connections } = ended {
-        error!(?why, connections, "the shutdown was cut short");
+    match ended {
+        End::Forced { why, connections } => error!(?why, connections, "the shutdown was cut short"),
+        // Nobody waits for a copy's answer: one that hangs is not worth a later end.
+        End::Finished => {
+            let _ = tokio::time::timeout(LAST_COPIES, core.mirrors.idle()).await;
+        }
     }
     if had_child {
         // Killed at the latest by the forced end, so it is there at once.

@@ -108,6 +108,7 @@ impl Works for Wiring {
         }
         let world = Arc::new(ready.world);
         self.core.world.store(world.clone());
+        self.core.stale.keep(&world.peers);
         let (which, format) = plan.access_log.choice();
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Failure;
 use super::retry::Spare;
+use super::trail::Trail;
 use crate::condition::Condition;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
@@ -19,15 +20,15 @@ use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::plan::rules::Rules;
 use crate::reason::Reason;
-use crate::resilience::limit::Held;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
-use crate::upstream::room::Place;
+
+/// Endpoints that a request passes over because a limit of ours is reached there.
+const MOST_FULL: usize = 32;
 
 /// Connections tried while each turns out to be dead before anything was written to it.
 const MOST_STALE: usize = 3;
@@ -64,31 +65,6 @@ impl<'a> Call<'a> {
     }
 }
 
-/// What a call did so far, kept up to date so that a cancelled one can still be told of.
-#[derive(Default)]
-pub struct Trail {
-    /// The endpoint of the last attempt.
-    pub endpoint: Option<Arc<Endpoint>>,
-    /// Its share in the load, until it is answered.
-    pub in_flight: Option<InFlight>,
-    /// A tunnel's place among the connections, until its end.
-    pub place: Option<Place>,
-    /// Attempts made.
-    pub attempts: u32,
-    /// Why the last failure was not followed by another attempt, where it was worth one.
-    pub skipped: Option<Skip>,
-    /// The place of the last further attempt among those of its peer.
-    pub retrying: Option<Held>,
-    /// Whether the last attempt used a kept-alive connection.
-    pub reused: bool,
-    /// The version spoken to the peer.
-    pub version: Option<Version>,
-    /// Whether a request of which nothing was sent is to be given back.
-    pub give_back: bool,
-    /// The request of a call that failed, where provably nothing of it was sent and it was asked for.
-    pub unsent: Option<Box<Request<Body>>>,
-}
-
 /// Waits for an answer's head until `deadline`.
 ///
 /// # Errors
@@ -122,6 +98,11 @@ impl<'a> Tries<'a> {
     pub fn new(call: &'a Call<'a>) -> Self {
         // A clock read is as dear as a small allocation: the first attempt, which is nearly always the last, needs none.
         call.peer.budget().deposit(call.now);
+        Self::anew(call)
+    }
+
+    /// As [`Tries::new`], for a request that was counted before.
+    pub fn anew(call: &'a Call<'a>) -> Self {
         Self { now: call.now, until: call.deadline, tried: SmallVec::new(), attempts: 0, stale: 0, call }
     }
 
@@ -133,6 +114,9 @@ impl<'a> Tries<'a> {
         let peer = self.call.peer;
         let lease = |endpoint: Arc<Endpoint>, until| async move { endpoint.lease(peer, version, until).await };
         let lease = self.connect(trail, lease).await?;
+        if let Some(in_flight) = &mut trail.in_flight {
+            in_flight.sent();
+        }
         trail.reused = lease.reused();
         trail.version = Some(lease.version());
         Ok(lease)
@@ -153,9 +137,15 @@ impl<'a> Tries<'a> {
         Ok(io)
     }
 
-    /// When the attempt that is being made has to be answered, where the rule bounds it.
+    /// When the attempt that is being made has to be answered, where the rule bounds it more than the deadline does.
     pub fn attempt_ends(&self) -> Option<Instant> {
-        self.call.rules.retry.attempt_timeout.and(self.until.instant())
+        self.ends_at(self.until)
+    }
+
+    /// As [`Tries::attempt_ends`], of an attempt that is to be over at `until`.
+    pub(super) fn ends_at(&self, until: Deadline) -> Option<Instant> {
+        let ends = self.call.rules.retry.attempt_timeout.and(until.instant());
+        ends.filter(|_| until != self.call.deadline)
     }
 
     /// The request for another attempt after one without an answer.
@@ -187,7 +177,8 @@ impl<'a> Tries<'a> {
         let replayable = unsent.is_some() || spare.is_some_and(Spare::is_whole);
         let outcome = Outcome::Failed { reason, fate };
         let Some(pause) = self.judge(trail, &outcome, method, replayable) else {
-            trail.unsent = unsent.filter(|_| trail.give_back).map(Box::new);
+            let harmless = unprocessed || method.is_idempotent();
+            trail.leave(|| unsent.or_else(|| spare.filter(|_| harmless).and_then(Spare::again)));
             return Err(Failure::new(reason, detail));
         };
         self.rest(pause).await;
@@ -211,7 +202,10 @@ impl<'a> Tries<'a> {
         trail.failed(Reason::AttemptTimeout);
         let failure = || Failure::new(Reason::AttemptTimeout, "no answer began within `timeout.attempt`");
         let whole = spare.is_some_and(Spare::is_whole);
-        let pause = self.judge(trail, &Outcome::TimedOut, method, whole).ok_or_else(failure)?;
+        let Some(pause) = self.judge(trail, &Outcome::TimedOut, method, whole) else {
+            trail.leave(|| spare.filter(|_| method.is_idempotent()).and_then(Spare::again));
+            return Err(failure());
+        };
         self.rest(pause).await;
         let mut request = spare.and_then(Spare::again).ok_or_else(failure)?;
         head::mark(request.headers_mut(), self.attempts + 1);
@@ -254,6 +248,7 @@ impl<'a> Tries<'a> {
                 match peer.admit_retry(&rules.limits) {
                     Ok(held) => trail.retrying = Some(held),
                     Err(_) => {
+                        peer.budget().give_back(self.now);
                         trail.skipped = Some(Skip::LimitReached);
                         peer.metrics().retries_skipped.inc();
                         return None;
@@ -282,11 +277,12 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Whether the peer has an endpoint that was not tried.
-    fn has_others(&self, trail: &Trail) -> bool {
-        let known = |one: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, one));
-        let last = trail.endpoint.as_ref().is_some_and(|one| !known(one));
-        self.call.peer.endpoints().len() > self.tried.len() + usize::from(last)
+    /// Whether the peer may have another endpoint than the last one, which is full. One that is met again means that
+    /// there is none: what is left is ejected, takes no traffic or is not of the subset.
+    fn may_pass_over(&self, trail: &Trail) -> bool {
+        let again = |last: &Arc<Endpoint>| self.tried.iter().any(|tried| Arc::ptr_eq(tried, last));
+        let others = self.call.peer.endpoints().len() > self.tried.len() + 1;
+        others && self.tried.len() < MOST_FULL && !trail.endpoint.as_ref().is_some_and(again)
     }
 
     /// The endpoint was tried: others come first from now on.
@@ -343,10 +339,11 @@ impl<'a> Tries<'a> {
 
     /// Waits for the next attempt where no connection was made.
     pub(super) async fn after_unconnected(&mut self, trail: &mut Trail, error: ConnectError) -> Result<(), Failure> {
-        self.now = Instant::now();
+        let begun = std::mem::replace(&mut self.now, Instant::now());
         let reason = self.unconnected_by(&error);
         trail.unconnected(self.now, reason);
-        if reason == Reason::LimitReached && self.has_others(trail) {
+        let patient = self.now.saturating_duration_since(begun) < self.call.peer.policy().connect_timeout;
+        if reason == Reason::LimitReached && patient && self.may_pass_over(trail) {
             // An endpoint that a limit of ours keeps from was not tried.
             self.attempts = self.attempts.saturating_sub(1);
             self.tried(trail.endpoint.clone());
@@ -422,54 +419,9 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// An endpoint whose address is of the IP family that `slow` is not of.
+    /// An endpoint that was not tried and whose address is of the IP family that `slow` is not of.
     fn of_other_family(&self, slow: &Endpoint) -> Option<Arc<Endpoint>> {
-        let family = |endpoint: &Endpoint| endpoint.addr().tcp().map(|addr| addr.is_ipv6());
-        let (slow, all) = (family(slow)?, self.call.peer.endpoints());
-        let same: Vec<_> = all.all().iter().filter(|one| family(one) != Some(!slow)).cloned().collect();
-        let picked = self.call.peer.pick_for(self.call.ask, Instant::now(), &same)?;
-        let tried = self.tried.iter().any(|tried| Arc::ptr_eq(tried, &picked));
-        (family(&picked) == Some(!slow) && !tried).then_some(picked)
-    }
-}
-
-impl Trail {
-    /// Another attempt began, at `endpoint`.
-    pub(super) fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
-        self.endpoint = Some(endpoint.clone());
-        self.attempts += 1;
-        peer.metrics().attempts.inc();
-    }
-
-    /// The attempt got no answer, for `reason`.
-    pub(super) fn failed(&mut self, reason: Reason) {
-        if let Some(mut in_flight) = self.in_flight.take() {
-            in_flight.failed(Instant::now(), reason);
-        }
-    }
-
-    /// There was no connection, for `reason`.
-    pub(super) fn unconnected(&mut self, now: Instant, reason: Reason) {
-        if let Some(in_flight) = self.in_flight.take() {
-            in_flight.unconnected(now, reason);
-        }
-    }
-
-    /// An attempt that began later was faster.
-    fn overtaken(&mut self, by: Self) {
-        if let Some(in_flight) = self.in_flight.take() {
-            in_flight.overtaken(Instant::now());
-        }
-        self.follow(by);
-    }
-
-    /// From now on an attempt that began later is the one to tell of.
-    pub(super) fn follow(&mut self, by: Self) {
-        (self.endpoint, self.in_flight) = (by.endpoint, by.in_flight);
-        if by.retrying.is_some() {
-            self.retrying = by.retrying;
-        }
+        self.call.peer.pick_beside(slow, self.call.ask, Instant::now(), &self.tried)
     }
 }
 
@@ -570,6 +522,41 @@ mod tests {
             let got = connect(&peer(&[V6, V4]), manners).await;
             assert_eq!(got, ((*expected).map(str::to_owned), *took, *attempts), "{manners:?}");
         }
+    }
+
+    /// A call to a peer whose every endpoint is full by a limit of ours: how often one was asked for a connection.
+    async fn full_everywhere(peer: &Arc<Peer>) -> usize {
+        let asked = std::cell::Cell::new(0);
+        let (rules, mut trail) = (Rules::default(), Trail::default());
+        let connected = Tries::new(&Call::plain(peer, &rules, Instant::now()))
+            .connect(&mut trail, |_, _| {
+                asked.set(asked.get() + 1);
+                assert!(asked.get() < 1000, "it goes round for ever");
+                async { Err::<(), _>(ConnectError { reason: Reason::LimitReached, detail: String::new() }) }
+            })
+            .await;
+        assert_eq!(connected.unwrap_err().reason, Reason::LimitReached);
+        asked.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_every_endpoint_is_full_each_is_asked_once() {
+        let spec = |port: u16| EndpointSpec::bare(std::net::SocketAddr::from(([127, 0, 0, 1], port)).into());
+        assert_eq!(full_everywhere(&peer(&[V4, "127.0.0.2:1", "127.0.0.3:1"])).await, 3);
+        // One that takes no traffic is none to go to.
+        let idle = peer(&[]);
+        idle.update(vec![spec(1), EndpointSpec { weight: 0, ..spec(2) }]);
+        assert_eq!(full_everywhere(&idle).await, 2);
+        // Nor is one that is ejected.
+        let ill = peer(&[V4, "127.0.0.2:1"]);
+        for _ in 0..10 {
+            ill.endpoints().all()[1].begin(Instant::now()).answered(Instant::now(), Seen::ServerError);
+        }
+        assert_eq!(full_everywhere(&ill).await, 2);
+        // A request does not go through thousands of them.
+        let many = peer(&[]);
+        many.update((1..=5000).map(spec).collect());
+        assert!(full_everywhere(&many).await <= MOST_FULL + 1);
     }
 
     #[tokio::test(start_paused = true)]

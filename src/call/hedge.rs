@@ -7,8 +7,9 @@ use http::Request;
 use tokio::time::{Instant, timeout_at};
 
 use super::Failure;
-use super::attempt::{Call, Trail, Tries};
+use super::attempt::{Call, Tries};
 use super::retry::{Spare, informational, send};
+use super::trail::Trail;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::head;
@@ -18,6 +19,7 @@ use crate::resilience::limit::Held;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Outcome};
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, OnInformational, SendError, Version};
 
 /// What became of an attempt.
@@ -43,11 +45,12 @@ struct Leg<'a> {
 
 impl Leg<'_> {
     async fn run(self) -> Ended {
-        let Self { call, endpoint, request, until, ends, speaks } = self;
+        let Self { call, endpoint, mut request, until, ends, speaks } = self;
         let lease = match endpoint.lease(call.peer, call.version, until).await {
             Ok(lease) => lease,
             Err(error) => return Ended::Unconnected(error, request),
         };
+        head::pass_deadline(request.headers_mut(), call.deadline);
         let (reused, version) = (lease.reused(), lease.version());
         let told: Option<OnInformational> = informational(call, &lease).filter(|_| speaks);
         Ended::Sent { reused, version, sent: send(ends, lease, request, told).await }
@@ -85,6 +88,7 @@ pub(super) async fn either(
                 return Err(failure);
             }
         };
+        trail.in_flight.iter_mut().for_each(InFlight::asks);
         let began = tries.now;
         let (ended, by) = raced(tries, trail, endpoint, request, spare, rule).await;
         let (error, unsent) = match ended {
@@ -175,12 +179,12 @@ impl<'a> Tries<'a> {
     fn beside(&mut self, trail: &mut Trail, spare: &Spare) -> Option<(Trail, Leg<'a>)> {
         self.now = Instant::now();
         let call = self.call;
-        let (peer, rules) = (call.peer, call.rules);
+        let peer = call.peer;
         let begun = self.permit(spare).and_then(|held| {
             self.tried(trail.endpoint.clone());
             Some((held, peer.begin(call.ask, self.now, &self.tried)?))
         });
-        let Some((held, in_flight)) = begun else {
+        let Some((held, mut in_flight)) = begun else {
             peer.metrics().hedges_skipped.inc();
             return None;
         };
@@ -188,12 +192,13 @@ impl<'a> Tries<'a> {
         self.attempts += 1;
         trail.attempts += 1;
         head::mark(request.headers_mut(), self.attempts);
+        in_flight.asks();
         let (endpoint, mut beside) = (in_flight.endpoint().clone(), Trail::default());
         beside.begin(peer, &endpoint, in_flight);
         beside.retrying = Some(held);
         peer.metrics().hedges.inc();
         let until = self.attempt_until();
-        let ends = rules.retry.attempt_timeout.and(until.instant());
+        let ends = self.ends_at(until);
         Some((beside, Leg { call, endpoint, request, until, ends, speaks: false }))
     }
 

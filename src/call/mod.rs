@@ -3,6 +3,7 @@
 pub mod attempt;
 mod hedge;
 pub mod retry;
+pub mod trail;
 
 use std::borrow::Cow;
 

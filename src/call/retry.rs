@@ -4,11 +4,13 @@ use http::{Method, Request};
 use tokio::time::{Instant, timeout_at};
 
 use super::Failure;
-use super::attempt::{Call, Trail, Tries, in_time};
+use super::attempt::{Call, Tries, in_time};
 use super::hedge;
+use super::trail::Trail;
 use crate::http::body::Body;
+use crate::http::head;
 use crate::http::replay::{self, Replay};
-use crate::plan::rules::{Methods, Rules};
+use crate::plan::rules::{Methods, RetryRule, Rules};
 use crate::upstream::lease::{Answer, Lease, OnInformational, SendError, Version};
 
 /// Calls the peer and returns its answer's head, with the body to come.
@@ -24,12 +26,26 @@ pub async fn call(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
 async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) -> Result<Answer, Failure> {
     let rule = &call.rules.retry;
     let mut tries = Tries::new(call);
-    let (mut request, spare) = Spare::of(call.rules, call.marked, request);
+    let (mut request, mut spare) = Spare::of(call.rules, call.marked, request);
     let method = request.method().clone();
     loop {
         // What is rare is boxed here and below, so that it does not make every exchange larger.
         let sent = match spare.as_ref().zip(call.rules.hedge.as_ref()) {
-            None => one(&mut tries, trail, request).await?,
+            None => {
+                let lease = match tries.lease(trail, call.version).await {
+                    Ok(lease) => lease,
+                    Err(failure) => {
+                        trail.unsent = trail.give_back.then(|| Box::new(request));
+                        return Err(failure);
+                    }
+                };
+                if spare.is_none() && lease.version() == Version::Http2 {
+                    (request, spare) = Spare::of_refusable(rule, request);
+                }
+                head::pass_deadline(request.headers_mut(), call.deadline);
+                let informational = informational(call, &lease);
+                send(tries.attempt_ends(), lease, request, informational).await
+            }
             Some((spare, hedge)) => Box::pin(hedge::either(&mut tries, trail, request, spare, hedge)).await?,
         };
         request = match sent {
@@ -43,25 +59,6 @@ async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
             Some(Err(error)) => Box::pin(tries.after_failure(trail, error, &method, spare.as_ref())).await?,
             None => Box::pin(tries.after_timeout(trail, &method, spare.as_ref())).await?,
         };
-    }
-}
-
-/// Makes one attempt; `None` if its own time was over before it was answered.
-async fn one(
-    tries: &mut Tries<'_>,
-    trail: &mut Trail,
-    request: Request<Body>,
-) -> Result<Option<Result<Answer, SendError>>, Failure> {
-    let call = tries.call;
-    match tries.lease(trail, call.version).await {
-        Ok(lease) => {
-            let informational = informational(call, &lease);
-            Ok(send(tries.attempt_ends(), lease, request, informational).await)
-        }
-        Err(failure) => {
-            trail.unsent = trail.give_back.then(|| Box::new(request));
-            Err(failure)
-        }
     }
 }
 
@@ -102,6 +99,19 @@ impl Spare {
         if rule.attempts < 2 || marked || !repeatable || !asked {
             return (request, None);
         }
+        Self::keep(request)
+    }
+
+    /// A spare of a request that may only be sent again if the peer refuses it: HTTP/2 can say so after its body was taken
+    /// (REFUSED_STREAM, GOAWAY). What has no body comes back by itself then.
+    pub fn of_refusable(rule: &RetryRule, request: Request<Body>) -> (Request<Body>, Option<Self>) {
+        if rule.attempts < 2 || matches!(request.body(), Body::Empty | Body::Replay(_)) || !rule.on.acts_on_refusal() {
+            return (request, None);
+        }
+        Self::keep(request)
+    }
+
+    fn keep(request: Request<Body>) -> (Request<Body>, Option<Self>) {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts.clone(), ());
         if matches!(body, Body::Empty) {

@@ -1,5 +1,6 @@
 //! One file per command; `main.rs` reads the arguments and calls them.
 
+pub mod ca;
 pub mod check;
 pub mod config;
 pub mod demo;
@@ -13,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 
@@ -147,6 +148,12 @@ enum Command {
         #[arg(long)]
         app: bool,
     },
+    /// A certificate authority for development and small meshes
+    Ca {
+        /// What it is to do
+        #[command(subcommand)]
+        command: ca::Command,
+    },
     /// Run a mesh of small services on this machine, with faults, and a live view
     #[command(after_help = "Example: outrigger demo --for 20s")]
     Demo {
@@ -221,6 +228,7 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             let admin = admin.or_else(|| environment.setting(ADMIN_VARIABLE));
             wait::run(admin.as_deref(), timeout, app, &mut err)
         }
+        Command::Ca { command } => ca::run(command, SystemTime::now(), &mut out, &mut err),
         Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
         Command::DemoService { arguments } => demo::service(&arguments, &mut err),
     }

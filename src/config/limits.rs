@@ -101,7 +101,8 @@ section! {
 }
 
 section! {
-    /// How often requests may come. What is over it is answered 429 with `Retry-After`.
+    /// How often requests may come. What is over it is answered 429 with `Retry-After`; what passes is told what is left
+    /// (`RateLimit`), where the rate has a `per` or is a route's.
     Rate = "limit" {
         /// Requests per second, minute or hour on average.
         limit "limit": Option<Set<Pace>> = Required("500/s");

@@ -9,7 +9,7 @@ use super::retry::{Hedge, Retry};
 use super::route::{Route, Sticky};
 use super::section::section;
 use super::standing::{Eject, Health};
-use super::units::{Count, Excess, Timer};
+use super::units::{Count, Percent, Timer};
 use super::values::{DnsName, FilePath, HostEntry, HostPort, Label, Listen, SpiffeId, SrvName, Target};
 
 words! {
@@ -38,7 +38,7 @@ section! {
         /// What ring-hash and maglev go by: a field, a cookie, or `source`, the caller's address.
         key "key": Option<Set<OrSource<Sticky>>> = Unset("{ header: x-user }");
         /// With a key: what an endpoint takes at most, relative to its fair part; beyond it the next one is used.
-        bounded "bounded-load": Set<OrOff<Excess>> = Is("off");
+        bounded "bounded-load": Set<OrOff<Percent<100, 1000>>> = Is("off");
     }
 }
 

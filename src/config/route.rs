@@ -41,6 +41,8 @@ section! {
         mirror "mirror": Option<Set<Mirror>> = Unset("{ peer: payments-next, share: 10% }");
         /// What its requests may take together.
         limits "limits": Option<Set<RouteLimits>> = Unset("{ rate: 10/s }");
+        /// `low` may use 80 % of a limit in flight; a tenth is kept for `high`.
+        priority "priority": Option<Set<Priority>> = Unset("low");
         /// Another target than the one that was asked for.
         rewrite "rewrite": Option<Set<Rewrite>> = Unset("{ prefix: /v1 }");
         /// Changes to the request's fields.
@@ -199,6 +201,18 @@ section! {
         delay "delay": Option<Set<Span>> = Unset("200ms");
         /// The status that they are answered with instead of being forwarded.
         abort "abort": Option<Set<Status>> = Unset("503");
+    }
+}
+
+words! {
+    /// What is let in first.
+    Priority {
+        /// Turned away first.
+        Low "low";
+        /// As others.
+        Normal "normal";
+        /// May use the last of a limit.
+        High "high";
     }
 }
 

@@ -33,10 +33,6 @@ pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(pub u32);
 
-/// A share of the whole or more, in parts per million.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Excess(pub u32);
-
 /// A number of hundredths within bounds, which may be above the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent<const MIN: u64, const MAX: u64>(pub u64);
@@ -268,27 +264,6 @@ impl Scalar for Share {
     }
 }
 
-impl Scalar for Excess {
-    const NAME: &'static str = "excess";
-
-    fn expected() -> String {
-        "a share such as `125%`, from `100%` to `1000%`".into()
-    }
-
-    fn pattern() -> String {
-        r"^(1000|[1-9][0-9][0-9])(\.[0-9]{1,4})?%$".into()
-    }
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let parts = percentage(text)?;
-        if (1_000_000..=10_000_000).contains(&parts) { Ok(Self(parts)) } else { Err(Wrong::default()) }
-    }
-
-    fn write(&self) -> String {
-        as_percentage(self.0)
-    }
-}
-
 impl<const MIN: u64, const MAX: u64> Scalar for Percent<MIN, MAX> {
     const NAME: &'static str = "percent";
 
@@ -412,11 +387,19 @@ mod tests {
         for text in ["101%", "100.0001%", "-1%", "1.%", ".5%", "1.00001%", "1.+5%", "%", "", "01%", "1e1%"] {
             assert!(Share::parse(text).is_err(), "{text}");
         }
-        for (text, parts) in [("100%", 1_000_000), ("125%", 1_250_000), ("1000%", 10_000_000)] {
-            assert_eq!(Excess::parse(text), Ok(Excess(parts)), "{text}");
-            assert_eq!(Excess(parts).write(), text);
+    }
+
+    #[test]
+    fn a_percentage_may_be_above_the_whole() {
+        type Percentage = Percent<100, 1000>;
+        for (text, hundredths) in [("100%", 100), ("125%", 125), ("1000%", 1000)] {
+            assert_eq!(Percentage::parse(text), Ok(Percent(hundredths)), "{text}");
+            assert_eq!(Percent::<100, 1000>(hundredths).write(), text);
         }
-        assert!(Excess::parse("99.9999%").is_err() && Excess::parse("1000.0001%").is_err());
+        assert_eq!(Percentage::parse("125").unwrap_err().hint.as_deref(), Some("125%"));
+        for text in ["99%", "1001%", "125.5%", "0125%", "%", "", "1.25"] {
+            assert!(Percentage::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::deadline::Deadline;
 use crate::http::body::Body;
@@ -23,11 +23,11 @@ use crate::plan::health::{HealthCheck, HealthRule};
 use crate::reason::Reason;
 use crate::resilience::verdict::grpc_code;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::lease::{AnswerBody, ConnectError, Version};
+use crate::upstream::lease::{AnswerBody, ConnectError, SendError, Version};
 use crate::upstream::peer::Peer;
 
-/// Endpoints of one peer that are asked at one time.
-const AT_ONCE: usize = 16;
+/// Endpoints of one peer that are asked at one time, at least and at most.
+const AT_ONCE: (usize, usize) = (16, 512);
 
 /// How late the first round may be, so that those of many peers fall apart.
 const FIRST: Duration = Duration::from_secs(1);
@@ -108,16 +108,22 @@ fn pause(every: Duration, roll: f64) -> Duration {
 /// Asks every endpoint that there is now, those of weight 0 too: they may take traffic next.
 async fn round(peer: &Arc<Peer>, rule: &HealthRule) {
     let endpoints = peer.endpoints().all().to_vec();
-    let asked = stream::iter(endpoints).for_each_concurrent(AT_ONCE, |endpoint| async move {
-        let found = match timeout(rule.timeout, ask(peer, &endpoint, rule)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Fault::Unasked)) => return,
-            Ok(Err(Fault::Found(why))) => Err(why),
-            Err(_) => Err(format!("no answer within {:?}", rule.timeout)),
+    let at_once = at_once(endpoints.len(), rule);
+    let asked = stream::iter(endpoints).for_each_concurrent(at_once, |endpoint| async move {
+        let found = match ask(peer, &endpoint, rule).await {
+            Ok(()) => Ok(()),
+            Err(Fault::Unasked) => return,
+            Err(Fault::Found(why)) => Err(why),
         };
         endpoint.checked(Instant::now(), found, rule);
     });
     asked.await;
+}
+
+/// As many as it takes to be done before the next round though none answers.
+fn at_once(endpoints: usize, rule: &HealthRule) -> usize {
+    let part = rule.timeout.as_secs_f64() / rule.every.as_secs_f64().max(f64::MIN_POSITIVE);
+    ((endpoints as f64 * part).ceil() as usize).clamp(AT_ONCE.0, AT_ONCE.1)
 }
 
 /// Why a check was not passed.
@@ -141,21 +147,23 @@ impl From<ConnectError> for Fault {
 }
 
 async fn ask(peer: &Arc<Peer>, endpoint: &Arc<Endpoint>, rule: &HealthRule) -> Result<(), Fault> {
-    let deadline = Deadline::after(Instant::now(), Some(rule.timeout));
     let scheme = if peer.source().tls.is_some() { "https" } else { "http" };
     match &rule.check {
-        HealthCheck::Tcp => Ok(endpoint.dial(peer, deadline).await.map(drop)?),
+        HealthCheck::Tcp => {
+            let deadline = Deadline::after(Instant::now(), Some(rule.timeout));
+            Ok(endpoint.dial(peer, deadline).await.map(drop)?)
+        }
         HealthCheck::Http { path, host } => {
             let request = Request::get(format!("{scheme}://{host}{path}")).header(header::HOST, &**host);
             let request = request.header(header::USER_AGENT, AGENT).body(Body::Empty);
-            let (status, ..) = send(peer, endpoint, Version::Http1, request, deadline).await?;
+            let (status, ..) = send(peer, endpoint, Version::Http1, request, rule).await?;
             if status.is_success() { Ok(()) } else { Err(format!("GET {path}: {}", status.as_u16()).into()) }
         }
         HealthCheck::Grpc { service, host } => {
             let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"));
             let request = request.header(header::CONTENT_TYPE, "application/grpc").header(header::TE, "trailers");
             let request = request.header(header::USER_AGENT, AGENT).body(Body::text(question(service)));
-            let (status, fields, body) = send(peer, endpoint, Version::Http2, request, deadline).await?;
+            let (status, fields, body) = send(peer, endpoint, Version::Http2, request, rule).await?;
             serving(status, &fields, &body).map_err(|why| format!("grpc.health.v1: {why}").into())
         }
     }
@@ -170,21 +178,28 @@ async fn send(
     endpoint: &Arc<Endpoint>,
     version: Version,
     request: Result<Request<Body>, http::Error>,
-    deadline: Deadline,
+    rule: &HealthRule,
 ) -> Result<(StatusCode, HeaderMap, Vec<u8>), Fault> {
     let mut request = request.map_err(|error| error.to_string())?;
+    let end = Instant::now() + rule.timeout;
     for _ in 0..=MOST_STALE {
-        let lease = endpoint.lease(peer, version, deadline).await?;
-        match lease.send(request, None).await {
-            Ok(answer) => {
-                let (head, body) = answer.into_parts();
-                let (bytes, trailers) = read(body).await?;
+        // It has the deadline itself and says whether a limit of ours took the time.
+        let lease = endpoint.lease(peer, version, Deadline::at(end)).await?;
+        let answer = async {
+            let answer = lease.send(request, None).await?;
+            let (head, body) = answer.into_parts();
+            Ok::<_, SendError>((head, read(body).await))
+        };
+        match timeout_at(end, answer).await {
+            Ok(Ok((head, read))) => {
+                let (bytes, trailers) = read?;
                 return Ok((head.status, trailers.unwrap_or(head.headers), bytes));
             }
-            Err(error) => match error.unsent {
-                Some(unsent) if error.reused => request = unsent,
+            Ok(Err(error)) => match (error.unsent, error.reused) {
+                (Some(unsent), true) => request = unsent,
                 _ => return Err(error.detail.into()),
             },
+            Err(_) => return Err(format!("no answer within {:?}", rule.timeout).into()),
         }
     }
     Err(format!("every kept-alive connection to {} was dead", endpoint.addr()).into())
@@ -250,6 +265,24 @@ mod tests {
         let every = Duration::from_secs(10);
         for (roll, secs) in [(0.0, 9.0), (0.5, 10.0), (1.0, 11.0)] {
             assert!((pause(every, roll).as_secs_f64() - secs).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_round_ends_before_the_next_though_none_answers() {
+        let (every, timeout) = (Duration::from_secs(10), Duration::from_secs(1));
+        let rule = HealthRule { check: HealthCheck::Tcp, every, timeout, healthy: 2, unhealthy: 3 };
+        for (endpoints, want) in [(0, 16), (16, 16), (160, 16), (161, 17), (5_000, 500), (100_000, 512)] {
+            assert_eq!(at_once(endpoints, &rule), want);
+        }
+        assert_eq!(at_once(100, &HealthRule { timeout: every, ..rule }), 100);
+    }
+
+    #[test]
+    fn only_a_limit_of_ours_leaves_an_endpoint_unasked() {
+        for reason in Reason::ALL {
+            let fault = Fault::from(ConnectError { reason: *reason, detail: "why".into() });
+            assert_eq!(matches!(fault, Fault::Unasked), *reason == Reason::LimitReached, "{reason:?}");
         }
     }
 

@@ -120,6 +120,11 @@ impl Body {
         Self::Text(text.into())
     }
 
+    /// Whether all that was promised came, even where the stream's end is still to be read.
+    pub fn is_whole(&self) -> bool {
+        self.is_end_stream() || matches!(self, Self::Http2(body) if body.promised == Some(0))
+    }
+
     /// How long it may stand still, where it is under guard.
     pub fn idle(&self) -> Option<std::time::Duration> {
         match self {

@@ -13,6 +13,7 @@ use super::authority::Authority;
 use super::hop::{
     HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, connection_names, hop_by_hop, list, named_by_connection,
 };
+use crate::deadline::Deadline;
 use crate::plan::matching::is_grpc;
 use crate::reason::Reason;
 
@@ -82,6 +83,8 @@ pub struct Facts {
     pub absolute: bool,
     /// Whether it is a sidecar's further attempt: to repeat it again would multiply what was multiplied already.
     pub marked: bool,
+    /// Whether it is a copy, whose answer nobody waits for.
+    pub copied: bool,
 }
 
 /// Why a head is refused: the reason, and what exactly.
@@ -116,6 +119,7 @@ struct Found {
     patience: Option<Duration>,
     request_id: bool,
     marked: bool,
+    copied: bool,
     crumbs: usize,
     bytes: usize,
 }
@@ -153,6 +157,7 @@ pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError>
         patience: found.patience,
         absolute,
         marked: found.marked,
+        copied: found.copied,
     })
 }
 
@@ -230,6 +235,8 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
                 found.hops = value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MOST_HOPS);
             } else if *name == ATTEMPT {
                 found.marked |= value.as_bytes() != b"1";
+            } else if *name == MIRROR {
+                found.copied = true;
             } else if *name == DEADLINE {
                 let millis = value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
                 found.patience = shorter(found.patience, millis);
@@ -259,6 +266,31 @@ pub fn mark(headers: &mut HeaderMap, n: u32) {
     if let Ok(state) = HeaderValue::try_from(state.join(",")) {
         headers.insert(TRACE_STATE, state);
     }
+}
+
+/// Tells the next hop what is left until `deadline`: in gRPC's own field for a gRPC call, else in ours; in both where the
+/// caller gave both. Rounded up: what is called must not give up before its caller.
+pub fn pass_deadline(headers: &mut HeaderMap, deadline: Deadline) {
+    let Some(at) = deadline.instant() else { return };
+    let left = at.saturating_duration_since(tokio::time::Instant::now());
+    if headers.contains_key(GRPC_TIMEOUT) || is_grpc_call(headers) {
+        headers.insert(GRPC_TIMEOUT, grpc_timeout_of(left));
+    }
+    if headers.contains_key(DEADLINE) || !headers.contains_key(GRPC_TIMEOUT) {
+        headers
+            .insert(DEADLINE, HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(1)));
+    }
+}
+
+/// In the smallest unit that has room for it in eight digits.
+fn grpc_timeout_of(time: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let text = match (time.as_micros() + 1, time.as_millis() + 1) {
+        (micros, _) if micros <= MOST => format!("{micros}u"),
+        (_, millis) if millis <= MOST => format!("{millis}m"),
+        _ => format!("{}S", (u128::from(time.as_secs()) + 1).min(MOST)),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("99999999S"))
 }
 
 fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
@@ -458,8 +490,8 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 
 impl Facts {
     /// The caller's patience as a deadline, counted from `now`.
-    pub fn patience_from(&self, now: tokio::time::Instant) -> crate::deadline::Deadline {
-        crate::deadline::Deadline::after(now, self.patience)
+    pub fn patience_from(&self, now: tokio::time::Instant) -> Deadline {
+        Deadline::after(now, self.patience)
     }
 }
 
@@ -604,6 +636,37 @@ mod tests {
         let (parts, _) =
             judged("GET /", Version::HTTP_10, &[], &Rules { default_authority: Some(&default), ..RULES }).unwrap();
         assert_eq!(parts.headers["host"], "localhost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_deadline_is_told_in_the_field_that_the_next_hop_reads() {
+        let grpc = ("content-type", "application/grpc");
+        for (fields, left, told) in [
+            (&[][..], 1_500, &[("x-outrigger-deadline-ms", "1501")][..]),
+            (&[("x-outrigger-deadline-ms", "9000")], 1_500, &[("x-outrigger-deadline-ms", "1501")]),
+            (&[grpc], 1_500, &[("grpc-timeout", "1500001u")]),
+            (&[grpc, ("grpc-timeout", "9H")], 99_999, &[("grpc-timeout", "99999001u")]),
+            (&[grpc], 100_000, &[("grpc-timeout", "100001m")]),
+            (&[grpc], 200_000_000, &[("grpc-timeout", "200001S")]),
+            (
+                &[grpc, ("x-outrigger-deadline-ms", "9000")],
+                1,
+                &[("x-outrigger-deadline-ms", "2"), ("grpc-timeout", "1001u")],
+            ),
+        ] {
+            let mut headers: HeaderMap = fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect();
+            let now = tokio::time::Instant::now();
+            pass_deadline(&mut headers, Deadline::after(now, Some(Duration::from_millis(left))));
+            let found: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            let found: Vec<_> = found.into_iter().filter(|one| *one != grpc).collect();
+            assert_eq!(found, told, "{fields:?} {left}");
+        }
+        let mut headers = HeaderMap::new();
+        pass_deadline(&mut headers, Deadline::NONE);
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use http::{StatusCode, Uri};
 use super::keyhash;
 use super::matching::{Asked, Match, PathMatch, below};
 use super::peer::PeerPolicy;
-use super::rules::{RouteGate, SubsetRule};
+use super::rules::{Priority, RouteGate, SubsetRule};
 
 /// One route. Of a peer's routes the first one that means a request takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Route {
     pub mirror: Option<Mirror>,
     /// What its requests may take together.
     pub gate: Option<Box<RouteGate>>,
+    /// What its requests are worth where a limit in flight is nearly reached, if it says so.
+    pub priority: Option<Priority>,
 }
 
 /// A peer that gets copies of requests.
@@ -348,6 +350,7 @@ mod tests {
             fault: None,
             mirror: None,
             gate: None,
+            priority: None,
         }
     }
 

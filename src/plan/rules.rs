@@ -67,6 +67,8 @@ pub struct Rules {
     pub admission: Option<AdmissionRule>,
     /// How endpoints that have just appeared grow into their share.
     pub slow_start: Option<SlowStartRule>,
+    /// Whether the last tenth of the peer's limits in flight is kept for requests of high priority.
+    pub kept: bool,
 }
 
 impl Default for Rules {
@@ -81,6 +83,7 @@ impl Default for Rules {
             concurrency: None,
             admission: None,
             slow_start: None,
+            kept: false,
         }
     }
 }
@@ -314,6 +317,31 @@ pub struct GateRule {
     pub rates: Box<[MeterRule]>,
     /// The limit in flight that follows the latency.
     pub adaptive: Option<ConcurrencyRule>,
+    /// Whether the last tenth of both is kept for requests of high priority.
+    pub kept: bool,
+}
+
+/// What is let in first where a limit in flight is nearly reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// What is turned away first: further attempts, copies, and what a route says.
+    Low,
+    /// All else.
+    #[default]
+    Normal,
+    /// What a route says may use the last of a limit.
+    High,
+}
+
+impl Priority {
+    /// Its word in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
 }
 
 impl GateRule {
@@ -332,6 +360,9 @@ pub struct MeterRule {
     pub per: Option<RateKey>,
     /// Keys that are remembered, at least 1.
     pub keys: u32,
+    /// Whether the answers to requests that pass tell what is left: so it is with a quota of the caller's own or of a
+    /// route. A rate that all callers of a door share only protects the service, and tells each of the others' traffic.
+    pub told: bool,
 }
 
 /// What each has a rate of its own.

@@ -119,7 +119,10 @@ impl HttpBody for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         // A server that knows the length stops asking at the last byte, and asks nothing where there is no body.
-        let complete = self.is_end_stream();
+        let complete = match &self.source {
+            Source::Text(text) => text.is_empty(),
+            Source::Peer(body, _) => body.is_whole(),
+        };
         self.finish(complete);
     }
 }

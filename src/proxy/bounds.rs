@@ -4,6 +4,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,54 +12,73 @@ use tokio::time::Instant;
 use super::Conn;
 use super::record::Exchange;
 use crate::call::Failure;
+use crate::http::head::Facts;
 use crate::ids::Door;
 use crate::plan::peer::PeerPolicy;
-use crate::plan::rules::{GateRule, MeterRule, RateKey, RouteGate};
+use crate::plan::route::Route;
+use crate::plan::rules::{GateRule, MeterRule, Priority, RateKey};
 use crate::reason::Reason;
-use crate::resilience::gate::{Asking, Gate, Shut, Through};
+use crate::resilience::gate::{Asking, Gate, Least, Shut, Through};
 use crate::resilience::rate::Answer;
 use crate::upstream::guards::Refusal;
+use crate::upstream::peer::Peer;
 use crate::upstream::world::World;
 
 /// `draft-ietf-httpapi-ratelimit-headers-10`.
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
+/// What a request is worth where a limit in flight is nearly reached. Nobody waits for a copy; of what a route leaves
+/// open, further attempts come last: they are what an overload is made of, and who sends them can wait.
+pub fn priority(route: Option<Priority>, facts: &Facts) -> Priority {
+    match route {
+        _ if facts.copied => Priority::Low,
+        Some(said) => said,
+        None if facts.marked => Priority::Low,
+        None => Priority::Normal,
+    }
+}
+
 /// Passes the gate of the door.
 ///
 /// # Errors
 /// `LimitReached` or `RateLimited`.
-pub fn door(conn: &Conn, world: &World, parts: &Parts, now: Instant) -> Result<Through, Failure> {
+pub fn door(conn: &Conn, world: &World, parts: &Parts, record: &mut Exchange) -> Result<(), Failure> {
     let (gates, rules) = (&world.gates, &world.plan.gates);
-    match conn.side() {
-        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", parts, now),
-        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", parts, now),
-    }
+    let through = match conn.side() {
+        Door::Inbound => through(conn, &gates.inbound, &rules.inbound, "inbound", (parts, record.priority), record),
+        Door::Outbound => through(conn, &gates.outbound, &rules.outbound, "outbound", (parts, record.priority), record),
+    };
+    record.through[0] = Some(through?);
+    Ok(())
 }
 
 /// Passes the gate of a route.
 ///
 /// # Errors
 /// `LimitReached` or `RateLimited`.
-pub fn route(
-    conn: &Conn,
-    world: &World,
-    gate: &RouteGate,
-    parts: &Parts,
-    now: Instant,
-) -> Result<Option<Through>, Failure> {
+pub fn route(conn: &Conn, world: &World, route: &Route, parts: &Parts, record: &mut Exchange) -> Result<(), Failure> {
+    let Some(gate) = &route.gate else { return Ok(()) };
     // A route's gate is made with the World of its plan.
-    let Some(living) = world.gates.routes.get(&gate.key) else { return Ok(None) };
-    through(conn, living, &gate.rule, &gate.key, parts, now).map(Some)
+    let Some(living) = world.gates.routes.get(&gate.key) else { return Ok(()) };
+    // What a route says is against other routes; its own limits are for its own requests.
+    let own = route.priority == Some(record.priority);
+    let priority = if own { Priority::High } else { record.priority };
+    record.through[1] = Some(through(conn, living, &gate.rule, &gate.key, (parts, priority), record)?);
+    Ok(())
 }
 
-/// Asks the guards of the peer that the record goes to.
+/// Asks the guards of a peer that is to be called at `now`.
 ///
 /// # Errors
 /// `LimitReached`, `Throttled` or `CircuitOpen`.
-pub fn peer(policy: &PeerPolicy, record: &mut Exchange) -> Result<(), Failure> {
-    let Some(peer) = &record.peer else { return Ok(()) };
-    let admitted = peer.admit(policy, record.started()).map_err(refused)?;
+pub fn peer(peer: &Arc<Peer>, policy: &PeerPolicy, now: Instant, record: &mut Exchange) -> Result<(), Failure> {
+    let admitted = peer.admit(policy, record.priority, now).map_err(|refusal| {
+        if refusal.reason == Reason::LimitReached {
+            shed(record.conn(), record.priority);
+        }
+        refused(refusal)
+    })?;
     record.admitted = Some(admitted);
     Ok(())
 }
@@ -68,19 +88,60 @@ fn through(
     gate: &Gate,
     rule: &GateRule,
     name: &str,
-    parts: &Parts,
-    now: Instant,
+    (parts, priority): (&Parts, Priority),
+    record: &mut Exchange,
 ) -> Result<Through, Failure> {
     let address = conn.caller.client.0.map(|addr| addr.ip());
-    let asking = Asking { now, address, headers: &parts.headers };
-    gate.admit(rule, &asking).map_err(|shut| match shut {
-        Shut::Full(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
-        Shut::Slow(full) => Failure::new(Reason::LimitReached, format!("{full} for {name}")),
+    let asking = Asking { now: record.started(), address, headers: &parts.headers, priority };
+    let admitted = gate.admit(rule, &asking).map_err(|shut| match shut {
+        Shut::Full(full) => limit_reached(conn, record, format!("{full} for {name}")),
+        Shut::Slow(full) => limit_reached(conn, record, format!("{full} for {name}")),
         Shut::Rate { at, answer } => match rule.rates.get(at) {
             Some(meter) => too_often(meter, &answer, name),
             None => Failure::new(Reason::RateLimited, format!("a rate of {name} is reached")),
         },
-    })
+    });
+    let (through, least) = admitted?;
+    if let Some(Least { at, answer }) = least
+        && let Some(meter) = rule.rates.get(at)
+    {
+        quota(meter, name, (answer.remaining, answer.reset), record.quotas.get_or_insert_default());
+    }
+    Ok(through)
+}
+
+fn limit_reached(conn: &Conn, record: &Exchange, detail: String) -> Failure {
+    shed(conn, record.priority);
+    Failure::new(Reason::LimitReached, detail)
+}
+
+fn shed(conn: &Conn, priority: Priority) {
+    if let Some(cell) = conn.core.metrics.door(conn.side()).shed.get(priority as usize) {
+        cell.inc();
+    }
+}
+
+/// Tells what is left of the rates that the request has passed, where the answer does not speak of rates itself.
+pub fn tell(quotas: Option<&HeaderMap>, headers: &mut HeaderMap) {
+    if let Some(quotas) = quotas
+        && !headers.contains_key(RATE_LIMIT)
+        && !headers.contains_key(RATE_LIMIT_POLICY)
+    {
+        headers.extend(quotas.clone());
+    }
+}
+
+/// Adds what a rate allows and what is left of it; `time` is until there is more.
+fn quota(meter: &MeterRule, name: &str, (left, time): (u32, Duration), fields: &mut HeaderMap) {
+    let (count, window, seconds) = (meter.rate.count, meter.rate.period.as_secs(), whole_seconds(time));
+    for (field, text) in [
+        (RATE_LIMIT_POLICY, format!("\"{name}\";q={count};w={window}")),
+        (RATE_LIMIT, format!("\"{name}\";r={left};t={seconds}")),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            fields.append(field, value);
+        }
+    }
 }
 
 fn too_often(meter: &MeterRule, answer: &Answer, name: &str) -> Failure {
@@ -95,17 +156,9 @@ fn too_often(meter: &MeterRule, answer: &Answer, name: &str) -> Failure {
         Some(RateKey::Address) => " of each address".into(),
         Some(RateKey::Header(field)) => format!(" of each {field}"),
     };
-    let seconds = whole_seconds(answer.retry_after);
     let mut fields = HeaderMap::with_capacity(3);
-    fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    for (field, text) in [
-        (RATE_LIMIT_POLICY, format!("\"{name}\";q={count};w={window}")),
-        (RATE_LIMIT, format!("\"{name}\";r={};t={seconds}", answer.remaining)),
-    ] {
-        if let Ok(value) = HeaderValue::try_from(text) {
-            fields.insert(field, value);
-        }
-    }
+    fields.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(answer.retry_after)));
+    quota(meter, name, (answer.remaining, answer.retry_after), &mut fields);
     let detail = format!("the limit `rate: {count}/{unit}`{each} is reached for {name}");
     Failure { fields: Some(Box::new(fields)), ..Failure::new(Reason::RateLimited, detail) }
 }
@@ -146,7 +199,7 @@ mod tests {
             let rate = RateRule { count, period: Duration::from_secs(seconds), burst: count };
             let retry_after = Duration::from_millis(wait);
             let answer = Answer { ok: false, limit: count, remaining: 0, reset: retry_after, retry_after };
-            let failure = too_often(&MeterRule { rate, per, keys: 1 }, &answer, "inbound");
+            let failure = too_often(&MeterRule { rate, per, keys: 1, told: false }, &answer, "inbound");
             let fields = failure.fields.unwrap();
             assert_eq!((failure.reason, &*failure.detail), (Reason::RateLimited, detail));
             assert_eq!(fields["retry-after"], field);

@@ -20,7 +20,7 @@ use super::policy;
 use super::record::Exchange;
 use super::route::Taken;
 use super::stale::Filling;
-use super::target::{Target, target};
+use super::target::{Target, aim, target};
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
 use crate::call::attempt::{Call, in_time};
@@ -79,12 +79,7 @@ async fn pass(
 ) -> Result<Passed, Failure> {
     let facts = judge(conn, &mut parts, record)?;
     let world = conn.core.world.load_full();
-    // Before the limits: who is kept out takes nothing from the others.
-    record.would_deny = policy::request(conn, &world, &parts, &facts)?;
-    record.through[0] = Some(bounds::door(conn, &world, &parts, record.started())?);
-    let Target { peer, policy, subset, deadline, route } =
-        target(conn, &world, &parts, &facts, record.started()).await?;
-    record.to(&peer);
+    let Target { peer, policy, subset, deadline, route } = led(conn, &world, &parts, &facts, record).await?;
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref() };
@@ -96,12 +91,12 @@ async fn pass(
         }
     }
     if upgrade::is_asked(&parts, &facts) {
-        bounds::peer(&policy, record)?;
+        bounds::peer(&peer, &policy, record.called, record)?;
         without_body(&facts, &body)?;
         // Boxed: upgrades and CONNECT are rare, and must not make every exchange larger.
         let switched = upgrade::switch(conn, parts, body, &facts, &peer, ask, &policy, deadline, record);
         let mut switch = in_time(deadline, Box::pin(switched)).await?;
-        given_back(route.as_deref(), &stuck, switch.headers_mut());
+        given_back(route.as_deref(), &stuck, record, switch.headers_mut());
         return Ok(Passed::Switched(Box::new(switch)));
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
@@ -112,7 +107,7 @@ async fn pass(
     }
     let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
     let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
-    let (rules, marked, now) = (&policy.rules, facts.marked, record.started());
+    let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
     let answer = admitted(&to, &policy, request, record).await;
@@ -127,8 +122,27 @@ async fn pass(
     unswitched(&answer)?;
     dress(&mut answer, &facts, record.http1(), http10);
     let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
-    given_back(route.as_deref(), &stuck, answer.headers_mut());
+    given_back(route.as_deref(), &stuck, record, answer.headers_mut());
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// Where the request leads, if its door's limits let it through.
+async fn led(
+    conn: &Arc<Conn>,
+    world: &Arc<World>,
+    parts: &Parts,
+    facts: &Facts,
+    record: &mut Exchange,
+) -> Result<Target, Failure> {
+    // Before the limits: who is kept out takes nothing from the others.
+    record.would_deny = policy::request(conn, world, parts, facts)?;
+    let aim = aim(conn, world, parts, facts)?;
+    record.priority = bounds::priority(aim.priority(), facts);
+    bounds::door(conn, world, parts, record)?;
+    let target = target(conn, world, aim, parts, facts, record.started()).await?;
+    record.to(&target.peer);
+    in_time_yet(target.deadline, record.started())?;
+    Ok(target)
 }
 
 /// Calls the peer, if its guards let the request through.
@@ -138,7 +152,7 @@ async fn admitted(
     request: Request<Body>,
     record: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    if let Err(refused) = bounds::peer(policy, record) {
+    if let Err(refused) = bounds::peer(to.peer, policy, to.now, record) {
         record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
         return Err(refused);
     }
@@ -164,10 +178,21 @@ async fn by_route(
     record: &mut Exchange,
 ) -> Result<Option<Response<Bytes>>, Failure> {
     record.route = Some(taken.route.clone());
-    if let Some(gate) = &taken.route.gate {
-        record.through[1] = bounds::route(conn, world, gate, parts, record.started())?;
+    bounds::route(conn, world, &taken.route, parts, record)?;
+    let told = routed(conn, taken, parts, facts, deadline).await;
+    if taken.delays() {
+        // The peer's time begins now.
+        record.called = Instant::now();
     }
-    routed(conn, taken, parts, facts, deadline).await
+    told
+}
+
+/// A call that nobody waits for is not made.
+fn in_time_yet(deadline: Deadline, now: Instant) -> Result<(), Failure> {
+    if deadline.passed(now) {
+        return Err(Failure::new(Reason::DeadlinePassed, "the request's deadline passed before it was sent"));
+    }
+    Ok(())
 }
 
 /// A body before an upgrade would be taken for the tunnel's.
@@ -178,8 +203,10 @@ fn without_body(facts: &Facts, body: &Body) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the caller is given beside the peer's own answer: the route's changes, and a cookie to stick by.
-fn given_back(route: Option<&Taken>, stuck: &Stuck, headers: &mut HeaderMap) {
+/// What the caller is given beside the peer's own answer: what is left of its rates, the route's changes, and a cookie
+/// to stick by.
+fn given_back(route: Option<&Taken>, stuck: &Stuck, record: &Exchange, headers: &mut HeaderMap) {
+    bounds::tell(record.quotas.as_deref(), headers);
     if let Some(taken) = route {
         taken.dress(headers);
     }
@@ -194,7 +221,9 @@ async fn routed(
     facts: &Facts,
     deadline: Deadline,
 ) -> Result<Option<Response<Bytes>>, Failure> {
-    taken.fault(&parts.headers, deadline).await?;
+    if taken.fault(&parts.headers, deadline).await? {
+        in_time_yet(deadline, Instant::now())?;
+    }
     let told = taken.answer(parts, &facts.authority, conn.tls)?;
     if told.is_none() {
         taken.rewrite(parts)?;
@@ -271,7 +300,9 @@ fn dress(answer: &mut Answer, facts: &Facts, http1: bool, http10: bool) {
 
 /// The answer that a route gives from the file; the record ends when it is sent.
 fn tell(answer: Response<Bytes>, mut record: Box<Exchange>) -> Response<Reply> {
+    let answer = if record.grpc { failure::for_grpc(answer) } else { answer };
     let (mut parts, text) = answer.into_parts();
+    bounds::tell(record.quotas.as_deref(), &mut parts.headers);
     record.answered(parts.status, Instant::now());
     if *record.method() != Method::HEAD {
         return Response::from_parts(parts, Reply::text(text, Some(record)));
@@ -287,6 +318,10 @@ fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     let kind = record.peer.as_ref().map(|peer| peer.kind());
     let answer = failure::answer(&failure, kind, record.grpc, record.http1());
     let (mut parts, text) = answer.into_parts();
+    bounds::tell(record.quotas.as_deref(), &mut parts.headers);
+    if let Some(route) = &record.route {
+        route.response.make(&mut parts.headers);
+    }
     let head_only = *record.method() == Method::HEAD;
     record.failed(failure, parts.status);
     if head_only && parts.status != StatusCode::OK {

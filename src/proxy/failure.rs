@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 
 use crate::call::Failure;
 use crate::http::body::BodyError;
+use crate::plan::matching::is_grpc;
 use crate::plan::peer::PeerKind;
 use crate::reason::{Reason, Side};
 
@@ -13,6 +14,9 @@ use crate::reason::{Reason, Side};
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Bytes of an answer's text that a `grpc-message` holds: callers bound their heads.
+const MOST_WORDS: usize = 1024;
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
     if grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
-        headers.insert(GRPC_MESSAGE, value(&percent(&text)));
+        headers.insert(GRPC_MESSAGE, value(&percent(text.as_bytes())));
     } else {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
@@ -97,6 +101,23 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
         *answer.body_mut() = Bytes::from(text + "\n");
     }
     answer
+}
+
+/// An answer that stands in the file as a gRPC caller understands it: trailers-only, with its status's code and its text.
+pub fn for_grpc(answer: Response<Bytes>) -> Response<Bytes> {
+    if answer.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        return answer;
+    }
+    let (mut parts, text) = answer.into_parts();
+    let words = if text.is_empty() { parts.status.canonical_reason().unwrap_or_default().as_bytes() } else { &text };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // What the route itself sets is better known there.
+    if !parts.headers.contains_key(GRPC_STATUS) {
+        parts.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_code(parts.status))));
+        parts.headers.insert(GRPC_MESSAGE, value(&percent(words.get(..MOST_WORDS).unwrap_or(words))));
+    }
+    parts.status = StatusCode::OK;
+    Response::from_parts(parts, Bytes::new())
 }
 
 /// The field that says why (RFC 9209), also beside what stands in for a peer's answer.
@@ -155,8 +176,15 @@ fn value(text: &str) -> HeaderValue {
 }
 
 /// Percent-encoding of `grpc-message` (gRPC over HTTP/2): printable ASCII but `%` stays.
-fn percent(text: &str) -> String {
-    text.replace('%', "%25")
+fn percent(text: &[u8]) -> String {
+    let mut coded = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => coded.push(char::from(*byte)),
+            _ => coded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    coded
 }
 
 #[cfg(test)]

@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tokio::time::Instant;
 
 use super::Conn;
+use super::bounds;
 use super::failure::{PROXY_STATUS, proxy_status};
 use super::record::Exchange;
 use super::route::told;
 use super::stale::{self, Filling};
 use crate::call::Failure;
-use crate::call::attempt::{Call, Trail};
+use crate::call::attempt::Call;
 use crate::call::retry::call;
+use crate::call::trail::Trail;
 use crate::http::body::Body;
 use crate::plan::fallback::{Fallback, Instead};
+use crate::plan::matching::is_grpc;
 use crate::plan::peer::PeerPolicy;
 use crate::reason::{Reason, Side};
 use crate::upstream::choice::Ask;
@@ -72,7 +75,8 @@ impl Kept {
         let head = match fallback.to {
             Instead::Peer(_) => matches!(body, Body::Empty),
             Instead::Respond(_) => false,
-            Instead::Stale(_) => true,
+            // What a GET's body says is no part of the key.
+            Instead::Stale(_) => matches!(body, Body::Empty) || parts.method != Method::GET,
         };
         trail.give_back = matches!(fallback.to, Instead::Peer(_));
         Some(Box::new(Self { fallback, head: head.then(|| parts.clone()) }))
@@ -97,45 +101,47 @@ impl Kept {
         }
         let fallback = self.fallback.clone();
         match &fallback.to {
+            // An answer of HTTP is none to a gRPC call: what failed is told as it understands.
+            Instead::Respond(respond) if record.grpc && !is_grpc(&respond.content_type) => {
+                answer.map(|answer| Got::Answer(answer, None))
+            }
             Instead::Respond(respond) => {
                 let mut told = told(respond);
                 if let Err(failure) = &answer {
                     told.headers_mut().insert(PROXY_STATUS, proxy_status(failure, Some(first.peer.kind())));
                 }
                 record.falls_back(&fallback, answer.map(|answer| answer.status()));
-                Ok(Got::Told(Box::new(told)))
+                Ok(without_peer(told, record))
             }
             Instead::Stale(_) => {
                 let head = self.head.as_ref().filter(|head| stale::may_be_kept(head));
-                let store = conn.core.stale.of(first.peer.name());
+                let store = conn.core.stale.of(first.peer);
                 let why = answer.as_ref().map(Answer::status).map_err(|failure| failure.reason);
                 let Some(old) = head.and_then(|head| store.find(head, why, Instant::now())) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
                 record.falls_back(&fallback, answer.map(|answer| answer.status()));
-                Ok(Got::Told(Box::new(old)))
+                Ok(without_peer(old, record))
             }
             Instead::Peer(name) => {
-                let peer = world.peers.iter().find(|peer| peer.name() == name);
+                // A part of a split may be the one that is to stand in.
+                let other = |peer: &&Arc<Peer>| peer.name() == name && !Arc::ptr_eq(peer, first.peer);
+                let peer = world.peers.iter().find(other);
                 let request = self.again(&answer, first, &mut record.trail);
                 let (Some(peer), Some(request)) = (peer, request) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
                 let answer = answer.map(|answer| answer.status());
                 record.falls_back(&fallback, answer.clone());
-                let failure = answer.err();
-                let policy = peer.policy();
-                // Its endpoints have subsets of their own.
-                let ask = Ask { subset: None, ..first.ask };
-                let second = Call { peer, rules: &policy.rules, ask, now: Instant::now(), ..*first };
-                let answer = call(&second, request, &mut record.trail).await;
-                let both = |second: Failure| both(failure, name.as_str(), second);
-                answer.map(|answer| Got::Answer(answer, None)).map_err(|failure| both(record.own_fault(failure)))
+                let second = second(peer, request, first, record).await;
+                second
+                    .map(|answer| Got::Answer(answer, None))
+                    .map_err(|second| both(answer.err(), name.as_str(), second))
             }
         }
     }
 
-    /// The request once more: what came back untouched, or one without a body that does no harm twice.
+    /// The request once more: what the call gave back, or one without a body that does no harm twice.
     fn again(
         &mut self,
         answer: &Result<Answer, Failure>,
@@ -157,10 +163,10 @@ impl Kept {
 
     /// What takes a copy of its own peer's good answer, where those are kept; `answer` is as the caller gets it but for
     /// what its route changes.
-    pub fn filling(&self, conn: &Conn, peer: &Peer, answer: &Answer) -> Option<Box<Filling>> {
+    pub fn filling(&self, conn: &Conn, peer: &Arc<Peer>, answer: &Answer) -> Option<Box<Filling>> {
         let Instead::Stale(rule) = self.fallback.to else { return None };
         let head = self.head.as_ref()?;
-        let store = conn.core.stale.of(peer.name());
+        let store = conn.core.stale.of(peer);
         if !head.method.is_safe() {
             // RFC 9111 §4.4: what was changed is no longer what it was.
             if !answer.status().is_client_error() && !answer.status().is_server_error() {
@@ -168,8 +174,35 @@ impl Kept {
             }
             return None;
         }
-        store.filling(head, answer.status(), answer.headers(), rule).map(Box::new)
+        let filling = store.clone().filling(head, answer.status(), answer.headers(), rule);
+        if filling.is_none() {
+            store.outdated(head, answer.status());
+        }
+        filling.map(Box::new)
     }
+}
+
+/// An answer that no peer gives; the route changes it as any other.
+fn without_peer(mut answer: Response<Bytes>, record: &Exchange) -> Got {
+    if let Some(route) = &record.route {
+        route.response.make(answer.headers_mut());
+    }
+    Got::Told(Box::new(answer))
+}
+
+/// Calls the peer that stands in, by its own rules and if its own guards let the request through.
+async fn second(
+    peer: &Arc<Peer>,
+    request: Request<Body>,
+    first: &Call<'_>,
+    record: &mut Exchange,
+) -> Result<Answer, Failure> {
+    let policy = peer.policy();
+    // Its endpoints have subsets of their own.
+    let ask = Ask { subset: None, ..first.ask };
+    let call_it = Call { peer, rules: &policy.rules, ask, now: Instant::now(), ..*first };
+    bounds::peer(peer, &policy, call_it.now, record)?;
+    call(&call_it, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))
 }
 
 /// What is told where a peer and the one that stood in for it failed.

@@ -12,16 +12,20 @@ use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::Conn;
-use crate::call::attempt::{Call, Trail};
+use crate::call::attempt::Call;
 use crate::call::retry::call;
+use crate::call::trail::Trail;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::head::MIRROR;
 use crate::http::tee::Teed;
 use crate::life::tasks::Tasks;
 use crate::plan::route::{Edits, Route};
+use crate::plan::rules::Priority;
+use crate::reason::Side;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::grpc_code;
+use crate::upstream::guards::Outcome;
 use crate::upstream::lease::{Answer, Version as Leg};
 use crate::upstream::peer::Peer;
 use crate::upstream::world::World;
@@ -55,6 +59,11 @@ impl Drop for Place {
 }
 
 impl Mirrors {
+    /// Waits until no copy is under way.
+    pub async fn idle(&self) {
+        self.tasks.idle().await;
+    }
+
     fn place(&self) -> Option<Place> {
         let more = |running: usize| (running < MOST).then_some(running + 1);
         self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
@@ -97,25 +106,43 @@ pub fn copied(conn: &Conn, world: &World, route: Option<&Route>, parts: &Parts, 
 impl Copy {
     fn send(self, body: Option<Bytes>) {
         let Self { head, peer, tasks, place } = self;
-        peer.metrics().mirrored.inc();
         let version = if head.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
         let request = Request::from_parts(head, body.map_or(Body::Empty, Body::Text));
         tasks.spawn(async move {
             let now = Instant::now();
             let policy = peer.policy();
+            let Ok(mut admitted) = peer.admit(&policy, Priority::Low, now) else {
+                peer.metrics().mirror_dropped.inc();
+                return drop(place);
+            };
+            peer.metrics().mirrored.inc();
             let time = policy.request_timeout.unwrap_or(LONGEST).min(LONGEST);
             let deadline = Deadline::after(now, Some(time));
             let to = Call { version, deadline, ..Call::plain(&peer, &policy.rules, now) };
             let mut trail = Trail::default();
-            if let Ok(answer) = call(&to, request, &mut trail).await {
-                if let Some(mut in_flight) = trail.in_flight.take() {
-                    let code = grpc_code(answer.headers());
-                    in_flight.answered(Instant::now(), Seen::answer(answer.status(), code));
+            match call(&to, request, &mut trail).await {
+                Ok(answer) => {
+                    let (head, status, code) = (Instant::now(), answer.status(), grpc_code(answer.headers()));
+                    if let Some(mut in_flight) = trail.in_flight.take() {
+                        in_flight.answered(head, Seen::answer(status, code));
+                    }
+                    admitted.tell(Outcome::answered(status, code), head, head);
+                    if !status.is_server_error() {
+                        admitted.teach(head);
+                    }
+                    // What is not read in time is dropped with its connection.
+                    let _ = tokio::time::timeout_at(now + time, thrown_away(answer)).await;
                 }
-                // What is not read in time is dropped with its connection.
-                let _ = tokio::time::timeout_at(now + time, thrown_away(answer)).await;
+                Err(failure) if matches!(failure.reason.side(), Side::Peer | Side::Network) => {
+                    let late = Instant::now();
+                    if let Some(mut in_flight) = trail.in_flight.take() {
+                        in_flight.failed(late, failure.reason);
+                    }
+                    admitted.tell(Outcome::FAILED, late, late);
+                }
+                Err(_) => {}
             }
-            drop(place);
+            drop((place, admitted));
         });
     }
 }

@@ -13,11 +13,12 @@ use super::Conn;
 use super::failure;
 use super::policy::WouldDeny;
 use crate::call::Failure;
-use crate::call::attempt::Trail;
+use crate::call::trail::Trail;
 use crate::http::guard::{Fault, Progress};
 use crate::life::drain::Phase;
 use crate::plan::fallback::Fallback;
 use crate::plan::route::Route;
+use crate::plan::rules::Priority;
 use crate::reason::{Reason, Side};
 use crate::resilience::gate::Through;
 use crate::resilience::outlier::Seen;
@@ -32,6 +33,8 @@ use crate::upstream::peer::Peer;
 pub struct Exchange {
     conn: Arc<Conn>,
     started: Instant,
+    /// When it was turned to its peer; later than it came where it was delayed on purpose.
+    pub called: Instant,
     method: Method,
     uri: Uri,
     version: Version,
@@ -49,6 +52,10 @@ pub struct Exchange {
     pub fallback: Option<Box<(Arc<Fallback>, Option<Failure>)>>,
     /// Its place among those in flight through its door and its route.
     pub through: [Option<Through>; 2],
+    /// What it is worth where a limit in flight is nearly reached.
+    pub priority: Priority,
+    /// What is left of the rates that it has passed, for its answer; boxed, because few are told.
+    pub quotas: Option<Box<HeaderMap>>,
     /// Its place among those in flight at the peer, and what the peer's guards wait to hear.
     pub admitted: Option<Admitted>,
     /// Why the rules of the service would have kept it out, where they are only audited.
@@ -75,6 +82,7 @@ impl Exchange {
         Box::new(Self {
             conn: conn.clone(),
             started: now,
+            called: now,
             method: method.clone(),
             uri: uri.clone(),
             version,
@@ -85,6 +93,8 @@ impl Exchange {
             route: None,
             fallback: None,
             through: [None, None],
+            priority: Priority::Normal,
+            quotas: None,
             admitted: None,
             would_deny: None,
             trail: Trail::default(),
@@ -130,6 +140,8 @@ impl Exchange {
     pub fn answered(&mut self, status: StatusCode, now: Instant) {
         self.answered = Some(now);
         self.status = Some(status);
+        // What it leads to may last for hours: the place is for those that have still to be answered.
+        self.trail.retrying = None;
         if let Some(mut in_flight) = self.trail.in_flight.take() {
             in_flight.answered(now, Seen::answer(status, None));
         }
@@ -185,7 +197,7 @@ impl Exchange {
     fn settle(&mut self, now: Instant) {
         let whose = self.failure.as_ref().map(|failure| (failure.reason, failure.reason.side()));
         match (whose, self.status) {
-            (Some((_, Side::Peer | Side::Network)), _) => self.tell(Outcome::FAILED, now),
+            (Some((reason, _)), _) => self.tell_failure(reason, now),
             (None, Some(status)) if self.complete => self.tell(Outcome::answered(status, None), now),
             _ => {}
         }
@@ -197,19 +209,48 @@ impl Exchange {
         }
     }
 
+    /// As [`Exchange::tell`], where there was no answer. A caller's short patience says nothing about the peer.
+    fn tell_failure(&mut self, reason: Reason, now: Instant) {
+        let waited = now.saturating_duration_since(self.started);
+        let overdue = || self.peer.as_ref().is_some_and(|peer| peer.is_overdue(now, waited));
+        let its_own = matches!(reason.side(), Side::Peer | Side::Network);
+        if its_own && (reason != Reason::DeadlinePassed || overdue()) {
+            self.tell(Outcome::FAILED, now);
+        }
+    }
+
     /// The peer gave no answer, or one (its status) that counts as none: its fallback is turned to.
     pub fn falls_back(&mut self, fallback: &Arc<Fallback>, answer: Result<StatusCode, Failure>) {
         if let Some(peer) = &self.peer {
             peer.metrics().fallbacks.inc();
         }
+        let now = Instant::now();
         if let Some(mut in_flight) = self.trail.in_flight.take() {
-            let now = Instant::now();
             match &answer {
                 Ok(status) => in_flight.answered(now, Seen::answer(*status, None)),
                 Err(failure) => in_flight.failed(now, failure.reason),
             }
         }
+        self.leave(&answer, now);
         self.fallback = Some(Box::new((fallback.clone(), answer.err())));
+    }
+
+    /// The peer is done with: its guards hear what it did itself, not what stands in for it, and get their places back.
+    fn leave(&mut self, answer: &Result<StatusCode, Failure>, now: Instant) {
+        self.trail.retrying = None;
+        let taught = match answer {
+            Ok(status) => {
+                self.tell(Outcome::answered(*status, None), now);
+                !status.is_server_error()
+            }
+            Err(failure) => {
+                self.tell_failure(failure.reason, now);
+                failure.reason == Reason::DeadlinePassed
+            }
+        };
+        if let Some(mut admitted) = self.admitted.take().filter(|_| taught) {
+            admitted.teach(now);
+        }
     }
 
     /// What a fallback stands in for.
@@ -230,8 +271,14 @@ impl Exchange {
     /// The answer broke after its head was passed on.
     pub fn broke(&mut self, failure: Failure) {
         let failure = self.own_fault(failure);
+        let (now, reason) = (Instant::now(), failure.reason);
         if let Some(owed) = self.owed.take() {
-            owed.failed(Instant::now(), failure.reason);
+            owed.failed(now, reason);
+        } else if matches!(reason, Reason::ResponseIncomplete | Reason::ResponseTimeout)
+            && let Some(endpoint) = &self.trail.endpoint
+        {
+            // Its head was taken for a good answer.
+            endpoint.begin(now).failed(now, reason);
         }
         self.failure.get_or_insert(failure);
     }

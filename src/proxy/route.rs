@@ -68,14 +68,20 @@ impl Taken {
         chosen.cloned()
     }
 
-    /// Makes the faults that the file asks for; a delay ends no later than the request's deadline.
+    /// Whether requests may be delayed here on purpose.
+    pub fn delays(&self) -> bool {
+        self.route.fault.as_ref().is_some_and(|fault| fault.delay.is_some())
+    }
+
+    /// Makes the faults that the file asks for; a delay ends no later than the request's deadline. Gives whether there was
+    /// one.
     ///
     /// # Errors
     /// The fault.
-    pub async fn fault(&self, headers: &HeaderMap, deadline: Deadline) -> Result<(), Failure> {
-        let Some(fault) = &self.route.fault else { return Ok(()) };
+    pub async fn fault(&self, headers: &HeaderMap, deadline: Deadline) -> Result<bool, Failure> {
+        let Some(fault) = &self.route.fault else { return Ok(false) };
         if !fault.strikes(headers, fastrand::u64(..)) {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(delay) = fault.delay {
             let until = Instant::now() + delay;
@@ -83,7 +89,7 @@ impl Taken {
             tokio::time::sleep_until(until).await;
         }
         match fault.abort {
-            None => Ok(()),
+            None => Ok(fault.delay.is_some()),
             Some(status) => {
                 let detail = format!("`fault` of {} answers {} on purpose", self.route.name, status.as_u16());
                 Err(Failure { status: Some(status), ..Failure::new(Reason::FaultInjected, detail) })

@@ -1,8 +1,8 @@
 //! Good answers that are kept for when there is none (RFC 5861 §4); not a cache: while the peer answers, it is asked.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +12,9 @@ use http::{Method, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::ids::PeerName;
 use crate::plan::fallback::StaleRule;
 use crate::reason::Reason;
+use crate::upstream::peer::Peer;
 
 /// RFC 9211.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -22,14 +22,25 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// What an answer costs beside its own bytes: the map's and the tree's nodes and the field map.
 const OVERHEAD: usize = 512;
 
-/// The stores of all peers that have one.
+/// The stores of all peers that have one. They go with their peer: what has its name after a reload, but other addresses,
+/// is another service.
 #[derive(Default)]
-pub struct Stales(Mutex<HashMap<PeerName, Arc<Store>>>);
+pub struct Stales(Mutex<HashMap<usize, Owned>>);
+
+/// A store and whose it is.
+type Owned = (Weak<Peer>, Arc<Store>);
 
 impl Stales {
     /// The store of a peer.
-    pub fn of(&self, peer: &PeerName) -> Arc<Store> {
-        self.0.lock().entry(peer.clone()).or_default().clone()
+    pub fn of(&self, peer: &Arc<Peer>) -> Arc<Store> {
+        // Its place in memory is nobody else's as long as a weak reference is left.
+        let made = || (Arc::downgrade(peer), Arc::default());
+        self.0.lock().entry(Arc::as_ptr(peer).addr()).or_insert_with(made).1.clone()
+    }
+
+    /// Forgets what other peers than these have answered.
+    pub fn keep(&self, peers: &[Arc<Peer>]) {
+        self.0.lock().retain(|_, (of, _)| peers.iter().any(|peer| Weak::as_ptr(of) == Arc::as_ptr(peer)));
     }
 }
 
@@ -158,6 +169,16 @@ impl Store {
         answer.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
         answer.headers_mut().append(CACHE_STATUS, HeaderValue::from_str(&status).ok()?);
         Some(answer)
+    }
+
+    /// An answer came that is not kept: one that says what is there now leaves nothing to give in its place.
+    pub fn outdated(&self, head: &Parts, status: StatusCode) {
+        let part = matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
+        let told =
+            status.is_success() || status.is_redirection() || matches!(status.as_u16(), 401 | 403 | 404 | 410 | 451);
+        if told && !part && may_be_kept(head) {
+            self.forget(head);
+        }
     }
 
     /// Forgets what was answered to GET for this target.

@@ -14,7 +14,7 @@ use crate::http::head::Facts;
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Egress, Leads, Otherwise};
 use crate::plan::peer::PeerPolicy;
-use crate::plan::rules::SubsetRule;
+use crate::plan::rules::{Priority, SubsetRule};
 use crate::reason::Reason;
 use crate::upstream::peer::Peer;
 use crate::upstream::world::World;
@@ -33,33 +33,59 @@ pub struct Target {
     pub route: Option<Box<Taken>>,
 }
 
-/// The target of a request with these facts.
+/// Where a request wants to go, as far as the plan alone tells: known before a limit is asked and a name looked up.
+pub struct Aim {
+    /// The peer; `None` for a name that no peer has.
+    peer: Option<Arc<Peer>>,
+    /// Boxed: routes are rare, and must not make every exchange larger.
+    taken: Option<Box<Taken>>,
+}
+
+impl Aim {
+    /// What the route says the request is worth.
+    pub fn priority(&self) -> Option<Priority> {
+        self.taken.as_ref().and_then(|taken| taken.route.priority)
+    }
+}
+
+/// The peer and the route that the plan has for a request with these facts.
+///
+/// # Errors
+/// `NoRoute` when a reload took the peer of the door away, `PathNotNormal` where a route cannot judge the path.
+pub fn aim(conn: &Conn, world: &World, parts: &Parts, facts: &Facts) -> Result<Aim, Failure> {
+    let index = match conn.door.leads {
+        Leads::Peer(index) => in_force(conn, world, index),
+        Leads::ByAuthority => match listed(world, &facts.authority, default_port(conn)) {
+            index @ Some(_) => index,
+            None => return Ok(Aim { peer: None, taken: None }),
+        },
+    };
+    let peer = Some(living(world, index)?);
+    // The routes stand in the plan of the request's own World: their indices belong to it.
+    let routes = index.and_then(|index| world.plan.peers.get(index)).map(|plan| &plan.routes);
+    let taken = match routes {
+        Some(routes) if !routes.list.is_empty() => Taken::find(routes, parts)?,
+        _ => None,
+    };
+    Ok(Aim { peer, taken: taken.map(Box::new) })
+}
+
+/// The target of a request with this aim.
 ///
 /// # Errors
 /// Why it may go nowhere.
 pub async fn target(
     conn: &Conn,
     world: &Arc<World>,
+    Aim { peer, taken }: Aim,
     parts: &Parts,
     facts: &Facts,
     now: Instant,
 ) -> Result<Target, Failure> {
     let patience = facts.patience_from(now);
-    let (index, peer) = match conn.door.leads {
-        Leads::Peer(index) => {
-            let index = in_force(conn, world, index);
-            (index, living(world, index)?)
-        }
-        Leads::ByAuthority => match listed(world, &facts.authority, default_port(conn)) {
-            index @ Some(_) => (index, living(world, index)?),
-            None => (None, named(world, &facts.authority, default_port(conn), patience).await?),
-        },
-    };
-    // The routes stand in the plan of the request's own World: their indices belong to it.
-    let routes = index.and_then(|index| world.plan.peers.get(index)).map(|plan| &plan.routes);
-    let taken = match routes {
-        Some(routes) if !routes.list.is_empty() => Taken::find(routes, parts)?,
-        _ => None,
+    let peer = match peer {
+        Some(peer) => peer,
+        None => named(world, &facts.authority, default_port(conn), patience).await?,
     };
     let Some(mut taken) = taken else {
         let policy = peer.policy();
@@ -70,7 +96,7 @@ pub async fn target(
     let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy, to.subset)));
     let (peer, policy, subset) = destination.unwrap_or_else(|| (peer.clone(), peer.policy(), None));
     let deadline = Deadline::after(now, policy.request_timeout).min(patience);
-    Ok(Target { peer, policy, subset, deadline, route: Some(Box::new(taken)) })
+    Ok(Target { peer, policy, subset, deadline, route: Some(taken) })
 }
 
 fn default_port(conn: &Conn) -> u16 {

@@ -8,7 +8,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Conn;
 use super::answer::Reply;
@@ -17,11 +17,12 @@ use super::serve::taken_back;
 use super::tunnel;
 use crate::call::Failure;
 use crate::call::attempt::{Call, Tries};
+use crate::call::retry::Spare;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::guard::Guard;
 use crate::http::h2io::StreamIo;
-use crate::http::head::Facts;
+use crate::http::head::{self, Facts};
 use crate::http::hop;
 use crate::http::unsent::Sending;
 use crate::net::io::Io;
@@ -31,7 +32,7 @@ use crate::reason::Reason;
 use crate::upstream::choice::Ask;
 use crate::upstream::http1;
 use crate::upstream::lease::Version as Leg;
-use crate::upstream::lease::{Answer, Opened};
+use crate::upstream::lease::{Answer, Lease, Opened, SendError};
 use crate::upstream::peer::Peer;
 
 /// What both sides have agreed on, or the peer's refusal.
@@ -107,7 +108,7 @@ pub async fn switch(
 ) -> Result<Switch, Failure> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
     let caller = caller_side(&mut parts, body)?;
-    let call = Call { marked: facts.marked, ask, deadline, ..Call::plain(peer, &policy.rules, record.started()) };
+    let call = Call { marked: facts.marked, ask, deadline, ..Call::plain(peer, &policy.rules, record.called) };
     let mut later = call;
     let mut tries = Tries::new(&call);
     if parts.method == Method::CONNECT && protocol.is_none() {
@@ -116,6 +117,7 @@ pub async fn switch(
         return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
     }
     let asked = asked(conn, &parts, protocol, facts)?;
+    let (_, spare) = Spare::of(&policy.rules, facts.marked, Request::from_parts(parts.clone(), Body::Empty));
     // Where neither the file nor ALPN decides, an extended CONNECT is passed on as such if it can be, else in HTTP/1's words.
     let free = peer.source().protocol == Protocol::Auto && peer.source().tls.is_none();
     let mut version = if asked.http2 { Leg::Http2 } else { Leg::Http1 };
@@ -125,30 +127,44 @@ pub async fn switch(
         if version == Leg::Http2 && free && !fits {
             version = Leg::Http1;
             later.now = Instant::now();
-            tries = Tries::new(&later);
+            tries = Tries::anew(&later);
             continue;
         }
-        let lease = leased?;
-        // Each attempt is worded anew: the next connection may be of the other version.
-        let answered = match lease.version() {
-            Leg::Http1 => lease.send(ask_http1(&parts, &asked)?, None).await.map(Answered::Http1),
-            Leg::Http2 if !lease.extended_connect() => {
-                let detail = "the peer speaks HTTP/2 and does not offer extended CONNECT";
-                return Err(Failure::new(Reason::UpgradeFailed, detail));
-            }
-            Leg::Http2 => lease.open_tunnel(ask_http2(&parts, &asked)).await.map(Answered::Http2),
+        let asking = ask_once(leased?, &parts, &asked);
+        let answered = match tries.attempt_ends() {
+            None => Some(asking.await?),
+            Some(at) => timeout_at(at, asking).await.ok().transpose()?,
         };
-        match answered {
-            Ok(Answered::Http1(answer)) => break agreed_http1(answer, &asked).await?,
-            Ok(Answered::Http2(opened)) => break agreed_http2(opened, &asked),
-            Err(error) => drop(Box::pin(tries.after_failure(&mut record.trail, error, &parts.method, None)).await?),
-        }
+        let (trail, method, spare) = (&mut record.trail, &parts.method, spare.as_ref());
+        let again = match answered {
+            Some(Ok(Answered::Http1(mut answer))) => {
+                trail.tunnelled = answer.extensions_mut().remove();
+                break agreed_http1(answer, &asked).await?;
+            }
+            Some(Ok(Answered::Http2(opened))) => break agreed_http2(opened, &asked),
+            Some(Err(error)) => tries.after_failure(trail, error, method, spare).await?,
+            None => tries.after_timeout(trail, method, spare).await?,
+        };
+        // It is worded anew, and only its mark is needed.
+        again.headers().get(head::ATTEMPT).map(|attempt| parts.headers.insert(head::ATTEMPT, attempt.clone()));
     };
     match asking {
         Asking::Agreed(head, io) => {
             Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })))
         }
         Asking::Refused(answer) => Ok(refused(answer, policy, deadline, record)),
+    }
+}
+
+/// Asks on one connection, in the words of its version: the next one may be of the other.
+async fn ask_once(lease: Lease, parts: &Parts, asked: &Asked) -> Result<Result<Answered, SendError>, Failure> {
+    match lease.version() {
+        Leg::Http1 => Ok(lease.send(ask_http1(parts, asked)?, None).await.map(Answered::Http1)),
+        Leg::Http2 if !lease.extended_connect() => {
+            let detail = "the peer speaks HTTP/2 and does not offer extended CONNECT";
+            Err(Failure::new(Reason::UpgradeFailed, detail))
+        }
+        Leg::Http2 => Ok(lease.open_tunnel(ask_http2(parts, asked)).await.map(Answered::Http2)),
     }
 }
 

@@ -40,14 +40,14 @@ impl Admission {
         Self { clock: Clock::new(now, WINDOW), asked: Ring::default(), accepted: Ring::default() }
     }
 
-    /// A request wants to be sent; `roll` is any random number.
+    /// A request wants to be sent; `roll` is any random number. It counts once it is known what became of it: what its
+    /// caller gives up, or a limit of ours keeps back, says nothing about the peer.
     ///
     /// # Errors
     /// It is to be refused.
     pub fn admit(&self, now: Instant, rule: &AdmissionRule, roll: u64) -> Result<(), Refused> {
         let tick = self.clock.tick(now);
         let (asked, accepted) = (self.asked.sum(tick), self.accepted.sum(tick));
-        self.asked.add(tick, 1);
         if asked < u64::from(rule.volume) {
             return Ok(());
         }
@@ -55,12 +55,21 @@ impl Admission {
         let share = (excess / (asked as f64 + 1.0)).clamp(0.0, rule.most.as_f64().min(1.0));
         // The upper 53 bits are a number below 1 that a f64 holds exactly.
         let point = (roll >> 11) as f64 / (1u64 << 53) as f64;
-        if point < share { Err(Refused { asked, accepted, share }) } else { Ok(()) }
+        if point >= share {
+            return Ok(());
+        }
+        self.asked.add(tick, 1);
+        Err(Refused { asked, accepted, share })
     }
 
-    /// The peer answered, and not that it was overloaded (503, 429, gRPC UNAVAILABLE or RESOURCE_EXHAUSTED).
-    pub fn accepted(&self, now: Instant) {
-        self.accepted.add(self.clock.tick(now), 1);
+    /// What became of an admitted request: whether the peer answered, and not that it was overloaded (503, 429, gRPC
+    /// UNAVAILABLE or RESOURCE_EXHAUSTED).
+    pub fn told(&self, now: Instant, accepted: bool) {
+        let tick = self.clock.tick(now);
+        self.asked.add(tick, 1);
+        if accepted {
+            self.accepted.add(tick, 1);
+        }
     }
 }
 
@@ -77,9 +86,7 @@ mod tests {
         let (admission, rule) = (Admission::new(now), AdmissionRule::default());
         for n in 0..1_000 {
             assert_eq!(admission.admit(now, &rule, 0), Ok(()), "after {n}");
-            if n % 2 == 0 {
-                admission.accepted(now);
-            }
+            admission.told(now, n % 2 == 0);
         }
     }
 
@@ -87,7 +94,11 @@ mod tests {
     fn little_traffic_is_never_refused_and_a_dead_peer_still_gets_its_part() {
         let now = Instant::now();
         let (admission, rule) = (Admission::new(now), AdmissionRule::default());
-        (0..20).for_each(|n| assert_eq!(admission.admit(now, &rule, 0), Ok(()), "after {n}"));
+        for n in 0..20 {
+            // Those that nothing is heard of do not count.
+            (0..9).for_each(|_| assert_eq!(admission.admit(now, &rule, 0), Ok(()), "after {n}"));
+            admission.told(now, false);
+        }
         let refused = admission.admit(now, &rule, 0).unwrap_err();
         assert_eq!((refused.asked, refused.accepted), (20, 0));
         assert!((refused.share - 0.8).abs() < 1e-9);
@@ -107,8 +118,8 @@ mod tests {
             let now = Instant::now();
             let admission = Admission::new(now);
             let rule = AdmissionRule { accepts: Share::percent(accepts), most: Share::percent(most), volume: 10 };
-            for _ in 0..asked { let _ = admission.admit(now, &rule, u64::MAX); }
-            (0..accepted).for_each(|_| admission.accepted(now));
+            let accepted = accepted.min(asked);
+            (0..asked).for_each(|n| admission.told(now, n < accepted));
             let want = (asked as f64 - f64::from(accepts) / 100.0 * accepted as f64) / (asked as f64 + 1.0);
             let want = want.clamp(0.0, f64::from(most) / 100.0);
             let point = roll as f64 / 2f64.powi(64);

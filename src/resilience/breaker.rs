@@ -184,6 +184,25 @@ impl Breaker {
         }
     }
 
+    /// It was turned off: closed, it knows nothing, and what was let through before tells nothing.
+    pub fn reset(&self) {
+        let mut trying = self.trying.lock();
+        *trying = false;
+        self.era.fetch_add(1, Ordering::AcqRel);
+        [&self.all, &self.failed, &self.slow].into_iter().for_each(Ring::clear);
+        self.gate.store(0, Ordering::Release);
+    }
+
+    /// The rule has changed: if it is open for longer than that allows, a request may try sooner.
+    pub fn hurry(&self, now: Instant, rule: &BreakerRule) {
+        let trying = self.trying.lock();
+        let wait = u64::try_from(rule.open_for.as_nanos()).unwrap_or(u64::MAX);
+        let latest = self.clock.nanos(now).saturating_add(wait).max(1);
+        if !*trying && self.gate.load(Ordering::Acquire) > latest {
+            self.gate.store(latest, Ordering::Release);
+        }
+    }
+
     fn too_much(&self, tick: u32, rule: &BreakerRule) -> Option<(Cause, u64, u64)> {
         let (all, failed, slow) = (self.all.sum(tick), self.failed.sum(tick), self.slow.sum(tick));
         if all < u64::from(rule.volume.max(1)) {

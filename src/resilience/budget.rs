@@ -70,6 +70,12 @@ impl Budget {
         Ok(())
     }
 
+    /// Takes back what was withdrawn at `now` for an attempt that is not made after all.
+    pub fn give_back(&self, now: Instant) {
+        let further = self.further.lock();
+        further.ring.take(self.clock.tick(now).max(further.latest));
+    }
+
     /// Further attempts of the last ten seconds, and how many are allowed; for `/state`.
     pub fn standing(&self, now: Instant, rule: &BudgetRule) -> Spent {
         let further = self.further.lock();
@@ -89,6 +95,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_given_back_can_be_withdrawn_again() {
+        let now = Instant::now();
+        let (budget, rule) = (Budget::new(now), BudgetRule { share: crate::plan::rules::Share::NONE, floor: 1 });
+        for _ in 0..100 {
+            budget.withdraw(now, &rule).unwrap();
+            budget.give_back(now);
+        }
+        assert_eq!(budget.standing(now, &rule).used, 0);
+        budget.give_back(now);
+        assert_eq!(budget.standing(now, &rule).used, 0);
+    }
     use crate::plan::rules::Share;
 
     fn rule(percent: u32, floor: u32) -> BudgetRule {

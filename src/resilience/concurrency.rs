@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::priority::{Claim, Part, Why};
 use crate::plan::rules::ConcurrencyRule;
 
 /// A round lasts at least this long and has at least [`LEAST`] answers; the median is of the last [`KEPT`].
@@ -59,10 +60,12 @@ struct Measuring {
 
 /// Why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the adaptive limit of {limit} requests in flight is reached")]
+#[error("the adaptive limit of {limit} requests in flight is reached{}", Why(*part))]
 pub struct Full {
     /// The limit as it stands.
     pub limit: u32,
+    /// The part of it that the refused one could use; `None` is the whole.
+    pub part: Option<Part>,
 }
 
 /// A request in flight, until it is dropped.
@@ -91,20 +94,28 @@ impl Adaptive {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Admits a request until its slot is dropped; `held` is a reference or an `Arc`.
+    /// Admits a request until its slot is dropped, if the part of the limit that its claim may use has room; `held` is a
+    /// reference or an `Arc`.
     ///
     /// # Errors
-    /// The limit is reached.
-    pub fn admit<H: Deref<Target = Self>>(held: H, now: Instant, rule: &ConcurrencyRule) -> Result<Slot<H>, Full> {
+    /// The limit, or that part of it, is reached.
+    pub fn admit<H: Deref<Target = Self>>(
+        held: H,
+        now: Instant,
+        rule: &ConcurrencyRule,
+        claim: Claim,
+    ) -> Result<Slot<H>, Full> {
         let limit = within(held.limit().unwrap_or(rule.start), rule);
         if held.limit.load(Ordering::Relaxed) != limit {
             held.limit.store(limit, Ordering::Relaxed);
         }
+        let part = claim.part(limit);
+        let most = part.map_or(limit, |part| part.most);
         let taken =
-            held.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < limit).then(|| used + 1));
+            held.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < most).then(|| used + 1));
         match taken {
             Ok(_) => Ok(Slot { held, began: now }),
-            Err(_) => Err(Full { limit }),
+            Err(_) => Err(Full { limit, part }),
         }
     }
 
@@ -199,6 +210,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::rules::Priority;
 
     /// A service that does `abreast` requests at a time, each in `takes` milliseconds, and queues the others.
     struct Service {
@@ -221,7 +233,7 @@ mod tests {
             let until = self.now + time;
             let mut most = 0;
             while self.now < until {
-                let admitted = |_| Adaptive::admit(&self.adaptive, self.now, &self.rule).ok();
+                let admitted = |_| Adaptive::admit(&self.adaptive, self.now, &self.rule, Claim::default()).ok();
                 let slots: Vec<_> = (0..offered).map_while(admitted).collect();
                 let busy = slots.len() as u32;
                 most = most.max(busy);
@@ -289,11 +301,14 @@ mod tests {
         let now = Instant::now();
         let rule = ConcurrencyRule { start: 2, least: 1, ..ConcurrencyRule::default() };
         let adaptive = Adaptive::new(now);
-        let held: Vec<_> = (0..2).map(|_| Adaptive::admit(&adaptive, now, &rule).unwrap()).collect();
-        assert_eq!(Adaptive::admit(&adaptive, now, &rule).unwrap_err(), Full { limit: 2 });
+        let held: Vec<_> = (0..2).map(|_| Adaptive::admit(&adaptive, now, &rule, Claim::default()).unwrap()).collect();
+        let refused = |claim| Adaptive::admit(&adaptive, now, &rule, claim).unwrap_err().to_string();
+        let low = Claim { priority: Priority::Low, kept: false };
+        assert_eq!(refused(Claim::default()), "the adaptive limit of 2 requests in flight is reached");
+        assert!(refused(low).ends_with("is reached by the 1 that low priority may use"));
         drop(held);
         for n in 0..1_000 {
-            drop(Adaptive::admit(&adaptive, now + Duration::from_millis(n), &rule).unwrap());
+            drop(Adaptive::admit(&adaptive, now + Duration::from_millis(n), &rule, Claim::default()).unwrap());
         }
         assert_eq!((adaptive.limit(), adaptive.in_flight()), (Some(2), 0));
     }

@@ -9,10 +9,11 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::concurrency::{self, Adaptive, Slot};
-use super::limit::{self, Held, Limited, Limits};
+use super::limit::{self, Held, Limits};
+use super::priority::Claim;
 use super::rate::{Answer, Bucket, Keyed};
 use crate::plan::Plan;
-use crate::plan::rules::{ConcurrencyRule, GateRule, LimitsRule, MeterRule, RateKey, RateRule};
+use crate::plan::rules::{ConcurrencyRule, GateRule, MeterRule, Priority, RateKey, RateRule};
 
 /// The state of a gate. Its numbers come with each question, so that a reload changes them and keeps the state.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub struct Asking<'a> {
     pub address: Option<IpAddr>,
     /// With which fields.
     pub headers: &'a HeaderMap,
+    /// What it is worth.
+    pub priority: Priority,
 }
 
 /// Why a request does not pass.
@@ -84,6 +87,15 @@ pub enum Shut {
         /// What the bucket says.
         answer: Answer,
     },
+}
+
+/// Of the rates that a request has passed and that tell what they have left: the one with the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Least {
+    /// The rate's place among those of the rule.
+    pub at: usize,
+    /// What the bucket says.
+    pub answer: Answer,
 }
 
 /// A request that has passed; in flight until it is dropped.
@@ -145,23 +157,27 @@ impl Gate {
     ///
     /// # Errors
     /// What is reached. Nothing was taken, but from rates that stand before the one that refused.
-    pub fn admit(&self, rule: &GateRule, asking: &Asking<'_>) -> Result<Through, Shut> {
-        let limits = LimitsRule { in_flight: rule.in_flight, ..LimitsRule::default() };
-        let in_flight = self.limits.hold(Limited::InFlight, &limits).map_err(Shut::Full)?;
+    pub fn admit(&self, rule: &GateRule, asking: &Asking<'_>) -> Result<(Through, Option<Least>), Shut> {
+        let claim = Claim { priority: asking.priority, kept: rule.kept };
+        let in_flight = self.limits.enter(rule.in_flight, claim).map_err(Shut::Full)?;
         let slot = match &rule.adaptive {
             None => None,
             Some(rule) => {
-                let slot = Adaptive::admit(self.adaptive.clone(), asking.now, rule).map_err(Shut::Slow)?;
+                let slot = Adaptive::admit(self.adaptive.clone(), asking.now, rule, claim).map_err(Shut::Slow)?;
                 Some(Box::new((slot, *rule)))
             }
         };
+        let mut least: Option<Least> = None;
         for (at, (meter, rule)) in self.meters.iter().zip(&rule.rates).enumerate() {
             let answer = meter.take(&rule.rate, asking);
             if !answer.ok {
                 return Err(Shut::Rate { at, answer });
             }
+            if rule.told && least.is_none_or(|least| answer.remaining < least.answer.remaining) {
+                least = Some(Least { at, answer });
+            }
         }
-        Ok(Through { _in_flight: in_flight, slot })
+        Ok((Through { _in_flight: in_flight, slot }, least))
     }
 
     /// Requests in flight.
@@ -184,15 +200,15 @@ mod tests {
     use super::*;
 
     fn rate(count: u32, per: Option<RateKey>) -> MeterRule {
-        MeterRule { rate: RateRule::per_second(count), per, keys: 100 }
+        MeterRule { rate: RateRule::per_second(count), told: per.is_some(), per, keys: 100 }
     }
 
     fn rule(in_flight: Option<u32>, rates: Vec<MeterRule>) -> GateRule {
-        GateRule { in_flight, rates: rates.into(), adaptive: None }
+        GateRule { in_flight, rates: rates.into(), ..GateRule::default() }
     }
 
     fn asking<'a>(now: Instant, headers: &'a HeaderMap, last: u8) -> Asking<'a> {
-        Asking { now, address: Some(IpAddr::from([10, 0, 0, last])), headers }
+        Asking { now, address: Some(IpAddr::from([10, 0, 0, last])), headers, priority: Priority::Normal }
     }
 
     #[test]
@@ -232,6 +248,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_low_priority_leaves_room_under_both_limits() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let adaptive = ConcurrencyRule { start: 10, ..ConcurrencyRule::default() };
+        for rule in [rule(Some(10), vec![]), GateRule { adaptive: Some(adaptive), ..GateRule::default() }] {
+            let rule = GateRule { kept: true, ..rule };
+            let gate = Gate::after(None, &rule, now);
+            let fill = |priority| {
+                let ask = || gate.admit(&rule, &Asking { priority, ..asking(now, &none, 1) }).ok();
+                std::iter::from_fn(ask).collect::<Vec<_>>()
+            };
+            let held = [Priority::Low, Priority::Normal, Priority::High].map(fill);
+            assert_eq!(held.map(|held| held.len()), [8, 1, 1]);
+        }
+    }
+
+    #[test]
+    fn the_least_that_is_left_is_told_but_not_of_what_all_share() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let user = || Some(RateKey::Header(HeaderName::from_static("x-user")));
+        let shared = rate(3, None);
+        for (rates, told) in [
+            (vec![shared.clone()], None),
+            (vec![rate(9, Some(RateKey::Address)), shared.clone()], Some((0, 8))),
+            (vec![rate(9, Some(RateKey::Address)), rate(5, user()), shared.clone()], Some((1, 4))),
+            (vec![rate(9, Some(RateKey::Address)), MeterRule { told: true, ..shared }], Some((1, 2))),
+        ] {
+            let rule = rule(None, rates);
+            let (_, least) = Gate::after(None, &rule, now).admit(&rule, &asking(now, &none, 1)).unwrap();
+            assert_eq!(least.map(|least| (least.at, least.answer.remaining)), told);
+        }
+    }
+
+    #[test]
     fn a_rate_survives_a_reload_that_changes_its_number_and_not_one_that_changes_its_kind() {
         let (now, none) = (Instant::now(), HeaderMap::new());
         let before = rule(None, vec![rate(2, None), rate(1, Some(RateKey::Address))]);
@@ -251,11 +300,11 @@ mod tests {
         let adaptive = ConcurrencyRule { least: 1, start: 1, ..ConcurrencyRule::default() };
         let rule = GateRule { adaptive: Some(adaptive), ..GateRule::default() };
         let gate = Gate::after(None, &rule, now);
-        let mut first = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
+        let (mut first, _) = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
         assert!(matches!(gate.admit(&rule, &asking(now, &none, 1)), Err(Shut::Slow(_))));
         assert_eq!(gate.in_flight(), 1, "a refused one holds nothing");
         first.tunnel();
-        let mut second = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
+        let (mut second, _) = gate.admit(&rule, &asking(now, &none, 1)).unwrap();
         second.teach(now + Duration::from_millis(5));
         assert!(gate.admit(&rule, &asking(now, &none, 1)).is_ok());
         assert_eq!(gate.in_flight(), 2);

@@ -21,6 +21,7 @@ pub struct Levels {
     /// Of the whole (1), up to and including each group.
     upto: SmallVec<[f64; 4]>,
     open: bool,
+    short: bool,
 }
 
 impl Levels {
@@ -45,7 +46,8 @@ impl Levels {
             left -= part;
             part
         });
-        Self::of(parts, false)
+        let short = total < 1.0;
+        Self { short, ..Self::of(parts, false) }
     }
 
     /// By zone, from `own`. Callers are taken to be spread evenly over the zones that have endpoints: as long as the
@@ -83,6 +85,11 @@ impl Levels {
         self.open
     }
 
+    /// Whether all groups together cannot take everything, so that each more of it that is well is needed.
+    pub fn short(&self) -> bool {
+        self.short
+    }
+
     /// The group of a random point, a fraction of 2^64. There must be one.
     pub fn at(&self, point: u64) -> usize {
         let point = (point >> 11) as f64 / (1u64 << 53) as f64;
@@ -110,7 +117,7 @@ impl Levels {
                 sum
             })
             .collect();
-        Self { upto, open }
+        Self { upto, open, short: open }
     }
 }
 
@@ -150,6 +157,8 @@ mod tests {
         ] {
             let levels = Levels::by_priority(&groups(list), headroom);
             assert!(near(&levels, want) && levels.open() == open, "{list:?}: {levels:?}");
+            let able: f64 = list.iter().map(|(well, all)| 1.4 * *well as f64 / (*all).max(1) as f64).sum();
+            assert_eq!(levels.short(), headroom == USUAL && able < 1.0 || open, "{list:?}");
         }
     }
 

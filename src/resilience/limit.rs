@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::priority::{Claim, Part, Why};
 use crate::plan::rules::LimitsRule;
 
 /// What is limited.
@@ -56,12 +57,14 @@ impl Limited {
 
 /// Why a permit was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the limit `{}: {limit}` is reached", what.word())]
+#[error("the limit `{}: {limit}` is reached{}", what.word(), Why(*part))]
 pub struct Full {
     /// Which limit.
     pub what: Limited,
     /// Its value.
     pub limit: u32,
+    /// The part of it that the refused one could use; `None` is the whole.
+    pub part: Option<Part>,
 }
 
 /// One counter. Its limit comes with each question, so that a reload changes it and keeps the count.
@@ -100,7 +103,7 @@ impl Limit {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             if used < most { used.checked_add(1) } else { None }
         });
-        taken.map(drop).map_err(|_| Full { what: self.what, limit: most })
+        taken.map(drop).map_err(|_| Full { what: self.what, limit: most, part: None })
     }
 
     /// Gives back one that was taken by [`Limit::raise`].
@@ -111,7 +114,7 @@ impl Limit {
     /// What a question would be refused with now.
     pub fn full(&self, limit: Option<u32>) -> Option<Full> {
         let limit = limit.filter(|limit| self.used() >= *limit)?;
-        Some(Full { what: self.what, limit })
+        Some(Full { what: self.what, limit, part: None })
     }
 }
 
@@ -184,6 +187,17 @@ impl Limits {
     pub fn hold(self: &Arc<Self>, what: Limited, rule: &LimitsRule) -> Result<Held, Full> {
         Limit::take(Counter { limits: Arc::clone(self), what }, what.of(rule))
     }
+
+    /// Takes a place in flight until the permit is dropped, if the part of `limit` that this claim may use has one.
+    ///
+    /// # Errors
+    /// The limit, or that part of it, is reached.
+    pub fn enter(self: &Arc<Self>, limit: Option<u32>, claim: Claim) -> Result<Held, Full> {
+        let counter = Counter { limits: Arc::clone(self), what: Limited::InFlight };
+        let part = limit.and_then(|limit| claim.part(limit));
+        let most = part.map_or(limit, |part| Some(part.most));
+        Limit::take(counter, most).map_err(|full| Full { limit: limit.unwrap_or(full.limit), part, ..full })
+    }
 }
 
 impl Default for Limits {
@@ -205,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::rules::Priority;
 
     #[test]
     fn a_refusal_names_the_limit_and_its_value() {
@@ -212,9 +227,31 @@ mod tests {
         let _one = Limit::take(&limits.in_flight, Some(1)).unwrap();
         let full = Limit::take(&limits.in_flight, Some(1)).unwrap_err();
         assert_eq!(full.to_string(), "the limit `in-flight: 1` is reached");
-        assert_eq!(Limit::take(&limits.pending, Some(0)).unwrap_err(), Full { what: Limited::Pending, limit: 0 });
+        assert_eq!(
+            Limit::take(&limits.pending, Some(0)).unwrap_err(),
+            Full { what: Limited::Pending, limit: 0, part: None }
+        );
         assert!(Limit::take(&limits.in_flight, None).is_ok(), "without a limit it only counts");
         assert_eq!((limits.in_flight.used(), limits.connections.used()), (1, 0));
+    }
+
+    #[test]
+    fn low_priority_leaves_the_last_part_and_a_refusal_says_so() {
+        let limits = Arc::new(Limits::default());
+        let enter = |priority| limits.enter(Some(10), Claim { priority, kept: true });
+        let fill = |priority| std::iter::from_fn(|| enter(priority).ok()).collect::<Vec<_>>();
+        let (low, normal, high) = (fill(Priority::Low), fill(Priority::Normal), fill(Priority::High));
+        assert_eq!((low.len(), normal.len(), high.len()), (8, 1, 1));
+        for (priority, text) in [
+            (Priority::Low, "the limit `in-flight: 10` is reached by the 8 that low priority may use"),
+            (Priority::Normal, "the limit `in-flight: 10` is reached by the 9 that normal priority may use"),
+            (Priority::High, "the limit `in-flight: 10` is reached"),
+        ] {
+            assert_eq!(enter(priority).unwrap_err().to_string(), text);
+        }
+        // Whoever is in flight counts, not only their like.
+        drop(low);
+        assert_eq!(fill(Priority::Low).len(), 6);
     }
 
     #[test]

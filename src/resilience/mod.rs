@@ -14,6 +14,7 @@ pub mod load;
 pub mod maglev;
 pub mod outlier;
 pub mod pick;
+pub mod priority;
 pub mod rate;
 pub mod ring;
 pub mod subset;

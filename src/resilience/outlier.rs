@@ -30,6 +30,9 @@ use crate::reason::Reason;
 /// The doubling ends here even if the rule's longest pause does not end it.
 const MOST_DOUBLINGS: u32 = 16;
 
+/// No nanosecond of a ward's clock.
+const NEVER: u64 = u64::MAX;
+
 /// What an attempt says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -39,8 +42,11 @@ pub enum Seen {
     ServerError,
     /// It answered 502, 503 or 504, or UNAVAILABLE.
     GatewayError,
-    /// It did not answer: no connection, a reset, no answer in time.
+    /// It did not answer: no connection, a reset, no answer in the time that an attempt is given.
     LocalFailure,
+    /// It did not answer in the time that its caller gave it, be that a short one. It counts in the share, which is
+    /// judged against the others, and in a row only where it was overdue: see [`Ward::is_overdue`].
+    Late,
 }
 
 impl Seen {
@@ -65,8 +71,8 @@ impl Seen {
             | Reason::BadResponse
             | Reason::ResponseIncomplete
             | Reason::ResponseTimeout
-            | Reason::AttemptTimeout
-            | Reason::DeadlinePassed => Some(Self::LocalFailure),
+            | Reason::AttemptTimeout => Some(Self::LocalFailure),
+            Reason::DeadlinePassed => Some(Self::Late),
             _ => None,
         }
     }
@@ -159,6 +165,9 @@ pub struct Outlier {
     /// 0: in the choice. Else the nanosecond from which on a probe may be claimed; a claim moves it on, so that a
     /// probe that is never heard of again is followed by another.
     gate: AtomicU64,
+    /// The nanosecond from which on a probe may be claimed while half of the endpoints are out; [`NEVER`] while there is
+    /// one.
+    early: AtomicU64,
     /// The nanosecond of its last return; what was begun before it tells of the time before.
     back: AtomicU64,
     /// The ward's pardons as far as they were used or do not apply.
@@ -203,6 +212,7 @@ impl Outlier {
             gateway: AtomicU32::new(0),
             local: AtomicU32::new(0),
             gate: AtomicU64::new(0),
+            early: AtomicU64::new(NEVER),
             back: AtomicU64::new(0),
             pardons: AtomicU32::new(0),
             inner: Mutex::default(),
@@ -212,14 +222,19 @@ impl Outlier {
     /// Whether a pick must pass over it now.
     pub fn is_out(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && self.ward.nanos(now) < gate && !self.pardoned()
+        gate != 0 && !self.is_due(self.ward.nanos(now), gate)
     }
 
     /// Whether it is out and the next request may probe it. A pick should take such an endpoint for free (cost 0),
     /// as its load still tells of its failures, and preferably for a request that could be retried.
     pub fn probe_due(&self, now: Instant) -> bool {
         let gate = self.gate.load(Ordering::Acquire);
-        gate != 0 && (self.ward.nanos(now) >= gate || self.pardoned())
+        gate != 0 && self.is_due(self.ward.nanos(now), gate)
+    }
+
+    /// How many requests in a row it has failed, as 5xx or without an answer.
+    pub fn failing(&self) -> u32 {
+        self.server.load(Ordering::Acquire).max(self.local.load(Ordering::Acquire))
     }
 
     /// Since when it is out; for `/state`.
@@ -236,8 +251,10 @@ impl Outlier {
     pub fn out(&self, now: Instant) -> Option<Out> {
         let inner = self.inner.lock();
         let (since, cause) = (inner.out_since?, inner.cause?);
-        let wait = self.gate.load(Ordering::Acquire).saturating_sub(self.ward.nanos(now));
-        let probe_in = if self.pardoned() { Duration::ZERO } else { Duration::from_nanos(wait) };
+        let (nanos, gate) = (self.ward.nanos(now), self.gate.load(Ordering::Acquire));
+        let due = if self.ward.half_out() { gate.min(self.early.load(Ordering::Acquire)) } else { gate };
+        let probe_in = if self.pardoned() { 0 } else { due.saturating_sub(nanos) };
+        let probe_in = Duration::from_nanos(probe_in);
         Some(Out { cause, since, probe_in })
     }
 
@@ -248,12 +265,13 @@ impl Outlier {
             return Some(Begun { at: now, claim: 0 });
         }
         let nanos = self.ward.nanos(now);
-        if nanos < gate && !self.use_pardon() {
+        if nanos < gate && !self.use_early(nanos) && !self.use_pardon() {
             return None;
         }
         let claim = nanos.saturating_add(rule.longest.as_nanos() as u64).max(gate.saturating_add(1));
-        let claimed = self.gate.compare_exchange(gate, claim, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        claimed.then_some(Begun { at: now, claim })
+        self.gate.compare_exchange(gate, claim, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.early.store(NEVER, Ordering::Release);
+        Some(Begun { at: now, claim })
     }
 
     /// Gives it a request whether it is out or not, because all are out.
@@ -279,6 +297,8 @@ impl Outlier {
         rule: &EjectRule,
         roll: u64,
     ) -> Option<Change> {
+        let overdue = seen == Seen::Late && self.ward.is_overdue(now, took);
+        let seen = if overdue { Seen::LocalFailure } else { seen };
         if self.gate.load(Ordering::Acquire) != 0 {
             return self.tried(&begun, now, seen, rule, roll);
         }
@@ -286,7 +306,7 @@ impl Outlier {
         if back != 0 && self.ward.nanos(begun.at) < back {
             return None;
         }
-        self.ward.count(&self.tally, now, seen, rule.latency.is_some().then_some(took));
+        self.ward.count(&self.tally, now, seen, took, rule);
         let cause = self.cause(now, seen, rule)?;
         self.eject(now, cause, rule, roll)
     }
@@ -304,6 +324,19 @@ impl Outlier {
     /// The endpoint is among the peer's again (discovery flapped), in good standing.
     pub fn rejoin(&self) {
         self.inner.lock().retired = false;
+    }
+
+    fn is_due(&self, nanos: u64, gate: u64) -> bool {
+        nanos >= gate || self.is_early(nanos) || self.pardoned()
+    }
+
+    fn is_early(&self, nanos: u64) -> bool {
+        nanos >= self.early.load(Ordering::Acquire) && self.ward.half_out()
+    }
+
+    /// Whether so many are out that it may be tried before its time, and nobody does yet.
+    fn use_early(&self, nanos: u64) -> bool {
+        self.is_early(nanos) && self.early.swap(NEVER, Ordering::AcqRel) != NEVER
     }
 
     fn pardoned(&self) -> bool {
@@ -331,7 +364,7 @@ impl Outlier {
             Seen::LocalFailure if reached(longer(&self.local), rule.local_failures) => {
                 return Some(Cause::LocalFailures);
             }
-            Seen::LocalFailure => {}
+            Seen::LocalFailure | Seen::Late => {}
             Seen::ServerError => {
                 ended(&[&self.gateway, &self.local]);
                 if reached(longer(&self.server), rule.server_errors) {
@@ -389,19 +422,45 @@ impl Outlier {
             return Some(Change::Returned { after: now.saturating_duration_since(since) });
         }
         let newest = begun.claim != 0 && begun.claim == self.gate.load(Ordering::Acquire);
-        newest.then(|| Change::ProbeFailed { pause: self.wait(&mut inner, now, rule, roll) })
+        if !newest {
+            return None;
+        }
+        let doublings = inner.doublings;
+        let pause = self.wait(&mut inner, now, rule, roll);
+        if seen == Seen::Late {
+            // Its caller had little patience: another one may have more.
+            inner.doublings = doublings;
+        }
+        Some(Change::ProbeFailed { pause })
+    }
+
+    /// The rule has changed: whoever is out longer than it allows is tried sooner.
+    pub fn hurry(&self, now: Instant, rule: &EjectRule) {
+        let inner = self.inner.lock();
+        let longest = rule.longest.max(rule.probe_after);
+        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        let latest = self.ward.nanos(now).saturating_add(nanos).max(1);
+        if inner.out_since.is_some() && self.gate.load(Ordering::Acquire) > latest {
+            self.gate.store(latest, Ordering::Release);
+        }
     }
 
     /// Shuts the gate for the next pause: doubled each time, with up to a quarter more so that the probes of several
-    /// sidecars fall apart. The longest is shortened when fewer than half are well: then they are needed sooner.
+    /// sidecars fall apart. The longest is shortened when fewer than half are well: then they are needed sooner. And while
+    /// half are out, however long the pauses were made before, probes come as often as the traffic can bear.
     fn wait(&self, inner: &mut Inner, now: Instant, rule: &EjectRule, roll: u64) -> Duration {
         let (members, out) = (self.ward.members().max(1), self.ward.ejected());
         let longest = rule.longest.saturating_mul((members.saturating_sub(out) * 2).min(members)) / members;
         let pause = rule.probe_after.saturating_mul(1 << inner.doublings).min(longest.max(rule.probe_after));
         let pause = pause + part(pause / 4, roll);
         inner.doublings = (inner.doublings + 1).min(MOST_DOUBLINGS);
-        let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        self.gate.store(self.ward.nanos(now).saturating_add(nanos).max(1), Ordering::Release);
+        let after = |pause: Duration| {
+            let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+            self.ward.nanos(now).saturating_add(nanos).max(1)
+        };
+        let early = (rule.probe_after + part(rule.probe_after / 4, roll)).max(self.ward.bearable(now));
+        self.early.store(after(early), Ordering::Release);
+        self.gate.store(after(pause), Ordering::Release);
         pause
     }
 }
@@ -578,6 +637,42 @@ mod tests {
         match last.last() {
             Some(Change::Ejected { pause, .. }) => pause,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn while_half_are_out_probes_come_as_often_as_the_traffic_can_bear() {
+        // Answers in ten seconds, how many of four are out, and after how many milliseconds the first may be tried
+        // although its pause has grown to eight seconds.
+        for (answers, gone, want) in [(2000, 1, 8000), (2000, 2, 1000), (2000, 3, 1000), (400, 2, 2500), (20, 2, 8000)]
+        {
+            let (mut now, rule) = (Instant::now(), rows());
+            let (ward, members) = group(4, now);
+            let one = &members[0];
+            let mut pause = out(one, now, &rule, 0);
+            for _ in 0..3 {
+                now += pause;
+                let probe = one.begin(now, &rule).unwrap();
+                if pause == Duration::from_secs(4) {
+                    (0..answers - 10).for_each(|_| assert_eq!(tell(&members[3], now, Seen::Well, &rule), None));
+                    members[1..gone].iter().for_each(|other| assert!(out(other, now, &rule, 0) >= ms(1)));
+                }
+                match one.report(probe, now, Seen::LocalFailure, ms(1), &rule, 0) {
+                    Some(Change::ProbeFailed { pause: next }) => pause = next,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(ward.ejected(), gone as u32);
+            let due = (0..).find(|n| one.probe_due(now + ms(n * 10))).unwrap() * 10;
+            let longest = u64::try_from(pause.as_millis()).unwrap();
+            assert!(due.abs_diff(want.min(longest)) <= 150, "{answers} {gone}: {due}");
+            // One at a time, as ever.
+            let at = now + ms(due);
+            assert!(one.out(at).unwrap().probe_in.is_zero());
+            let probe = one.begin(at, &rule).unwrap();
+            assert!(probe.is_probe() && one.begin(at, &rule).is_none() && one.is_out(at));
+            assert!(matches!(one.report(probe, at, Seen::Well, ms(1), &rule, 0), Some(Change::Returned { .. })));
+            assert!(!one.is_out(at));
         }
     }
 

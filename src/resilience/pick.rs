@@ -213,6 +213,12 @@ impl Draw {
         any.map(|at| Choice { at, open: true })
     }
 
+    /// Some of a group in turn, all of them if there are not more than `most`: for the rare pick that must be a good one.
+    pub fn several(&self, shares: &Shares, most: usize) -> impl Iterator<Item = usize> {
+        let at = if shares.is_empty() { 0 } else { scale(self.dice.roll(), shares.len() as u64) as usize };
+        from(at, shares.len()).take(most)
+    }
+
     /// A number for whatever else is left to chance.
     pub fn roll(&self) -> u64 {
         self.dice.roll()

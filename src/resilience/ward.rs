@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::load::Load;
 use super::outlier::Seen;
 use super::window::{Clock, Ring};
-use crate::plan::rules::{LatencyRule, Share};
+use crate::plan::rules::{EjectRule, LatencyRule, Share};
 
 /// How far back shares and means look.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -18,6 +19,15 @@ const SURELY: f64 = 2.0;
 
 /// And how much worse than the others.
 const WORSE: f64 = 1.5;
+
+/// While half of the endpoints are out, one request in so many may be a probe.
+const PART: f64 = 50.0;
+
+/// Whoever waits in vain for less says nothing by itself.
+const PATIENCE: Duration = super::load::FAILURE;
+
+/// How many times longer than answers take is by far.
+const BY_FAR: u32 = 3;
 
 /// Latencies are added up in units of 2^16 nanoseconds, so that 32 bits hold 78 hours a bucket.
 const LATENCY_SHIFT: u32 = 16;
@@ -31,6 +41,8 @@ pub struct Ward {
     /// How often an endpoint came back when all were out.
     pardons: AtomicU32,
     tally: Tally,
+    /// Of the good answers, those that took long: how long answers may take here.
+    long: Load,
 }
 
 /// Answers of the last ten seconds.
@@ -48,7 +60,7 @@ impl Ward {
     pub fn new(now: Instant) -> Arc<Self> {
         let clock = Clock::new(now, WINDOW);
         let (heads, pardons) = (AtomicU64::new(0), AtomicU32::new(0));
-        Arc::new(Self { clock, heads, pardons, tally: Tally::default() })
+        Arc::new(Self { clock, heads, pardons, tally: Tally::default(), long: Load::new(now) })
     }
 
     /// Discovery found so many endpoints. What is out stays out even if that is now more than allowed.
@@ -72,6 +84,18 @@ impl Ward {
     pub fn all_out(&self) -> bool {
         let word = self.heads.load(Ordering::Acquire);
         word as u32 > 0 && u64::from(word as u32) >= word >> 32
+    }
+
+    /// Whether half of the endpoints are out, or more.
+    pub(super) fn half_out(&self) -> bool {
+        let word = self.heads.load(Ordering::Acquire);
+        u64::from(word as u32) * 2 >= word >> 32
+    }
+
+    /// The shortest time between two probes of one endpoint by which probes stay within their [`PART`] of the traffic.
+    pub(super) fn bearable(&self, now: Instant) -> Duration {
+        let asked = self.tally.all.sum(self.clock.tick(now)).max(1);
+        (WINDOW * self.ejected()).mul_f64(PART / asked as f64)
     }
 
     /// One more is out, unless that were more than `most` of the members.
@@ -102,9 +126,19 @@ impl Ward {
         }
     }
 
-    /// Counts an answer for an endpoint and for all; `took` only where latencies are looked at.
-    pub(super) fn count(&self, own: &Tally, now: Instant, seen: Seen, took: Option<Duration>) {
+    /// Whether somebody waited in vain for so long that it is no matter of patience: by far longer than answers take.
+    pub fn is_overdue(&self, now: Instant, waited: Duration) -> bool {
+        waited >= PATIENCE && self.long.latency(now).is_none_or(|usual| waited >= usual.saturating_mul(BY_FAR))
+    }
+
+    /// Counts an answer for an endpoint and for all.
+    pub(super) fn count(&self, own: &Tally, now: Instant, seen: Seen, took: Duration, rule: &EjectRule) {
         let tick = self.clock.tick(now);
+        // Of faster ones nobody asks, so they cost nothing.
+        if seen == Seen::Well && took.saturating_mul(BY_FAR) > PATIENCE {
+            self.long.answered(now, took, true);
+        }
+        let took = rule.latency.is_some().then_some(took);
         for tally in [own, &self.tally] {
             tally.all.add(tick, 1);
             if seen != Seen::Well {

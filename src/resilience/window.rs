@@ -65,6 +65,15 @@ impl<const N: usize> Ring<N> {
         });
     }
 
+    /// Takes one back from the bucket of `tick`, if it is still there.
+    pub(super) fn take(&self, tick: u32) {
+        let Some(word) = self.0.get(tick as usize % N) else { return };
+        let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+            let (then, count) = unpack(old);
+            (then == tick && count > 0).then(|| pack(tick, count - 1))
+        });
+    }
+
     /// What was added in the ring's time up to `tick`.
     pub(super) fn sum(&self, tick: u32) -> u64 {
         let words = self.0.iter().map(|word| unpack(word.load(Ordering::Acquire)));

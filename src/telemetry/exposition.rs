@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::metrics::{
-    BOUNDS_MICROS, CAUSES, Counter, DoorMetrics, Gauge, Histogram, LIMITS, Metrics, PeerMetrics, Reasons,
+    BOUNDS_MICROS, CAUSES, Counter, DoorMetrics, Gauge, Histogram, LIMITS, Metrics, PRIORITIES, PeerMetrics, Reasons,
 };
 use crate::ids::{Door, PeerName};
 use crate::reason::{Reason, Side};
@@ -176,6 +176,13 @@ impl Scrape {
         for (name, help, cell) in counters {
             let mut family = families.counter(name, help)?;
             both.iter().try_for_each(|(labels, door)| count(&mut family, labels, cell(door)))?;
+        }
+        let mut family = families.counter("outrigger_requests_shed", "Requests refused by a limit, by priority")?;
+        for (labels, door) in &both {
+            for (priority, cell) in PRIORITIES.iter().zip(&door.shed) {
+                let [door] = *labels;
+                count(&mut family, &[door, ("priority", priority)], cell)?;
+            }
         }
         let mut family = families.gauge("outrigger_door_connections", "Connections from callers open now")?;
         both.iter().try_for_each(|(labels, door)| gauge(&mut family, labels, door.open.get()))

@@ -116,6 +116,9 @@ impl Reasons {
 /// The words of the limits that refusals are counted by; the last is the one that follows the latency.
 pub const LIMITS: [&str; 6] = ["connections", "connecting", "in-flight", "pending", "retries", "adaptive"];
 
+/// What requests are worth under a limit, as label values; in the order of `plan::rules::Priority`.
+pub const PRIORITIES: [&str; 3] = ["low", "normal", "high"];
+
 /// What is counted per door.
 #[derive(Debug, Default)]
 pub struct DoorMetrics {
@@ -131,6 +134,8 @@ pub struct DoorMetrics {
     pub reasons: Reasons,
     /// Requests and connections that the rules of the service would have kept out, where they are only audited.
     pub would_deny: Counter,
+    /// Requests refused by a limit of the door, of a route or of a peer, by [`PRIORITIES`].
+    pub shed: [Counter; PRIORITIES.len()],
     /// Informational answers (103) that could not be passed on, because the caller's leg is HTTP/1.
     pub informational_dropped: Counter,
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::roster::Roster;
-use crate::plan::keyhash::{hash, nth};
+use crate::plan::keyhash::{hash, nth, scale};
 use crate::plan::peer::{Balance, EndpointSpec, PeerPolicy};
 use crate::plan::rules::{Share, SlowStartRule, SubsetRule};
 use crate::resilience::levels::{Levels, Strength};
@@ -22,6 +22,12 @@ use crate::telemetry::metrics::Gauge;
 /// How much more than its even part a group of endpoints is trusted to take before the next one gets some: until more
 /// than two of seven are out.
 pub(super) const HEADROOM: Share = Share::percent(140);
+
+/// Endpoints that are looked at for a further attempt.
+const LOOKS: usize = 64;
+
+/// Endpoints of a group that is out which a request looks at for one to be tried.
+const LOOKED_AT: usize = 32;
 
 /// What a request says about where it wants to go.
 #[derive(Clone, Copy, Default)]
@@ -44,10 +50,15 @@ pub(super) struct Pick<'a> {
     pub(super) ask: Ask<'a>,
     /// Already tried.
     pub(super) avoid: &'a [Arc<Endpoint>],
+    /// Only IPv6 addresses count as untried, or only IPv4 ones.
+    pub(super) ipv6: Option<bool>,
 }
 
 impl Pick<'_> {
     fn tried(&self, endpoint: &Arc<Endpoint>) -> bool {
+        if self.ipv6.is_some_and(|wanted| endpoint.is_ipv6() != Some(wanted)) {
+            return true;
+        }
         self.avoid.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
     }
 }
@@ -65,6 +76,8 @@ pub struct EndpointSet {
     whole: Prepared,
     subsets: Vec<(Arc<SubsetRule>, Prepared)>,
     spill: Share,
+    /// Whether there are addresses of both IP families.
+    mixed: bool,
 }
 
 impl EndpointSet {
@@ -74,7 +87,13 @@ impl EndpointSet {
         let prepared = |known: &[Known]| Prepared::new(known, policy, roster.changes(), spill);
         let subset = |rule: &Arc<SubsetRule>| (rule.clone(), prepared(&part(&known, rule)));
         let subsets = policy.subsets.iter().map(subset).collect();
-        Self { whole: prepared(&known), subsets, spill, all }
+        let has = |ipv6: bool| known.iter().any(|(endpoint, _)| endpoint.is_ipv6() == Some(ipv6));
+        Self { whole: prepared(&known), subsets, spill, mixed: has(true) && has(false), all }
+    }
+
+    /// Whether there are addresses of both IP families.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.mixed
     }
 
     /// Every endpoint, also those of weight 0, in the order discovery gave them.
@@ -209,10 +228,11 @@ impl Prepared {
         let Some(division) = &self.division else { return from(self.group(0, 0)?, 1.0) };
         let division = self.in_force(division, pick.roster);
         let (tier, zone, part) = division.point(pick);
-        // Nothing else would bring back a group that is out as a whole: nothing of the traffic comes to it.
-        let out = division.dark.iter().take_while(|(of, _)| *of <= tier);
-        let due = out.filter_map(|(tier, zone)| self.group(*tier, *zone)).filter(|group| group.has_any(pick.now));
-        if let Some(probe) = due.filter_map(|group| from(group, 0.0)).find(fresh) {
+        // Nothing else would bring back a group that is out as a whole: nothing of the traffic comes to it. One that
+        // would get none if it were well is left alone.
+        let short = division.tiers.short();
+        let out = division.dark.iter().filter(|(of, _)| *of <= tier || short);
+        if let Some(probe) = out.filter_map(|(tier, zone)| self.group(*tier, *zone)?.due(pick)).next() {
             return Some(probe);
         }
         let mut best: Option<Picked> = None;
@@ -289,12 +309,49 @@ impl Group {
         sums
     }
 
-    /// Whether any of it is in the choice.
-    fn has_any(&self, now: Instant) -> bool {
-        self.members.iter().any(|member| !member.standing().is_out(now))
+    /// One of a group that is out which may be tried. A large group is not searched through for each request: some of
+    /// it are looked at, others by the next one.
+    fn due(&self, pick: &Pick<'_>) -> Option<Picked> {
+        let at = scale(pick.draw.roll(), self.members.len() as u64) as usize;
+        let (before, from) = self.members.split_at_checked(at)?;
+        let fits = |one: &&Arc<Endpoint>| !one.standing().is_out(pick.now) && !pick.tried(one);
+        let endpoint = from.iter().chain(before).take(LOOKED_AT).find(fits)?;
+        Some(Picked { endpoint: endpoint.clone(), open: false })
+    }
+
+    /// Whom a further attempt goes to. It may be the last one, so nothing is left to chance and nobody is tried out with it:
+    /// whoever fails nobody, then the cheapest. An endpoint that has just failed several in a row, this request among
+    /// them, is a worse guess than one that was ejected some time ago.
+    fn again(&self, pick: &Pick<'_>) -> Option<Picked> {
+        let look = |at: usize| {
+            let (endpoint, share) = (self.members.get(at)?, self.shares.relative(at));
+            let (standing, tried) = (endpoint.standing(), pick.tried(endpoint));
+            let open = !standing.is_well();
+            let rank = match (tried, open, standing.failing()) {
+                (false, false, 0) => 0,
+                (false, false, 1) => 1,
+                // One misfortune is none, two are no chance.
+                (true, false, 0 | 1) if pick.avoid.len() == 1 => 2,
+                (false, ..) => 3,
+                (true, false, _) => 4,
+                (true, true, _) => 5,
+            };
+            // With this request on it, so that a small weight counts although there is nothing to do yet.
+            let cost = load(pick.policy.balance, endpoint, pick.now, share) * (1.0 + 1.0 / share);
+            Some((rank, cost, Picked { endpoint: endpoint.clone(), open }))
+        };
+        let looks = pick.draw.several(&self.shares, LOOKS).filter_map(look);
+        looks.min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(.., picked)| picked)
     }
 
     fn choose(&self, pick: &Pick<'_>, young: Option<&SlowStartRule>, part: f64) -> Option<Picked> {
+        if !pick.avoid.is_empty() && pick.ipv6.is_none() && self.table.is_none() {
+            // In a large group nobody who is well may have been among those that were looked at.
+            let again = self.again(pick).filter(|picked| !picked.open || self.members.len() <= LOOKS);
+            if again.is_some() {
+                return again;
+            }
+        }
         let tried = |at: usize| self.members.get(at).is_some_and(|member| pick.tried(member));
         let out = |at: usize| self.members.get(at).is_some_and(|member| member.standing().is_out(pick.now));
         let choice = match &self.table {
@@ -337,9 +394,11 @@ impl Group {
             let fits = |at: usize| !tried(at) && !out(at);
             let bounded = pick.policy.bounded_load.and_then(|most| {
                 let all = (pick.crowd.get().max(0) as f64 * part).ceil() as u64;
+                // What those that are out would carry is carried by the others.
+                let left = (self.members.len() as f64 * pick.roster.left()).ceil() as usize;
                 let full = |at: usize| {
                     let in_flight = self.members.get(at).map_or(0, |member| member.load().in_flight());
-                    !has_room(in_flight, all, self.members.len(), self.shares.relative(at), most)
+                    !has_room(in_flight, all, left, self.shares.relative(at), most)
                 };
                 table.pick(key, &|at| !fits(at) || full(at))
             });
@@ -372,6 +431,11 @@ fn cost(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 
     if endpoint.standing().probe_due(now) {
         return 0.0;
     }
+    load(balance, endpoint, now, share)
+}
+
+/// What a further request costs at an endpoint, whether it is out or not.
+fn load(balance: Balance, endpoint: &Endpoint, now: Instant, share: f64) -> f64 {
     match balance {
         Balance::PeakEwma => endpoint.load().cost(now, share),
         Balance::LeastRequest | Balance::RoundRobin | Balance::Random | Balance::RingHash | Balance::Maglev => {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::choice::Ask;
+use super::endpoint::Endpoint;
 use super::in_flight::InFlight;
 use super::peer::Peer;
 use super::rig::{plan, policy};
@@ -252,6 +253,24 @@ fn fewest_requests_hold_the_weights_under_load() {
         let total = f64::from(weights.iter().sum::<u32>());
         let want: Vec<_> = (1u16..).zip(weights.map(|weight| f64::from(weight) / total)).collect();
         assert!(near(&taken, &want, 4.0), "{weights:?}: {taken:?}");
+    }
+}
+
+#[test]
+fn one_of_the_other_family_stands_beside_one_that_is_slow() {
+    let v6 = |port: u16| EndpointSpec::bare(std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)).into());
+    for balance in [Balance::PeakEwma, Balance::RoundRobin, Balance::RingHash] {
+        let peer = peer((1..=5_000).map(spec).chain((1..=3).map(v6)).collect(), by(balance));
+        let all = peer.endpoints().all().to_vec();
+        let beside = |slow: usize, tried: &[Arc<Endpoint>]| {
+            let one = peer.pick_beside(&all[slow], Ask::default(), Instant::now(), tried)?;
+            Some(one.addr().tcp().unwrap().is_ipv6())
+        };
+        assert_eq!((beside(7, &[]), beside(5_001, &[])), (Some(true), Some(false)));
+        assert_eq!((beside(7, &all[5_000..5_002]), beside(7, &all[5_000..])), (Some(true), None));
+        // Of a single family there is none, and nobody looks for it.
+        peer.update((1..=5_000).map(spec).collect());
+        assert_eq!(beside(7, &[]), None);
     }
 }
 

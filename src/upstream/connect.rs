@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, late, within};
@@ -125,13 +126,17 @@ impl Dialling {
             Opened::One(sender, driver) => {
                 let id = endpoint.opened_one(self.expected);
                 let open = Open::new(endpoint, id, Version::Http1, peer.metrics(), place);
+                let (used, unused) = oneshot::channel();
                 let task = tasks.spawn(async move {
                     // Declared first and so dropped last: the pool hears of the end after the connection is gone.
-                    let _open = open;
+                    let mut open = open;
                     // What ended it is told to the request that it had, if any.
                     let _ = driver.with_upgrades().await;
+                    open.ended();
+                    // Nothing is ever sent: a tunnel that it has become lets go of it at its end.
+                    let _ = unused.await;
                 });
-                Lease::one(OneHold::new(endpoint.clone(), id, One::new(sender, task), false))
+                Lease::one(OneHold::new(endpoint.clone(), id, One::new(sender, task, used), false))
             }
             Opened::Many(many, driver) => {
                 // A tenth more or less, so that connections that were opened together do not end together.
@@ -196,6 +201,8 @@ struct Open {
     version: Version,
     metrics: Arc<PeerMetrics>,
     place: Option<Place>,
+    /// Whether the pool knows.
+    ended: bool,
 }
 
 impl Open {
@@ -207,7 +214,21 @@ impl Open {
         place: Option<Place>,
     ) -> Self {
         metrics.connections.add(1);
-        Self { endpoint: Arc::downgrade(endpoint), id, version, metrics: metrics.clone(), place }
+        Self { endpoint: Arc::downgrade(endpoint), id, version, metrics: metrics.clone(), place, ended: false }
+    }
+}
+
+impl Open {
+    /// The pool has it no more; it may go on as a tunnel.
+    fn ended(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let Some(endpoint) = self.endpoint.upgrade() else { return };
+        match self.version {
+            Version::Http1 => endpoint.closed(self.id),
+            Version::Http2 => endpoint.gone(self.id),
+        }
     }
 }
 
@@ -216,10 +237,10 @@ impl Drop for Open {
         self.metrics.connections.add(-1);
         // First, so that the next in line finds room.
         self.place = None;
-        let Some(endpoint) = self.endpoint.upgrade() else { return };
-        match self.version {
-            Version::Http1 => endpoint.closed(self.id),
-            Version::Http2 => endpoint.gone(self.id),
+        if !self.ended {
+            self.ended();
+        } else if let Some(endpoint) = self.endpoint.upgrade() {
+            endpoint.look_again(Instant::now());
         }
     }
 }

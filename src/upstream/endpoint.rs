@@ -136,6 +136,11 @@ impl Endpoint {
         self.joined.get().copied()
     }
 
+    /// Whether its address is one of IPv6; `None` where it has no IP address.
+    pub(super) fn is_ipv6(&self) -> Option<bool> {
+        self.addr.tcp().map(|addr| addr.is_ipv6())
+    }
+
     /// Its load.
     pub fn load(&self) -> &Load {
         &self.load
@@ -270,7 +275,8 @@ impl Endpoint {
             Some(Ok(given)) => Ok(given),
             // The sender lives in the pool, which lives in `self`: only a line that was cleared ends here.
             Some(Err(_)) => Err(self.overloaded("no connection became free to")),
-            None if deadline.passed(Instant::now()) => Err(late(&self.addr)),
+            // Where a limit of ours is reached, it is the limit that took the time.
+            None if deadline.passed(Instant::now()) && !self.is_full() => Err(late(&self.addr)),
             None => Err(self.no_room(peer, "no connection became free in time to")),
         }
     }
@@ -490,6 +496,7 @@ mod tests {
 
     use super::*;
     use crate::plan::door::Protocol;
+    use crate::reason::Side;
     use crate::resilience::outlier::Seen;
     use crate::upstream::pool::Counts;
     use crate::upstream::rig::{ADDR, CONNECT, Rig, get, read_until, write};
@@ -612,6 +619,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wait_in_our_own_line_is_not_held_against_the_endpoint() {
+        let rig = Rig::new(Protocol::Http1);
+        let mut policy = (*rig.peer.policy()).clone();
+        policy.rules.endpoint_limits.connections = Some(1);
+        rig.peer.set_policy(Arc::new(policy));
+        let (held, _server) = rig.connect(Version::Http1).await;
+        let mut waits = rig.endpoint.begin(Instant::now());
+        let soon = Deadline::after(Instant::now(), Some(CONNECT / 5));
+        let full = rig.endpoint.lease(&rig.peer, Version::Http1, soon).await.err().unwrap();
+        assert_eq!(full.reason, Reason::LimitReached, "{full}");
+        waits.failed(Instant::now(), Reason::DeadlinePassed);
+        assert!(rig.endpoint.load().latency(Instant::now()).is_none());
+        // Once it has a connection, it does wait for the endpoint.
+        let mut waits = rig.endpoint.begin(Instant::now());
+        waits.sent();
+        tokio::time::advance(CONNECT).await;
+        waits.failed(Instant::now(), Reason::DeadlinePassed);
+        assert!(rig.endpoint.load().latency(Instant::now()).is_some_and(|latency| latency >= CONNECT));
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_exchange_counts_from_its_beginning_to_its_drop() {
         let rig = Rig::new(Protocol::Auto);
         let start = Instant::now();
@@ -635,6 +664,16 @@ mod tests {
             let its_own = ["connect_refused", "connect_failed", "connect_timeout", "tls_failed"];
             assert_eq!(sampled, its_own.contains(&reason.word()), "{reason:?}");
             assert_eq!(rig.endpoint.load().in_flight(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_on_our_side_is_no_sample_of_it() {
+        for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::DeadlinePassed) {
+            let rig = Rig::new(Protocol::Auto);
+            rig.endpoint.begin(Instant::now()).failed(Instant::now(), *reason);
+            let sampled = rig.endpoint.load().latency(Instant::now()).is_some();
+            assert_eq!(sampled, matches!(reason.side(), Side::Peer | Side::Network), "{reason:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! the latency, admission control and the breaker. Whatever a request holds of them goes back when it is dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,13 +10,14 @@ use tracing::{info, warn};
 
 use super::peer::Peer;
 use crate::plan::peer::PeerPolicy;
-use crate::plan::rules::{BreakerRule, ConcurrencyRule, LimitsRule};
+use crate::plan::rules::{BreakerRule, ConcurrencyRule, LimitsRule, Priority};
 use crate::reason::Reason;
 use crate::resilience::admission::Admission;
-use crate::resilience::breaker::{Breaker, Cause, Change, Pass};
+use crate::resilience::breaker::{Breaker, Cause, Change, Pass, State};
 use crate::resilience::concurrency::{Adaptive, Slot};
 use crate::resilience::limit::{Full, Held, Limited, Limits};
-use crate::telemetry::metrics::LIMITS;
+use crate::resilience::priority::Claim;
+use crate::telemetry::metrics::{LIMITS, PeerMetrics};
 
 /// The state of a peer's guards; a changed policy keeps it.
 pub(super) struct Guards {
@@ -23,6 +25,8 @@ pub(super) struct Guards {
     pub(super) breaker: Breaker,
     pub(super) admission: Admission,
     pub(super) adaptive: Arc<Adaptive>,
+    /// Whether the metric counts the breaker as open: peers that follow each other under one name share it.
+    counted: AtomicBool,
 }
 
 impl Guards {
@@ -32,6 +36,26 @@ impl Guards {
             breaker: Breaker::new(now),
             admission: Admission::new(now),
             adaptive: Arc::new(Adaptive::new(now)),
+            counted: AtomicBool::new(false),
+        }
+    }
+
+    /// The breaker was turned off, or its peer is gone.
+    pub(super) fn forget_breaker(&self, metrics: &PeerMetrics) {
+        self.breaker.reset();
+        self.count_breaker(metrics);
+    }
+
+    /// Counts the breaker as it is; as with endpoints, the last of several sees how it ended.
+    fn count_breaker(&self, metrics: &PeerMetrics) {
+        loop {
+            let open = self.breaker.state() != State::Closed;
+            if self.counted.swap(open, Ordering::AcqRel) != open {
+                metrics.breaker_open.add(if open { 1 } else { -1 });
+            }
+            if (self.breaker.state() != State::Closed) == open {
+                return;
+            }
         }
     }
 }
@@ -87,14 +111,15 @@ impl Peer {
     ///
     /// # Errors
     /// What is in the way; nothing is held.
-    pub fn admit(self: &Arc<Self>, policy: &PeerPolicy, now: Instant) -> Result<Admitted, Refusal> {
+    pub fn admit(self: &Arc<Self>, policy: &PeerPolicy, priority: Priority, now: Instant) -> Result<Admitted, Refusal> {
         let (guards, rules) = (self.guards(), &policy.rules);
-        let in_flight = guards.limits.hold(Limited::InFlight, &rules.limits);
+        let claim = Claim { priority, kept: rules.kept };
+        let in_flight = guards.limits.enter(rules.limits.in_flight, claim);
         let in_flight = in_flight.map_err(|full| self.full(full, None))?;
         let slot = match &rules.concurrency {
             None => None,
             Some(rule) => {
-                let slot = Adaptive::admit(guards.adaptive.clone(), now, rule).map_err(|full| {
+                let slot = Adaptive::admit(guards.adaptive.clone(), now, rule, claim).map_err(|full| {
                     self.count_limit(LIMITS.len() - 1);
                     limit_reached(format!("{full} for peer {}", self.name()))
                 })?;
@@ -151,9 +176,9 @@ impl Peer {
     fn changed(&self, change: Change, rule: &BreakerRule) {
         let (name, metrics) = (self.name(), self.metrics());
         let wait = rule.open_for.as_millis();
+        self.guards().count_breaker(metrics);
         match change {
             Change::Opened { cause, bad, all } => {
-                metrics.breaker_open.set(1);
                 metrics.breaker_opened.inc();
                 match cause {
                     Cause::Failures => warn!(
@@ -170,7 +195,6 @@ impl Peer {
                 }
             }
             Change::Closed => {
-                metrics.breaker_open.set(0);
                 metrics.breaker_closed.inc();
                 info!("peer {name}: the breaker closed: the request that tried went well");
             }
@@ -186,8 +210,8 @@ impl Admitted {
     /// What became of it is known at `now`; only the first word counts. `first_byte` is when its answer began.
     pub fn tell(&mut self, outcome: Outcome, first_byte: Instant, now: Instant) {
         let guards = self.peer.guards();
-        if outcome.accepted && std::mem::take(&mut self.counted) {
-            guards.admission.accepted(now);
+        if std::mem::take(&mut self.counted) {
+            guards.admission.told(now, outcome.accepted);
         }
         let Some(pass) = self.pass.take() else { return };
         let (pass, rule) = *pass;

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::keepalive;
@@ -19,6 +20,7 @@ use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
+use crate::resilience::limit;
 
 /// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
 const HEAD: usize = 64 * 1024;
@@ -35,11 +37,22 @@ pub(super) type Driver = Connection<TokioIo<Lenient<Io>>, Outgoing>;
 pub struct One {
     sender: SendRequest<Outgoing>,
     task: AbortHandle,
+    /// Dropped when nothing uses the connection any more: its task, which has its place under the limits, waits for that.
+    used: oneshot::Sender<()>,
 }
 
+/// A connection that became a tunnel, under the limits until this is dropped.
+#[derive(Clone)]
+pub struct Tunnelled(#[expect(dead_code, reason = "it is only held")] Arc<(oneshot::Sender<()>, Option<limit::Held>)>);
+
 impl One {
-    pub(super) fn new(sender: SendRequest<Outgoing>, task: AbortHandle) -> Self {
-        Self { sender, task }
+    pub(super) fn new(sender: SendRequest<Outgoing>, task: AbortHandle, used: oneshot::Sender<()>) -> Self {
+        Self { sender, task, used }
+    }
+
+    /// It is a tunnel from now on, which has this place among the requests in flight at the endpoint.
+    pub(super) fn part(self, in_flight: Option<limit::Held>) -> Tunnelled {
+        Tunnelled(Arc::new((self.used, in_flight)))
     }
 
     /// Ends the connection at once.
@@ -170,7 +183,7 @@ fn listen(request: &mut Request<Outgoing>, informational: Option<OnInformational
     });
 }
 
-fn answer(response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Answer {
+fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Answer {
     if let Some(flow) = &flow {
         flow.answered();
     }
@@ -179,7 +192,9 @@ fn answer(response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow
     }
     let hold = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // The connection is a tunnel now, which hyper hands out by the answer's extension.
-        hold.part();
+        if let Some(tunnelled) = hold.part() {
+            response.extensions_mut().insert(tunnelled);
+        }
         Hold::None
     } else {
         Hold::One(hold, flow)

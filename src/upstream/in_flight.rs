@@ -17,6 +17,7 @@ pub struct InFlight {
     /// For ejection; `None` where nothing is to be learned.
     begun: Option<Begun>,
     answered: bool,
+    sent: bool,
 }
 
 impl InFlight {
@@ -24,7 +25,7 @@ impl InFlight {
     pub(super) fn new(endpoint: Arc<Endpoint>, began: Instant, begun: Option<Begun>) -> Self {
         endpoint.load().begin();
         endpoint.count(1);
-        Self { endpoint, began, begun, answered: false }
+        Self { endpoint, began, begun, answered: false, sent: false }
     }
 
     /// What the answer's head says, which came at `now` (see [`Seen::answer`]); only the first word counts.
@@ -43,12 +44,30 @@ impl InFlight {
 
     /// There was no answer, for `reason`.
     pub fn failed(&mut self, now: Instant, reason: Reason) {
-        if reason.side() != Side::Client {
+        if reason == Reason::DeadlinePassed {
+            return self.late(now);
+        }
+        if matches!(reason.side(), Side::Peer | Side::Network) {
             self.sample(now, false);
         }
         if let Some(seen) = Seen::failure(reason) {
             self.report(now, seen);
         }
+    }
+
+    /// The request's time was over. How much that was the caller decides: it is held against the endpoint as far as the
+    /// others do better, see [`Seen::Late`], and not at all where a limit of ours took the time.
+    fn late(&mut self, now: Instant) {
+        if !self.sent && self.endpoint.is_full() {
+            return;
+        }
+        let took = now.saturating_duration_since(self.began);
+        let overdue = self.endpoint.standing().is_overdue(now, took);
+        // Its answer would have taken longer still. That it took at least so long is news only if others were faster.
+        if overdue || self.endpoint.load().latency(now).is_some_and(|known| known < took) {
+            self.sample(now, !overdue);
+        }
+        self.report(now, Seen::Late);
     }
 
     /// There was no connection, for `reason`. Only what the endpoint did is a sample of it: that our own line was full or
@@ -57,6 +76,17 @@ impl InFlight {
         if is_its_doing(reason) {
             self.answered(now, Seen::LocalFailure);
         }
+    }
+
+    /// It has a connection: from now on its endpoint is waited for, and not a place in a line of ours.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// It is about to ask for a connection, and nobody will say when it has one: whether it stands in a line of ours first
+    /// is decided now.
+    pub fn asks(&mut self) {
+        self.sent = !self.endpoint.is_full();
     }
 
     /// There is a connection, for a tunnel. That is no sample of its latency: its peer answers nothing.
@@ -123,9 +153,9 @@ impl Owed {
         }
     }
 
-    /// It broke off, for `reason`.
+    /// It broke off, for `reason`. A stream that is still open when its time is over is no failure.
     pub fn failed(self, now: Instant, reason: Reason) {
-        if let Some(seen) = Seen::failure(reason) {
+        if let Some(seen) = Seen::failure(reason).filter(|seen| *seen != Seen::Late) {
             self.ended(now, seen);
         }
     }

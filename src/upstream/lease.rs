@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::http1::{self, One};
+use super::http1::{self, One, Tunnelled};
 use super::http2::Many;
 use super::outgoing::Flow;
 use super::stream;
@@ -22,6 +22,9 @@ use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
 use crate::reason::Reason;
 use crate::resilience::limit;
+
+/// How long the end of a stream is waited for of which all promised bytes came.
+const END: Duration = Duration::from_secs(1);
 
 /// The body of a request.
 pub type RequestBody = Body;
@@ -210,8 +213,9 @@ impl OneHold {
     }
 
     /// The connection became something else: its task goes on, the pool forgets it.
-    pub(super) fn part(mut self) {
-        self.one = None;
+    pub(super) fn part(mut self) -> Option<Tunnelled> {
+        let in_flight = self.in_flight.take();
+        self.one.take().map(|one| one.part(in_flight))
     }
 
     /// From here on only [`OneHold::give_back`] returns it.
@@ -260,6 +264,21 @@ impl ManyHold {
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Every promised byte came, and whoever reads by the length asks for no more. Many servers end the stream in a frame
+    /// of its own: a reset in place of reading that would be taken for a cancelled request, and those are rationed.
+    fn see_end(self, mut body: Body) {
+        let mut waker = Context::from_waker(std::task::Waker::noop());
+        if Pin::new(&mut body).poll_frame(&mut waker).is_ready() {
+            return;
+        }
+        let tasks = self.many.life().tasks().clone();
+        tasks.spawn(async move {
+            let end = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let _ = tokio::time::timeout(END, end).await;
+            drop(self);
+        });
     }
 }
 
@@ -330,6 +349,11 @@ impl AnswerBody {
         ahead.and_then(Frame::trailers_ref)
     }
 
+    /// Whether every promised byte of it came.
+    pub fn is_whole(&self) -> bool {
+        self.ahead.is_none() && self.body.is_whole()
+    }
+
     fn take(&mut self) -> Hold {
         std::mem::replace(&mut self.hold, Hold::None)
     }
@@ -337,7 +361,10 @@ impl AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.take().break_off();
+        match self.take() {
+            Hold::Many(hold, None) if self.is_whole() => hold.see_end(std::mem::replace(&mut self.body, Body::Empty)),
+            hold => hold.break_off(),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The living side of the plan: peers, endpoints, pools, connections.
 
 pub mod adhoc;
+#[cfg(test)]
+mod again_tests;
 pub mod choice;
 #[cfg(test)]
 mod choice_tests;
@@ -22,6 +24,10 @@ pub mod state;
 pub mod stream;
 pub mod world;
 
+#[cfg(test)]
+mod guards_tests;
+#[cfg(test)]
+mod patience_tests;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]

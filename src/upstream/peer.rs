@@ -1,9 +1,9 @@
 //! A living peer: its endpoints, the policy in force, and where discovery stands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -139,9 +139,7 @@ impl Peer {
     /// Changes how it is called, from the next request on; connections stay.
     pub fn set_policy(&self, policy: Arc<PeerPolicy>) {
         let before = self.roster.policy.swap(policy.clone());
-        if before.rules.eject.is_some() && policy.rules.eject.is_none() {
-            self.endpoints().all().iter().for_each(|endpoint| endpoint.standing().pardon());
-        }
+        self.set_guards(&before.rules, &policy.rules);
         if before.keep_alive != policy.keep_alive {
             for endpoint in self.endpoints().all() {
                 endpoint.set_unlearned(policy.keep_alive);
@@ -158,9 +156,21 @@ impl Peer {
                 endpoint.set_rules(&policy.rules);
                 endpoint.look_again(Instant::now());
             }
-            if policy.rules.breaker.is_none() {
-                self.metrics.breaker_open.set(0);
-            }
+        }
+    }
+
+    /// What is turned off forgets what it knew, and nobody waits for longer than the rule in force says.
+    fn set_guards(&self, before: &Rules, rules: &Rules) {
+        let now = Instant::now();
+        match &rules.eject {
+            None if before.eject.is_none() => {}
+            None => self.endpoints().all().iter().for_each(|endpoint| endpoint.standing().pardon()),
+            Some(rule) if before.eject.as_ref() == Some(rule) => {}
+            Some(rule) => self.endpoints().all().iter().for_each(|endpoint| endpoint.standing().hurry(now, rule)),
+        }
+        match &rules.breaker {
+            None => self.guards.forget_breaker(&self.metrics),
+            Some(rule) => self.guards.breaker.hurry(now, rule),
         }
     }
 
@@ -226,8 +236,11 @@ impl Peer {
         for _ in 0..CHOICES {
             let Picked { endpoint, open } = self.choose(&policy, ask, now, avoid)?;
             if open {
-                // That a subset is out says nothing about the others.
-                self.roster.opened(ask.subset.is_none());
+                // A further attempt goes to one that is out also where the others have just failed it.
+                if avoid.is_empty() || self.roster.all_ejected() {
+                    // That a subset is out says nothing about the others.
+                    self.roster.opened(ask.subset.is_none());
+                }
                 return Some(endpoint.begin(now));
             }
             if let Some(in_flight) = endpoint.claim(now, policy.rules.eject.as_ref()) {
@@ -242,7 +255,33 @@ impl Peer {
 
     fn choose(&self, policy: &PeerPolicy, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Picked> {
         let (draw, roster, crowd) = (&self.draw, &*self.roster, &*self.crowd);
-        self.endpoints.load().choose(&Pick { draw, policy, roster, crowd, now, ask, avoid })
+        self.endpoints.load().choose(&Pick { draw, policy, roster, crowd, now, ask, avoid, ipv6: None })
+    }
+
+    /// An endpoint to try beside `slow`, whose address is of the other IP family. `None` where there is none, or where
+    /// a limit of ours keeps from `slow`, which says nothing about its family.
+    pub fn pick_beside(
+        &self,
+        slow: &Endpoint,
+        ask: Ask<'_>,
+        now: Instant,
+        avoid: &[Arc<Endpoint>],
+    ) -> Option<Arc<Endpoint>> {
+        let (set, wanted) = (self.endpoints.load(), !slow.is_ipv6()?);
+        if !set.is_mixed() || slow.is_full() {
+            return None;
+        }
+        let (draw, roster, crowd) = (&self.draw, &*self.roster, &*self.crowd);
+        let policy = &self.roster.policy.load();
+        let picked = set.choose(&Pick { draw, policy, roster, crowd, now, ask, avoid, ipv6: Some(wanted) })?;
+        let fits = picked.endpoint.is_ipv6() == Some(wanted) && !picked.open;
+        let tried = avoid.iter().any(|tried| Arc::ptr_eq(tried, &picked.endpoint));
+        (fits && !tried).then_some(picked.endpoint)
+    }
+
+    /// Whether so long a wait without an answer is by far longer than answers of this peer take.
+    pub fn is_overdue(&self, now: Instant, waited: Duration) -> bool {
+        self.roster.is_overdue(now, waited)
     }
 
     /// Whether all its endpoints are out, so that requests go to any of them.
@@ -255,6 +294,9 @@ impl Peer {
     pub fn update(&self, specs: Vec<EndpointSpec>) -> (usize, usize) {
         let _one_at_a_time = self.updating.lock();
         let (old, now) = (self.endpoints.load_full(), Instant::now());
+        if is_known(&old, &specs) {
+            return (0, 0);
+        }
         let policy = self.roster.policy.load();
         let mut known: HashMap<&Addr, &Arc<Endpoint>> =
             old.all().iter().map(|endpoint| (endpoint.addr(), endpoint)).collect();
@@ -280,18 +322,22 @@ impl Peer {
                     endpoint
                 }
             };
-            endpoint.standing().set_member(takes);
             takers += usize::from(takes);
             all.insert(addr, ());
             order.push(endpoint);
         }
         let removed = known.len();
         let gone: Vec<_> = known.into_values().cloned().collect();
-        self.roster.set_members(takers);
         self.prepare(order);
+        // Only then: an endpoint that is gone and ejected, counted against those that are left, would look as if all
+        // were out.
         for endpoint in gone {
             endpoint.retire();
         }
+        for endpoint in self.endpoints.load().all() {
+            endpoint.standing().set_member(endpoint.spec().weight > 0);
+        }
+        self.roster.set_members(takers);
         self.metrics.endpoints.add(added as i64 - removed as i64);
         (added, removed)
     }
@@ -343,7 +389,7 @@ impl Peer {
 
     /// Which version a connection for a caller of `version` should have: the declared one, else what ALPN gives
     /// (`None`), else the caller's own.
-    pub(super) fn wish(&self, version: Version) -> Option<Version> {
+    pub fn wish(&self, version: Version) -> Option<Version> {
         match self.source.protocol {
             Protocol::Http1 => Some(Version::Http1),
             Protocol::Http2 => Some(Version::Http2),
@@ -351,6 +397,16 @@ impl Peer {
             Protocol::Auto | Protocol::Tcp => Some(version),
         }
     }
+}
+
+/// Whether these are the endpoints in force, in whatever order. Most answers of discovery say what is known, and then
+/// nothing is prepared anew, however many there are.
+fn is_known(set: &EndpointSet, specs: &[EndpointSpec]) -> bool {
+    let mut left: HashMap<&Addr, &Arc<Endpoint>> = set.all().iter().map(|one| (one.addr(), one)).collect();
+    let mut seen = HashSet::with_capacity(specs.len());
+    // Of two equal addresses the first counts.
+    let first = specs.iter().filter(|spec| seen.insert(&spec.addr));
+    first.into_iter().all(|spec| left.remove(&spec.addr).is_some_and(|one| *one.spec() == *spec)) && left.is_empty()
 }
 
 /// Choices made anew because another request was quicker to try an ejected endpoint.
@@ -377,6 +433,7 @@ pub(super) fn client_tls(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<C
 impl Drop for Peer {
     fn drop(&mut self) {
         self.metrics.endpoints.add(-(self.endpoints.load().len() as i64));
+        self.guards.forget_breaker(&self.metrics);
     }
 }
 
@@ -403,6 +460,20 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         ports
+    }
+
+    #[test]
+    fn what_discovery_says_again_is_not_prepared_again() {
+        let peer = peer(vec![spec(1), spec(2)]);
+        let before = peer.endpoints();
+        assert_eq!(peer.update(vec![spec(1), spec(2)]), (0, 0));
+        assert!(Arc::ptr_eq(&before, &peer.endpoints()));
+        // In another order they are the same too, in other words not.
+        assert_eq!(peer.update(vec![spec(2), spec(1)]), (0, 0));
+        assert!(Arc::ptr_eq(&before, &peer.endpoints()));
+        let heavier = EndpointSpec { weight: 7, ..spec(2) };
+        assert_eq!(peer.update(vec![spec(1), heavier.clone()]), (0, 0));
+        assert_eq!(*peer.endpoints().all()[1].spec(), heavier);
     }
 
     #[test]

@@ -51,6 +51,18 @@ impl Roster {
         self.ward.all_out()
     }
 
+    /// The part of all endpoints that is in the choice, about: one that is ejected and unhealthy counts twice.
+    pub(super) fn left(&self) -> f64 {
+        let (all, unhealthy) = (f64::from(self.ward.members()), self.metrics.standing.unhealthy.get().max(0));
+        let out = f64::from(self.ward.ejected()) + unhealthy as f64;
+        if out < all { 1.0 - out / all } else { 1.0 }
+    }
+
+    /// Whether so long a wait without an answer is by far longer than answers of this peer take.
+    pub(super) fn is_overdue(&self, now: Instant, waited: Duration) -> bool {
+        self.ward.is_overdue(now, waited)
+    }
+
     /// Whether requests go to endpoints that are out.
     pub(super) fn fails_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
@@ -117,6 +129,11 @@ impl Standing {
         self.outlier.probe_due(now)
     }
 
+    /// How many requests in a row it has failed.
+    pub(super) fn failing(&self) -> u32 {
+        self.outlier.failing()
+    }
+
     /// Whether it is neither ejected nor unhealthy.
     pub(super) fn is_well(&self) -> bool {
         !self.unhealthy.load(Ordering::Relaxed) && !self.outlier.is_ejected()
@@ -142,6 +159,16 @@ impl Standing {
         }
     }
 
+    /// See [`Roster::is_overdue`].
+    pub(super) fn is_overdue(&self, now: Instant, waited: Duration) -> bool {
+        self.roster.is_overdue(now, waited)
+    }
+
+    /// The rule has changed.
+    pub(super) fn hurry(&self, now: Instant, rule: &EjectRule) {
+        self.outlier.hurry(now, rule);
+    }
+
     /// Nothing was learned.
     pub(super) fn abandon(&self, begun: Begun) {
         // Only a probe has something to give back, and only that is worth reading the clock.
@@ -156,6 +183,10 @@ impl Standing {
         let Some(rule) = &policy.rules.eject else { return };
         if let Some(change) = self.outlier.report(begun, now, seen, took, rule, fastrand::u64(..)) {
             self.changed(addr, change);
+            // Ejection was turned off meanwhile, perhaps after the others were pardoned: nobody would try it.
+            if self.roster.policy.load().rules.eject.is_none() {
+                self.pardon();
+            }
         }
     }
 
@@ -165,7 +196,7 @@ impl Standing {
             self.outlier.rejoin();
         } else {
             self.outlier.retire();
-            self.count(false);
+            self.count();
         }
     }
 
@@ -173,13 +204,17 @@ impl Standing {
     pub(super) fn pardon(&self) {
         self.outlier.retire();
         self.outlier.rejoin();
-        self.count(false);
+        self.count();
     }
 
     /// What a health check found, or why it failed.
     pub(super) fn checked(&self, addr: &Addr, now: Instant, found: Result<(), String>, rule: &HealthRule) {
         let (peer, metrics) = (&self.roster.peer, &self.roster.metrics.standing);
         let mut checks = self.checks.lock();
+        // Asked under the lock: checks were turned off while this one was under way, and no other would follow.
+        if self.roster.policy.load().health.is_none() {
+            return;
+        }
         match found {
             Ok(()) => {
                 metrics.checks_passed.inc();
@@ -234,7 +269,7 @@ impl Standing {
                 if let Some(cell) = metrics.ejections.get(cause.index()) {
                     cell.inc();
                 }
-                self.count(true);
+                self.count();
                 let (cause, why) = (cause.word(), words(cause));
                 warn!(%peer, endpoint = %addr, cause, "endpoint is ejected: {why}; a request tries it again in {pause:.1?}");
             }
@@ -246,14 +281,22 @@ impl Standing {
                 debug!(%peer, endpoint = %addr, "endpoint stays ejected; a request tries it again in {pause:.1?}");
             }
             Change::Returned { after } => {
-                self.count(false);
+                self.count();
                 info!(%peer, endpoint = %addr, "endpoint is back after {after:.1?}");
             }
         }
     }
 
-    fn count(&self, ejected: bool) {
-        self.turn(&self.counted, ejected, &self.roster.metrics.standing.ejected);
+    /// Counts it as it is. Who ejects it and who brings it back may come here in the wrong order: the last one sees how
+    /// it ended.
+    fn count(&self) {
+        loop {
+            let ejected = self.outlier.is_ejected();
+            self.turn(&self.counted, ejected, &self.roster.metrics.standing.ejected);
+            if self.outlier.is_ejected() == ejected {
+                return;
+            }
+        }
     }
 
     /// Whether that changed something.
@@ -275,7 +318,8 @@ impl Standing {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        self.count(false);
+        self.outlier.retire();
+        self.count();
         self.set_unhealthy(false);
     }
 }

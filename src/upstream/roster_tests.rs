@@ -22,23 +22,24 @@ use crate::reason::Reason;
 use crate::resilience::outlier::{Cause, Seen};
 use crate::telemetry::metrics::{CAUSES, StandingMetrics};
 
-fn spec(port: u16) -> EndpointSpec {
+pub(super) fn spec(port: u16) -> EndpointSpec {
     EndpointSpec::bare(std::net::SocketAddr::from(([127, 0, 0, 1], port)).into())
 }
 
 /// A peer whose endpoints are chosen in turn, so that every one is met.
-fn peer(specs: Vec<EndpointSpec>) -> Arc<Peer> {
+pub(super) fn peer(specs: Vec<EndpointSpec>) -> Arc<Peer> {
     let upstreams = Upstreams::new(Arc::default(), Tasks::default());
-    let policy = Arc::new(PeerPolicy { balance: Balance::RoundRobin, ..policy() });
+    let health = Some(Arc::new(checks()));
+    let policy = Arc::new(PeerPolicy { balance: Balance::RoundRobin, health, ..policy() });
     let plan = PeerPlan { policy, ..plan(Protocol::Auto, specs) };
     Peer::new(&plan, upstreams.metrics.peer(&plan.name), &upstreams).unwrap()
 }
 
-fn port(endpoint: &Endpoint) -> u16 {
+pub(super) fn port(endpoint: &Endpoint) -> u16 {
     endpoint.addr().tcp().unwrap().port()
 }
 
-fn begin(peer: &Peer) -> InFlight {
+pub(super) fn begin(peer: &Peer) -> InFlight {
     peer.begin(Ask::default(), Instant::now(), &[]).unwrap()
 }
 
@@ -58,29 +59,31 @@ fn asks(peer: &Peer, times: usize, fails: impl Fn(u16) -> bool) {
     }
 }
 
-fn standing(peer: &Peer) -> &StandingMetrics {
+pub(super) fn standing(peer: &Peer) -> &StandingMetrics {
     &peer.metrics().standing
 }
 
 /// How many of a hundred requests go to each of the ports.
-fn traffic(peer: &Peer, ports: &[u16]) -> Vec<usize> {
+pub(super) fn traffic(peer: &Peer, ports: &[u16]) -> Vec<usize> {
     let went: Vec<u16> = (0..100).map(|_| ask(peer, |_| false)).collect();
     ports.iter().map(|port| went.iter().filter(|at| *at == port).count()).collect()
 }
 
+fn checks() -> HealthRule {
+    HealthRule { check: HealthCheck::Tcp, every: SECOND, timeout: SECOND, healthy: 2, unhealthy: 3 }
+}
+
 fn unhealthy(peer: &Peer, at: usize, times: u32) {
-    let rule = HealthRule { check: HealthCheck::Tcp, every: SECOND, timeout: SECOND, healthy: 2, unhealthy: 3 };
     let endpoint = peer.endpoints().all()[at].clone();
-    (0..times).for_each(|_| endpoint.checked(Instant::now(), Err("GET /healthz: 503".into()), &rule));
+    (0..times).for_each(|_| endpoint.checked(Instant::now(), Err("GET /healthz: 503".into()), &checks()));
 }
 
 fn healthy(peer: &Peer, at: usize, times: u32) {
-    let rule = HealthRule { check: HealthCheck::Tcp, every: SECOND, timeout: SECOND, healthy: 2, unhealthy: 3 };
     let endpoint = peer.endpoints().all()[at].clone();
-    (0..times).for_each(|_| endpoint.checked(Instant::now(), Ok(()), &rule));
+    (0..times).for_each(|_| endpoint.checked(Instant::now(), Ok(()), &checks()));
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn one_that_fails_is_out_until_a_probe_brings_it_back() {
@@ -149,10 +152,6 @@ async fn what_a_caller_did_is_not_held_against_an_endpoint() {
         begin(&peer).unconnected(Instant::now(), Reason::DeadlinePassed);
     }
     assert_eq!(standing(&peer).ejected.get(), 0);
-    for _ in 0..10 {
-        begin(&peer).failed(Instant::now(), Reason::DeadlinePassed);
-    }
-    assert_eq!(standing(&peer).ejections[Cause::LocalFailures.index()].get(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,6 +253,38 @@ async fn the_next_priority_stands_in_for_one_that_is_all_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backup_that_is_well_again_is_found_though_the_first_priority_stays_dead() {
+    let backup = |port| EndpointSpec { priority: 5, ..spec(port) };
+    let peer = peer(vec![spec(1), spec(2), backup(3), backup(4)]);
+    asks(&peer, 100, |_| true);
+    assert_eq!(standing(&peer).ejected.get(), 4);
+    for _ in 0..8 {
+        advance(SECOND / 2).await;
+        asks(&peer, 20, |port| port < 3);
+    }
+    let went: Vec<u16> = (0..100).map(|_| ask(&peer, |port| port < 3)).collect();
+    assert!(went.iter().filter(|port| **port > 2).count() >= 98, "{went:?}");
+    assert!(!peer.state().fails_open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_is_out_is_tried_while_the_first_priority_cannot_take_all() {
+    let backup = |port| EndpointSpec { priority: 5, ..spec(port) };
+    let mut specs: Vec<_> = (1..=10).map(spec).collect();
+    specs.extend((11..=14).map(backup));
+    let peer = peer(specs);
+    asks(&peer, 400, |port| port > 1);
+    assert_eq!(standing(&peer).ejected.get(), 13);
+    for _ in 0..10 {
+        advance(SECOND / 2).await;
+        asks(&peer, 60, |port| (2..=10).contains(&port));
+    }
+    // A tenth of the first priority is well: with the headroom it takes 14 of 100.
+    let went = (0..400).filter(|_| ask(&peer, |port| (2..=10).contains(&port)) > 10).count();
+    assert!((300..=370).contains(&went), "{went}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_zone_that_is_out_leaves_its_traffic_to_the_others_until_a_probe_brings_it_back() {
     let zoned = |port, zone: &str| EndpointSpec { zone: Some(zone.into()), ..spec(port) };
     let peer = peer(vec![zoned(1, "a"), zoned(2, "a"), zoned(3, "b"), zoned(4, "b")]);
@@ -303,6 +334,39 @@ async fn a_key_leaves_an_endpoint_that_is_out_and_returns_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bounded_load_is_shared_by_those_that_are_left() {
+    for balance in [Balance::RingHash, Balance::Maglev] {
+        let peer = peer((1..=8).map(spec).collect());
+        let bounded_load = Some(Share::percent(125));
+        peer.set_policy(Arc::new(PeerPolicy { balance, bounded_load, ..(*peer.policy()).clone() }));
+        (2..8).for_each(|at| unhealthy(&peer, at, 3));
+        // One key for all.
+        let ask = Ask { key: Some(7), subset: None };
+        let held: Vec<InFlight> = (0..100).map(|_| peer.begin(ask, Instant::now(), &[]).unwrap()).collect();
+        let most = peer.endpoints().all().iter().map(|one| one.load().in_flight()).max().unwrap();
+        assert!((50..=63).contains(&most), "{balance:?}: {most} of {}", held.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_pause_of_a_new_rule_is_in_force_for_those_that_are_out() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    let set = |probe_after: Duration| {
+        let mut policy = (*peer.policy()).clone();
+        policy.rules.eject = Some(EjectRule { probe_after, longest: probe_after, ..EjectRule::default() });
+        peer.set_policy(Arc::new(policy));
+    };
+    set(SECOND * 3600);
+    asks(&peer, 20, |port| port == 1);
+    advance(SECOND * 10).await;
+    assert_eq!((standing(&peer).ejected.get(), traffic(&peer, &[1])), (1, vec![0]));
+    set(SECOND);
+    assert_eq!((standing(&peer).ejected.get(), traffic(&peer, &[1])), (1, vec![0]));
+    advance(SECOND * 5 / 4).await;
+    assert!(traffic(&peer, &[1])[0] > 40);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subset_that_is_out_says_nothing_about_the_others() {
     let versioned = |port, version: &str| {
         let metadata = BTreeMap::from([("version".to_owned(), version.to_owned())]);
@@ -340,6 +404,15 @@ async fn one_that_checks_find_unhealthy_is_out_until_they_find_it_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_that_ends_after_checks_were_turned_off_does_not_count() {
+    let peer = peer(vec![spec(1), spec(2)]);
+    peer.set_policy(Arc::new(PeerPolicy { health: None, ..(*peer.policy()).clone() }));
+    peer.endpoints().all()[0].unchecked();
+    unhealthy(&peer, 0, 3);
+    assert_eq!((standing(&peer).unhealthy.get(), traffic(&peer, &[1, 2])), (0, vec![50, 50]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn unhealthy_and_ejected_together_are_all_out_too() {
     let peer = peer(vec![spec(1), spec(2)]);
     asks(&peer, 20, |port| port == 1);
@@ -350,6 +423,42 @@ async fn unhealthy_and_ejected_together_are_all_out_too() {
     ask(&peer, |_| false);
     assert!(!peer.state().fails_open);
     assert_eq!(standing(&peer).unhealthy.get(), 0);
+}
+
+#[test]
+fn four_threads_leave_nothing_behind() {
+    let peer = peer((1..=4).map(spec).collect());
+    let (base, step) = (Instant::now(), Duration::from_micros(500));
+    let begin = |now| peer.begin(Ask::default(), now, &[]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for turn in 0..20_000 {
+                    let now = base + step * turn;
+                    let (mut one, later) = (begin(now), now + step);
+                    // At times one fails, at times all do.
+                    let ill = turn / 500 % 2 == 0 && (turn / 2000 % 2 == 0 || port(one.endpoint()) == 1);
+                    let seen = if ill { Seen::ServerError } else { Seen::Well };
+                    match fastrand::u8(..8) {
+                        0 => drop(one),
+                        1 if ill => one.failed(later, Reason::Reset),
+                        2 if ill => one.failed(later, Reason::DeadlinePassed),
+                        3 => drop(one.headed(later)),
+                        4 => drop(one.headed(later).map(|owed| owed.ended(later, seen))),
+                        _ => one.answered(later, seen),
+                    }
+                }
+            });
+        }
+    });
+    assert!(standing(&peer).ejections[Cause::ServerErrors.index()].get() > 0);
+    for turn in 0..400 {
+        let now = base + SECOND * 20 + SECOND / 10 * turn;
+        begin(now).answered(now, Seen::Well);
+    }
+    let state = peer.state();
+    assert!(state.endpoints.iter().all(|one| one.in_flight == 0 && one.ejected.is_none()), "{state:?}");
+    assert_eq!((standing(&peer).ejected.get(), state.fails_open), (0, false));
 }
 
 #[test]

@@ -569,6 +569,38 @@ mod tests {
         assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() });
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_all_that_was_promised_does_not_cancel() {
+        // The end comes at once, a moment later, or never; with or without trailers.
+        for (wait, trailers) in [(0, false), (300, false), (300, true), (60_000, false)] {
+            let (rig, lease, mut requests) = connected().await;
+            let (answer, mut stream) = tokio::join!(lease.send(get("/"), None), async {
+                let ok = Response::builder().header("content-length", 5).body(()).unwrap();
+                let mut stream = requests.recv().await.unwrap().1.send_response(ok, false).unwrap();
+                stream.send_data("hello".into(), false).unwrap();
+                stream
+            });
+            let mut answer = answer.unwrap();
+            let frame = answer.body_mut().frame().await.unwrap().unwrap();
+            assert!(
+                frame.into_data().unwrap() == "hello" && answer.body().is_whole() && !answer.body().is_end_stream()
+            );
+            drop(answer);
+            assert_eq!(pool(&rig), Counts { http2: 1, streams: 1, ..Counts::default() });
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            settle().await;
+            if wait > 1000 {
+                assert_eq!(poll_fn(|cx| stream.poll_reset(cx)).await.unwrap(), h2::Reason::CANCEL);
+            } else if trailers {
+                stream.send_trailers(HeaderMap::new()).unwrap();
+            } else {
+                stream.send_data(Bytes::new(), true).unwrap();
+            }
+            settle().await;
+            assert_eq!(pool(&rig), Counts { http2: 1, ..Counts::default() }, "{wait}");
+        }
+    }
+
     /// A caller's HTTP/2 request whose body the test feeds.
     async fn fed(rig: &Rig) -> (Body, SendStream<Bytes>) {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -590,6 +622,30 @@ mod tests {
             std::future::pending().await
         });
         (Body::Http2(Http2Body::new(from.await.unwrap(), None)), stream)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_body_only_what_may_be_asked_for_again_is_kept() {
+        let (rig, _lease, _requests) = connected().await;
+        for (pieces_before, pieces_after) in [(0, 3), (2, 3)] {
+            let (body, mut feed) = fed(&rig).await;
+            let (mut replay, spare) = crate::http::replay::Replay::new(body);
+            let mut next = async |replay: &mut crate::http::replay::Replay| {
+                feed.send_data("12345".into(), false).unwrap();
+                assert_eq!(replay.frame().await.unwrap().unwrap().into_data().unwrap(), "12345");
+                replay.kept()
+            };
+            for n in 0..pieces_before {
+                assert_eq!(next(&mut replay).await, (n + 1) * 5);
+            }
+            // The answer began: whatever comes now is for this attempt alone.
+            drop(spare);
+            for _ in 0..pieces_after {
+                assert_eq!(next(&mut replay).await, 0);
+            }
+            feed.send_data("end".into(), true).unwrap();
+            assert_eq!(replay.collect().await.unwrap().to_bytes(), "end");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,8 @@ need dnsmasq-base /usr/sbin/dnsmasq
 need wrk wrk
 need nghttp2-client h2load
 need nodejs node
+need iproute2 ip
+need util-linux nsenter
 need systemd systemd-analyze
 need file file
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)

@@ -92,16 +92,16 @@ class Process:
 
 
 class Sidecar(Process):
-    """A running `outrigger run -c FILE`."""
+    """A running `outrigger run -c FILE`, started through `prefix` (say, into a network of its own)."""
 
-    def __init__(self, lab, name, config):
+    def __init__(self, lab, name, config, prefix=()):
         self.admin = lab.port()
         self.file = lab.path(f"{name}.yaml")
         # JSON is YAML: the file is written without a YAML library.
         config = {"service": name, "grace": "2s", "admin": f"{LOOPBACK}:{self.admin}",
                   "telemetry": {"access-log": {"log": "all", "format": "json"}}, **config}
         self.file.write_text(json.dumps(config, indent=2))
-        super().__init__(name, [lab.binary, "run", "-c", self.file], lab.path(f"{name}.log"))
+        super().__init__(name, [*prefix, lab.binary, "run", "-c", self.file], lab.path(f"{name}.log"))
 
     def get(self, path):
         """Status and body of the admin's answer, or None while it does not answer."""

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use http::{HeaderMap, Request, Response};
+
+use crate::harness::http2::{App2, Caller2, read};
 use crate::harness::{App, Caller, Sidecar, read_head, until};
 
 /// An app that says who it is, and answers 500 while it is ill.
@@ -108,4 +111,32 @@ fn where_it_is_off_none_is_ejected() {
     let sidecar = sidecar(&[ill.app.addr, well.app.addr], ", eject: off");
     assert_eq!(ask(&sidecar, 50).iter().filter(|status| **status == 500).count(), 25);
     assert_eq!(sidecar.metric(&["outrigger_peer_endpoints_ejected", "server"]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_grpc_call_is_judged_by_its_trailers() {
+    let (mut ill, mut well) = (App2::start().await, App2::start().await);
+    let sidecar = sidecar(&[ill.addr, well.addr], ", protocol: http2");
+    let mut caller = Caller2::connect(sidecar.outbound).await;
+    let mut asked = [0, 0];
+    for _ in 0..30 {
+        let call = Request::post("http://server/shop.Cart/Get").header("content-type", "application/grpc");
+        let (answer, _) = caller.open(call.header("te", "trailers").body(()).unwrap(), true).await;
+        let (mut arrived, code, at) = tokio::select! {
+            arrived = ill.next() => (arrived, "14", 0),
+            arrived = well.next() => (arrived, "0", 1),
+        };
+        asked[at] += 1;
+        let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut stream = arrived.respond.send_response(head, false).unwrap();
+        stream.send_data(bytes::Bytes::from_static(b"\0\0\0\0\0"), false).unwrap();
+        let trailers = [("grpc-status".parse().unwrap(), code.parse().unwrap())];
+        stream.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
+        let got = read(answer).await.unwrap();
+        assert_eq!(got.trailers.unwrap()["grpc-status"], code);
+    }
+    // Five in a row at most, and the probes of a slow machine.
+    assert!((4..=8).contains(&asked[0]), "{asked:?}");
+    sidecar.says(&["endpoint is ejected", &ill.addr.to_string(), "peer=server"]);
+    assert_eq!(sidecar.metric(&["outrigger_peer_endpoints_ejected", "server"]), 1.0);
 }

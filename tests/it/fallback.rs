@@ -1,9 +1,8 @@
 //! What stands in where a peer gives no answer, and copies for a peer that is tried out, through the real binary.
 
-use std::io::{BufReader, Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::Read;
 
-use crate::harness::{App, Caller, Sidecar, field, free_port, get, read_head, until};
+use crate::harness::{App, Caller, Sidecar, field, free_port, get, until};
 
 const STANDBY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nstandby";
 
@@ -24,27 +23,6 @@ fn metric(sidecar: &Sidecar, line: &str) {
     until(line, || get(sidecar.admin, "/metrics").contains(line).then_some(()));
 }
 
-/// An app that answers each request with the next of these, and closes where it is empty; it reports each head.
-fn script(answers: &'static [&'static str]) -> App {
-    let next = AtomicUsize::new(0);
-    App::start(move |stream, report| {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut writer = stream;
-        while let Some(head) = read_head(&mut reader) {
-            let length = field(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-            let mut body = vec![0; length];
-            if reader.read_exact(&mut body).is_err() {
-                return;
-            }
-            let _ = report.send(head);
-            let answer = answers[next.fetch_add(1, Ordering::Relaxed).min(answers.len() - 1)];
-            if answer.is_empty() || writer.write_all(answer.as_bytes()).is_err() {
-                return;
-            }
-        }
-    })
-}
-
 #[test]
 fn another_peer_gets_what_was_never_sent_whatever_its_method() {
     let standby = App::http(STANDBY);
@@ -63,7 +41,7 @@ fn another_peer_gets_what_was_never_sent_whatever_its_method() {
 
 #[test]
 fn what_may_have_been_done_is_not_done_again_elsewhere() {
-    let (standby, shop) = (App::http(STANDBY), script(&[""]));
+    let (standby, shop) = (App::http(STANDBY), App::script([""]));
     let sidecar = sidecar(shop.addr, &standby, "fallback: { peer: standby }");
     for rest in ["content-length: 5\r\n\r\nhello", "content-length: 0\r\n\r\n"] {
         let answer = ask(&sidecar, "POST", rest);
@@ -76,7 +54,8 @@ fn what_may_have_been_done_is_not_done_again_elsewhere() {
 
 #[test]
 fn a_status_that_counts_as_none_and_two_that_fail() {
-    let (standby, shop) = (script(&[STANDBY, ""]), script(&["HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nfull"]));
+    let (standby, shop) =
+        (App::script([STANDBY, ""]), App::script(["HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nfull"]));
     let sidecar = sidecar(shop.addr, &standby, "fallback: { peer: standby, statuses: [503] }");
     assert!(ask(&sidecar, "GET", "\r\n").ends_with("standby"));
     let posted = ask(&sidecar, "POST", "content-length: 0\r\n\r\n");
@@ -100,11 +79,25 @@ fn an_answer_from_the_file_names_the_reason_and_a_route_has_its_own() {
 }
 
 #[test]
+fn what_a_fallback_stands_in_for_is_not_hidden_from_the_breaker() {
+    let standby = App::http(STANDBY);
+    for fallback in ["respond: { status: 200 }", "peer: standby"] {
+        let more = format!("fallback: {{ {fallback} }}, breaker: {{ failures: 50%, volume: 4, open-for: 1h }}");
+        let sidecar = sidecar(format!("127.0.0.1:{}", free_port()), &standby, &more);
+        for _ in 0..5 {
+            assert!(ask(&sidecar, "GET", "\r\n").starts_with("HTTP/1.1 200 "));
+        }
+        metric(&sidecar, "outrigger_peer_breaker_open{peer=\"shop\"} 1");
+        sidecar.says(&["fallback=", "status=200", "reason=circuit_open"]);
+    }
+}
+
+#[test]
 fn an_earlier_answer_is_given_to_the_same_get_and_to_no_other() {
     const GOOD: &str =
         "HTTP/1.1 200 OK\r\nCache-Control: max-age=0\r\nVary: Accept\r\nContent-Length: 4\r\nX-From: shop\r\n\r\ngood";
     let standby = App::http(STANDBY);
-    let shop = script(&[GOOD, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", ""]);
+    let shop = App::script([GOOD, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", ""]);
     let sidecar = sidecar(shop.addr, &standby, "fallback: { stale: { for: 1h }, statuses: [503] }");
     let first = ask(&sidecar, "GET", "\r\n");
     assert!(first.ends_with("good") && field(&first, "cache-status").is_none(), "{first}");

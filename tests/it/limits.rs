@@ -195,6 +195,29 @@ fn a_tunnel_counts_as_a_connection() {
 }
 
 #[test]
+fn an_upgraded_connection_counts_until_its_end() {
+    for limits in ["connections: 1", "endpoint: { connections: 1 }", "endpoint: { in-flight: 1 }"] {
+        let app = App::http("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let file = peer(&app, &format!("breaker: {{ {limits} }}")).replace("connect: 15s", "connect: 50ms");
+        let sidecar = Sidecar::start(&file);
+        let upgrade = |caller: &mut Caller| {
+            caller
+                .send("GET / HTTP/1.1\r\nHost: server\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+                .until(b"\r\n\r\n")
+        };
+        let mut first = Caller::connect(sidecar.outbound);
+        let answer = upgrade(&mut first);
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{limits}: {answer}");
+        let answer = upgrade(&mut Caller::connect(sidecar.outbound));
+        refused(&answer, "is reached for ");
+        drop(first);
+        until("its place is free", || {
+            upgrade(&mut Caller::connect(sidecar.outbound)).starts_with("HTTP/1.1 101 ").then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_peer_that_fails_too_much_is_left_alone_until_one_request_succeeds() {
     let well = Held::default();
     let answer = well.clone();
@@ -329,6 +352,121 @@ fn a_route_has_limits_of_its_own() {
     assert!(answer.contains("is reached for inbound.routes/search"), "{answer}");
     assert!(ask("/other").starts_with("HTTP/1.1 200 "));
     sidecar.says(&["reason=rate_limited", "route=search", "status=429"]);
+}
+
+#[test]
+fn an_answer_that_passed_a_rate_of_its_own_tells_what_is_left() {
+    let app = App::http(OK);
+    let routes = "{ name: search, match: { path: /search }, limits: { rate: 3/h } }, \
+                  { name: quiet, match: { path: /quiet }, response-headers: { remove: [ratelimit, ratelimit-policy] } }, \
+                  { name: told, match: { path: /told }, respond: { status: 404 } }";
+    let sidecar = Sidecar::start(&service(&app, "rate: [{ limit: 5/h, per: header x-user }, 1000/h]", routes));
+    let ask = |path: &str, user: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: server\r\nx-user: {user}\r\n\r\n");
+        Caller::connect(sidecar.inbound).send(head).answer()
+    };
+    let told = |answer: &str, name: &str| {
+        let fields = |wanted: &str| {
+            let lines = answer.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let of = |list: Vec<&str>| {
+            list.into_iter().filter(|item| item.contains(name)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        (of(fields("ratelimit")), of(fields("ratelimit-policy")))
+    };
+    for (path, left, search) in [("/", 4, None), ("/search", 3, Some(2)), ("/told", 2, None)] {
+        let answer = ask(path, "a");
+        let (rate, policy) = told(&answer, "\"inbound\"");
+        assert_eq!(policy, ["\"inbound\";q=5;w=3600"], "{answer}");
+        assert!(rate.len() == 1 && rate[0].starts_with(&format!("\"inbound\";r={left};t=")), "{answer}");
+        let (rate, _) = told(&answer, "search");
+        assert_eq!(
+            rate.first().map(|rate| rate[..30].to_owned()),
+            search.map(|left| format!("\"inbound.routes/search\";r={left};t=")),
+            "{answer}"
+        );
+    }
+    assert_eq!(field(&ask("/quiet", "a"), "ratelimit"), None);
+    assert!(field(&ask("/", "b"), "ratelimit").unwrap().starts_with("\"inbound\";r=4;"));
+
+    // What an app says of rates itself stays alone, and what all callers share is nobody's own.
+    let own = App::http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nRateLimit: \"mine\";r=7\r\n\r\nhi");
+    for (app, limits, expect) in [(&own, "{ limit: 5/h, per: address }", Some("\"mine\";r=7")), (&app, "1000/h", None)]
+    {
+        let sidecar = Sidecar::start(&service(app, &format!("rate: {limits}"), ""));
+        let answer = Caller::connect(sidecar.inbound).send("GET / HTTP/1.1\r\nHost: server\r\n\r\n").answer();
+        assert_eq!(field(&answer, "ratelimit").as_deref(), expect, "{answer}");
+        assert_eq!(field(&answer, "ratelimit-policy"), None);
+    }
+}
+
+#[test]
+fn what_is_worth_least_is_turned_away_first() {
+    let held = Held::default();
+    let app = held.app();
+    let routes = "{ match: { path: /healthz }, priority: high }, { match: { path: /report }, priority: low, limits: { in-flight: 9 } }";
+    let sidecar = Sidecar::start(&service(&app, "in-flight: 10", routes));
+    // In order of what refuses them: each gets in only while fewer than its part are in flight.
+    let mut callers = Vec::new();
+    let mut ask = |path: &str, fields: &str, passes: bool| {
+        let mut caller = Caller::connect(sidecar.inbound);
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n{fields}\r\n"));
+        if passes {
+            requests(&app, 1);
+            callers.push(caller);
+            String::new()
+        } else {
+            caller.answer()
+        }
+    };
+    (0..4).for_each(|_| drop(ask("/", "", true)));
+    (0..4).for_each(|_| drop(ask("/report", "", true)));
+    let low = "is reached by the 8 that low priority may use for inbound";
+    let copy = "x-outrigger-mirror: 1\r\n";
+    let again = "x-outrigger-attempt: 2\r\n";
+    let elsewhere =
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: outrigger=a:2\r\n";
+    for (path, fields) in [("/report", ""), ("/", copy), ("/healthz", copy), ("/", again), ("/", elsewhere)] {
+        refused(&ask(path, fields, false), low);
+    }
+    ask("/", "", true);
+    refused(
+        &ask("/", "x-outrigger-attempt: 1\r\n", false),
+        "is reached by the 9 that normal priority may use for inbound",
+    );
+    ask("/healthz", again, true);
+    refused(&ask("/healthz", "", false), "the limit `in-flight: 10` is reached for inbound");
+    assert!(app.seen.try_iter().all(|said| said == "connection"), "what is refused is never sent");
+    let shed = |priority: &str| sidecar.metric(&["outrigger_requests_shed_total", "inbound", priority]);
+    assert_eq!([shed("low"), shed("normal"), shed("high")], [5.0, 1.0, 1.0]);
+    held.open();
+    assert!(callers.iter_mut().all(|caller| caller.answer().starts_with("HTTP/1.1 200 ")));
+}
+
+#[test]
+fn a_peer_keeps_room_for_the_routes_that_say_so_and_is_not_dialled_for_the_others() {
+    let held = Held::default();
+    let app = held.app();
+    let routes = "routes: [{ match: { path: /pay }, priority: high }, { match: { path: /report }, priority: low }]";
+    let sidecar = Sidecar::start(&peer(&app, &format!("breaker: {{ in-flight: 3 }}, {routes}")));
+    let mut callers = Vec::new();
+    for (path, passes) in [("/", true), ("/report", true), ("/report", false), ("/", false), ("/pay", true)] {
+        let mut caller = Caller::connect(sidecar.outbound);
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n\r\n"));
+        if passes {
+            assert_eq!(app.next(), "connection");
+            requests(&app, 1);
+            callers.push(caller);
+        } else {
+            let answer = caller.answer();
+            refused(&answer, "the limit `in-flight: 3` is reached by the 2 that ");
+        }
+    }
+    app.unseen();
+    assert_eq!(sidecar.metric(&["outrigger_requests_shed_total", "outbound", "low"]), 1.0);
+    held.open();
+    assert!(callers.iter_mut().all(|caller| caller.answer().starts_with("HTTP/1.1 200 ")));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 mod harness;
 
 mod balance;
+mod ca;
 mod check;
 mod demo;
 mod drain;
@@ -20,6 +21,7 @@ mod ejection;
 mod failure;
 mod fallback;
 mod grpc;
+mod heads;
 mod health;
 mod hedge;
 mod http1;
@@ -32,4 +34,5 @@ mod retries;
 mod routes;
 mod start;
 mod tcp;
+mod together;
 mod traps;

@@ -24,7 +24,7 @@ const ON_ONE: usize = 250;
 const UNREAD: i64 = MIB;
 
 /// What one stream costs beside its bytes: its task, its call and h2's own state on both legs, and its part of a frame.
-const STREAM: i64 = 20 << 10;
+const STREAM: i64 = 22 << 10;
 
 const BIG: Bytes = Bytes::from_static(&[b'x'; 1 << 20]);
 

@@ -20,6 +20,8 @@ use crate::plan::matching::Asked;
 use crate::plan::peer::{PeerKind, PeerPlan};
 use crate::plan::policy::{Facts as Who, Verdict};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
+use crate::plan::rules::Priority;
+use crate::proxy::bounds;
 use crate::proxy::policy;
 use crate::proxy::route::Taken;
 use crate::proxy::target::unlisted;
@@ -55,10 +57,13 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
         Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
     };
     let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
-    if let Err(failure) =
-        authorized(loaded, door, judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict)), &mut said)
-    {
+    let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));
+    if let Err(failure) = authorized(loaded, door, settled, &mut said) {
         return Ok(said.refused(&failure));
+    }
+    match door.side {
+        Door::Inbound => rules::gate("door limits", "inbound.limits", &loaded.plan.gates.inbound, &mut said),
+        Door::Outbound => rules::gate("door limits", "outbound.limits", &loaded.plan.gates.outbound, &mut said),
     }
     let index = match door.leads {
         Leads::Peer(index) => index,
@@ -247,6 +252,7 @@ fn routed<'l>(
     let section = rules::section(loaded, peer);
     passed_over(peer, &section, &parts, taken.as_ref(), &mut said);
     let Some(taken) = taken else {
+        worth(None, facts, "", &mut said);
         if !peer.routes.list.is_empty() {
             said.plain("route", "none means it: it goes to its peer as it is");
         }
@@ -261,6 +267,10 @@ fn routed<'l>(
     let at = peer.routes.list.iter().position(|one| std::sync::Arc::ptr_eq(one, &taken.route)).unwrap_or(0);
     let key = format!("{section}.routes[{at}]");
     said.keyed("route", std::slice::from_ref(&key), format!("`{}` means it", taken.route.name));
+    worth(taken.route.priority, facts, &key, &mut said);
+    if let Some(gate) = &taken.route.gate {
+        rules::gate("route limits", &format!("{key}.limits"), &gate.rule, &mut said);
+    }
     faults(&taken.route, &key, &mut said);
     match taken.answer(&parts, &facts.authority, tls) {
         Err(failure) => return said.refused(&failure),
@@ -276,6 +286,7 @@ fn routed<'l>(
     if let Err(failure) = rewritten(&taken, &mut parts, &key, &mut said) {
         return said.refused(&failure);
     }
+    mirrored(&loaded.plan, &taken.route, &key, &mut said);
     destinations(loaded, &taken.route, &key, &mut said);
     said
 }
@@ -290,6 +301,29 @@ fn passed_over(peer: &PeerPlan, section: &str, parts: &Parts, taken: Option<&Tak
         let text = format!("`{}` does not mean it: {}", route.name, why.join("; nor: "));
         said.keyed("passed over", &[format!("{section}.routes[{n}]")], text);
     }
+}
+
+/// What it is worth where a limit in flight is nearly reached; nothing is said of what is worth as much as most.
+fn worth(route: Option<Priority>, facts: &Facts, key: &str, said: &mut Explained<'_>) {
+    let priority = bounds::priority(route, facts);
+    let text = match priority {
+        Priority::Low => "low: four fifths of a limit in flight at most",
+        Priority::Normal => "normal",
+        Priority::High => "high: the last tenth of each limit in flight is kept for it",
+    };
+    match route {
+        Some(own) if own == priority => said.keyed("priority", &[format!("{key}.priority")], text),
+        _ if facts.copied => said.plain("priority", format!("{text}, being a copy")),
+        _ if facts.marked => said.plain("priority", format!("{text}, being a further attempt")),
+        _ => {}
+    }
+}
+
+fn mirrored(plan: &Plan, route: &Route, key: &str, said: &mut Explained<'_>) {
+    let Some(mirror) = route.mirror else { return };
+    let name = plan.peers.get(mirror.peer).map_or("", |peer| peer.name.as_str());
+    let part = crate::config::kind::Scalar::write(&Share(mirror.share));
+    said.keyed("mirror", &[format!("{key}.mirror")], format!("copies of {part} go to {name}"));
 }
 
 fn faults(route: &Route, key: &str, said: &mut Explained<'_>) {

@@ -1,4 +1,4 @@
-//! What is in force where a peer is called: its addresses, times, retries, limits and ejection.
+//! What is in force where a peer is called: its addresses, times, retries, limits, ejection, checks and fallback.
 
 use std::time::Duration;
 
@@ -7,8 +7,12 @@ use crate::config::kind::Scalar as _;
 use crate::config::units::Span;
 use crate::control::load::Loaded;
 use crate::plan::door::Protocol;
+use crate::plan::fallback::{Fallback, Instead};
+use crate::plan::health::{HealthCheck, HealthRule};
 use crate::plan::peer::{Addresses, Balance, PeerKind, PeerPlan, PeerPolicy, Roots};
-use crate::plan::rules::{Condition, EjectRule, HedgeAfter, LimitsRule, Methods, Rules, Share};
+use crate::plan::rules::{
+    ConcurrencyRule, Condition, EjectRule, GateRule, HedgeAfter, LimitsRule, Methods, RateKey, RateRule, Rules, Share,
+};
 
 /// The key of the section that a peer's rules stand in.
 pub(super) fn section(loaded: &Loaded, peer: &PeerPlan) -> String {
@@ -89,6 +93,32 @@ pub(super) fn plain_policy(policy: &PeerPolicy, said: &mut Explained<'_>) {
 /// The keys that can say a thing, the strongest first.
 type Keys<'k> = &'k dyn Fn(&str) -> Vec<String>;
 
+/// What the gate of a door or a route asks; `key` is that of its limits.
+pub(super) fn gate(about: &'static str, key: &str, rule: &GateRule, said: &mut Explained<'_>) {
+    let kept = if rule.kept { ", the last tenth for high priority" } else { "" };
+    if let Some(most) = rule.in_flight {
+        said.keyed(about, &[format!("{key}.in-flight")], format!("{most} requests in flight{kept}"));
+    }
+    if let Some(rule) = &rule.adaptive {
+        said.keyed(about, &[format!("{key}.adaptive")], format!("{}{kept}", follows_latency(rule)));
+    }
+    for meter in &rule.rates {
+        let RateRule { count, period, burst } = meter.rate;
+        let each = match &meter.per {
+            None => String::new(),
+            Some(RateKey::Address) => " of each address".to_owned(),
+            Some(RateKey::Header(name)) => format!(" of each `{name}`"),
+        };
+        let told = if meter.told { "; answers tell what is left" } else { "" };
+        let text = format!("{count} requests{each} in {}, {burst} at once{told}", time(period));
+        said.keyed(about, &[format!("{key}.rate")], text);
+    }
+}
+
+fn follows_latency(rule: &ConcurrencyRule) -> String {
+    format!("adaptive, {} to {} requests in flight", rule.least, rule.most)
+}
+
 fn told(keys: Keys<'_>, policy: &PeerPolicy, said: &mut Explained<'_>) {
     let balance = match policy.balance {
         Balance::PeakEwma => "peak-ewma: the lower of latency times load of two",
@@ -115,6 +145,37 @@ fn told(keys: Keys<'_>, policy: &PeerPolicy, said: &mut Explained<'_>) {
         Some(rule) => said.keyed("ejection", &keys("eject"), ejection(rule)),
         None => said.keyed("ejection", &keys("eject"), "off"),
     }
+    said.keyed(
+        "health checks",
+        &keys("health"),
+        policy.health.as_ref().map_or_else(|| "off".into(), |rule| health(rule)),
+    );
+    let slow_start = policy.rules.slow_start.as_ref();
+    let slow_start = slow_start.map(|rule| format!("over {}, from {}", time(rule.window), share(rule.least)));
+    said.keyed("slow start", &keys("slow-start"), slow_start.unwrap_or_else(|| "off".into()));
+    said.keyed("fallback", &keys("fallback"), policy.fallback.as_ref().map_or_else(none, |rule| fallback(rule)));
+}
+
+fn health(rule: &HealthRule) -> String {
+    let how = match &rule.check {
+        HealthCheck::Http { path, .. } => format!("GET {path}"),
+        HealthCheck::Grpc { service, .. } if service.is_empty() => "the gRPC health of the server".to_owned(),
+        HealthCheck::Grpc { service, .. } => format!("the gRPC health of {service}"),
+        HealthCheck::Tcp => "a connection".to_owned(),
+    };
+    let (every, timeout) = (time(rule.every), time(rule.timeout));
+    format!("{how} every {every}, within {timeout}; out after {} failed, back after {}", rule.unhealthy, rule.healthy)
+}
+
+fn fallback(rule: &Fallback) -> String {
+    let what = match &rule.to {
+        Instead::Peer(name) => format!("the answer of {name}"),
+        Instead::Respond(respond) => format!("{} from the file", respond.status.as_u16()),
+        Instead::Stale(stale) => format!("an earlier answer to the same GET, up to {} old", time(stale.time)),
+    };
+    let statuses: Vec<_> = rule.statuses.iter().map(|status| status.as_u16().to_string()).collect();
+    let also = if statuses.is_empty() { String::new() } else { format!(", also for {}", statuses.join(", ")) };
+    format!("{what} where there is none{also}")
 }
 
 fn retry(keys: Keys<'_>, rules: &Rules, said: &mut Explained<'_>) {
@@ -153,18 +214,23 @@ fn limits(keys: Keys<'_>, rules: &Rules, said: &mut Explained<'_>) {
         (true, false) => format!("each endpoint: {each}"),
         (false, false) => format!("{whole}; each endpoint: {each}"),
     };
-    said.keyed("limits", &keys("breaker"), text);
+    let kept = if rules.kept { "; of those in flight the last tenth is kept for high priority" } else { "" };
+    said.keyed("limits", &keys("breaker"), format!("{text}{kept}"));
     if let Some(rule) = &rules.breaker {
-        let text = format!("opens at {} failures for {}", share(rule.failure_share), time(rule.open_for));
-        said.keyed("breaker", &keys("breaker"), text);
+        // More than the whole is slowness alone.
+        let failures = Some(rule.failure_share).filter(|part| *part <= Share::WHOLE);
+        let failures = failures.map(|part| format!("{} failures", share(part)));
+        let slow = rule.slow.map(|(part, from)| format!("{} slower than {}", share(part), time(from)));
+        let when = failures.into_iter().chain(slow).collect::<Vec<_>>().join(" or ");
+        let both = [keys("breaker.failures"), keys("breaker.slow")].concat();
+        said.keyed("breaker", &both, format!("opens at {when}, for {}", time(rule.open_for)));
     }
     if let Some(rule) = &rules.concurrency {
-        let text = format!("adaptive, {} to {} requests in flight", rule.least, rule.most);
-        said.keyed("concurrency", &keys("concurrency"), text);
+        said.keyed("adaptive limit", &keys("breaker.adaptive"), follows_latency(rule));
     }
     if let Some(rule) = &rules.admission {
         let text = format!("refuses at most {} of what the peer would refuse", share(rule.most));
-        said.keyed("admission", &keys("admission"), text);
+        said.keyed("admission", &keys("breaker.admission"), text);
     }
 }
 

@@ -120,6 +120,98 @@ fn each_way_through_the_plan_says_its_own() {
     assert_eq!(text, "/f has no inbound door: give it `inbound`");
 }
 
+/// Everything that may hold for a request, each thing in a line of its own.
+const ALL: &str = "service: s
+outbound:
+  limits:
+    in-flight: 100
+    rate: { limit: 10/m, burst: 20, per: header x-user }
+    adaptive: on
+peers:
+  next: { static: [10.0.0.3:1] }
+  standby: { static: [10.0.0.4:1] }
+  shop:
+    static: [10.0.0.1:1]
+    routes:
+      - match: { path: /pay }
+        priority: high
+        limits:
+          rate: 5/s
+        mirror: { peer: next, share: 1.5% }
+    balance: round-robin
+    slow-start: 30s
+    breaker:
+      in-flight: 50
+      failures: 40%
+      slow: 2s
+      adaptive: on
+      admission: on
+    retry:
+      attempts: 3
+      budget: 10%
+    eject: { probe: 2s }
+    health: { http: /healthz, every: 7s }
+    fallback:
+      peer: standby
+      statuses: [503]
+    timeout:
+      attempt: 1s
+";
+
+/// What is said of it.
+const EVERY_LINE: &str = "GET http://shop/pay
+  door             outbound 127.0.0.1:15001  [default]
+  door limits      100 requests in flight, the last tenth for high priority  [/f:4]
+  door limits      adaptive, 4 to 1000 requests in flight, the last tenth for high priority  [/f:6]
+  door limits      10 requests of each `x-user` in 60s, 20 at once; answers tell what is left  [/f:5]
+  peer             shop, by its host `shop` with any port  [/f:11]
+  route            `peers.shop.routes[0]` means it  [/f:13]
+  priority         high: the last tenth of each limit in flight is kept for it  [/f:14]
+  route limits     5 requests in 1s, 5 at once; answers tell what is left  [/f:16]
+  mirror           copies of 1.5% go to next  [/f:17]
+  endpoints        shop: 10.0.0.1:1  [/f:11]
+  protocol         the caller's own version, or what ALPN says  [default]
+  balance          round-robin  [/f:18]
+  timeout.connect  1s  [default]
+  timeout.attempt  1s  [/f:35]
+  timeout.request  none  [default]
+  timeout.idle     60s  [default]
+  timeout.tunnel   1h  [default]
+  retry            at most 3 attempts, idempotent methods, or what was provably not processed  [/f:27]
+  retry.on         connect-failure, reset-before-request, reset, refused-stream  [/f:27]
+  retry.backoff    up to 25ms, doubled to 250ms  [/f:27]
+  retry.budget     10% of the requests, at least 3 a second  [/f:28]
+  limits           50 in flight; of those in flight the last tenth is kept for high priority  [/f:21]
+  breaker          opens at 40% failures or 50% slower than 2s, for 5s  [/f:22]
+  adaptive limit   adaptive, 4 to 1000 requests in flight  [/f:24]
+  admission        refuses at most 80% of what the peer would refuse  [/f:25]
+  ejection         after 5 answers of 5xx in a row, or 5 answers of 502 to 504 in a row, or 5 failures to answer in a row, or 20% failed, clearly more than elsewhere; tried again after 2s to 10s  [/f:29]
+  health checks    GET /healthz every 7s, within 1s; out after 3 failed, back after 2  [/f:30]
+  slow start       over 30s, from 10%  [/f:19]
+  fallback         the answer of standby where there is none, also for 503  [/f:32]
+";
+
+#[test]
+fn all_that_may_hold_is_said_with_its_line() {
+    let text = explain_in(ALL, "GET | http://shop/pay");
+    assert_eq!(text, EVERY_LINE);
+}
+
+#[test]
+fn what_a_mark_does_is_said_although_no_line_does() {
+    for (asking, what) in [
+        ("GET | http://shop/ | x-outrigger-mirror: 1", "low: four fifths of a limit in flight at most, being a copy"),
+        ("GET | http://shop/ | x-outrigger-attempt: 2", "being a further attempt"),
+        (
+            "GET | http://shop/pay | x-outrigger-attempt: 2",
+            "high: the last tenth of each limit in flight is kept for it [/f:14]",
+        ),
+    ] {
+        let text = explain_in(ALL, asking);
+        assert!(says(&text, "priority", what), "{asking}: {what}\n{text}");
+    }
+}
+
 #[test]
 fn a_wrong_command_line_is_told_what_was_expected() {
     for (text, expect) in [

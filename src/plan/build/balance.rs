@@ -27,7 +27,7 @@ pub fn balanced(peer: &Set<Peer>, policy: PeerPolicy, problems: &mut Problems) -
     } else {
         without_key(set, balance, problems);
     }
-    let bounded_load = set.bounded.0.map(|most| Share::millionths(most.0));
+    let bounded_load = set.bounded.0.map(|most| Share::percent(u32::try_from(most.0).unwrap_or(u32::MAX)));
     PeerPolicy { balance, affinity: affinity(set, problems), bounded_load, ..policy }
 }
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use crate::config::collect::{OneOrMore, OrNone, Switch};
 use crate::config::kind::Set;
 use crate::config::limits::{self as said, Breaker, EndpointLimits, Rate, RouteLimits};
-use crate::config::listener::Limits;
+use crate::config::listener::{Inbound, Limits};
 use crate::config::problem::Problems;
-use crate::config::route::Route;
+use crate::config::route::{Priority as SaidPriority, Route};
 use crate::config::units::{self, Count};
 use crate::config::{Config, units::Percent};
+use crate::plan::peer::PeerPlan;
 use crate::plan::rules::{
-    AdmissionRule, BreakerRule, ConcurrencyRule, DoorGates, GateRule, LimitsRule, MeterRule, RateKey, RateRule,
-    RouteGate, Rules, Share,
+    AdmissionRule, BreakerRule, ConcurrencyRule, DoorGates, GateRule, LimitsRule, MeterRule, Priority, RateKey,
+    RateRule, RouteGate, Rules, Share,
 };
 
 /// Puts a peer's `breaker` into its rules.
@@ -85,14 +86,50 @@ fn wider_whole(set: &Set<Breaker>, problems: &mut Problems) {
 
 /// The gates of the two doors.
 pub fn doors(config: &Config, problems: &mut Problems) -> DoorGates {
-    let mut gate = |limits: &Limits| GateRule {
+    let mut gate = |limits: &Limits, kept| GateRule {
         in_flight: most(&limits.in_flight),
-        rates: rates(limits.rate.as_ref()),
+        rates: rates(limits.rate.as_ref(), false),
         adaptive: adaptive(&limits.adaptive, problems),
+        kept,
     };
+    let inbound = |inbound: &Set<Inbound>| gate(&inbound.limits, inbound.routes.0.iter().any(is_high));
     DoorGates {
-        inbound: config.inbound.as_ref().map(|inbound| gate(&inbound.limits)).unwrap_or_default(),
-        outbound: gate(&config.outbound.limits),
+        inbound: config.inbound.as_ref().map(inbound).unwrap_or_default(),
+        outbound: gate(
+            &config.outbound.limits,
+            config.peers.0.iter().any(|(_, peer)| peer.routes.0.iter().any(is_high)),
+        ),
+    }
+}
+
+/// Has the peers that a route of high priority leads to keep some of their limits in flight for it; before routes
+/// take those peers' policies over.
+pub fn keep_for_high(config: &Config, apps: usize, peers: &mut [PeerPlan]) {
+    for (n, (_, peer)) in config.peers.0.iter().enumerate() {
+        for route in peer.routes.0.iter().filter(|route| is_high(route)) {
+            let parts = route.split.iter().flat_map(|split| &split.0);
+            let named: Vec<&str> =
+                parts.map(|(key, part)| part.peer.as_ref().map_or(key.as_str(), |peer| &peer.value.0)).collect();
+            for (at, plan) in peers.iter_mut().enumerate().skip(apps) {
+                let meant = if route.split.is_some() { named.contains(&plan.name.as_str()) } else { at == apps + n };
+                if meant {
+                    Arc::make_mut(&mut plan.policy).rules.kept = true;
+                }
+            }
+        }
+    }
+}
+
+fn is_high(route: &Set<Route>) -> bool {
+    route.priority.as_ref().is_some_and(|priority| priority.value == SaidPriority::High)
+}
+
+/// What a route says its requests are worth.
+pub fn priority(said: SaidPriority) -> Priority {
+    match said {
+        SaidPriority::Low => Priority::Low,
+        SaidPriority::Normal => Priority::Normal,
+        SaidPriority::High => Priority::High,
     }
 }
 
@@ -102,8 +139,9 @@ pub fn route(set: &Set<Route>, problems: &mut Problems) -> Option<Box<RouteGate>
     let said: &RouteLimits = limits;
     let rule = GateRule {
         in_flight: most(&said.in_flight),
-        rates: rates(said.rate.as_ref()),
+        rates: rates(said.rate.as_ref(), true),
         adaptive: adaptive(&said.adaptive, problems),
+        kept: false,
     };
     if rule.is_open() {
         limits.refuse(problems, "does nothing: give `in-flight`, `rate` or `adaptive`");
@@ -113,13 +151,13 @@ pub fn route(set: &Set<Route>, problems: &mut Problems) -> Option<Box<RouteGate>
     Some(Box::new(RouteGate { key, rule }))
 }
 
-fn rates(said: Option<&Set<OneOrMore<Rate>>>) -> Box<[MeterRule]> {
-    let mut rates: Vec<_> = said.iter().flat_map(|rates| &rates.0).filter_map(|rate| meter(rate)).collect();
+fn rates(said: Option<&Set<OneOrMore<Rate>>>, of_route: bool) -> Box<[MeterRule]> {
+    let mut rates: Vec<_> = said.iter().flat_map(|rates| &rates.0).filter_map(|rate| meter(rate, of_route)).collect();
     rates.sort_by_key(|rate| rate.per.is_none());
     rates.into()
 }
 
-fn meter(rate: &Rate) -> Option<MeterRule> {
+fn meter(rate: &Rate, of_route: bool) -> Option<MeterRule> {
     let pace = rate.limit.as_ref()?.value;
     let burst = rate.burst.as_ref().map_or(pace.count, |burst| number(burst.0));
     Some(MeterRule {
@@ -129,6 +167,7 @@ fn meter(rate: &Rate) -> Option<MeterRule> {
             said::RateKey::Header(name) => RateKey::Header(name.clone()),
         }),
         keys: number(rate.keys.0),
+        told: of_route || rate.per.is_some(),
     })
 }
 

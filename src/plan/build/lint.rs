@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::config::collect::OrOff;
 use crate::config::kind::Set;
-use crate::config::listener::{Otherwise, Protocol};
+use crate::config::listener::{Limits, Otherwise, Protocol};
 use crate::config::peer::Peer;
 use crate::config::problem::Problems;
 use crate::config::retry::Retry;
@@ -13,6 +13,7 @@ pub fn lint(config: &Config, problems: &mut Problems) {
     if config.inbound.is_none() && config.peers.0.is_empty() {
         problems.warning("", None, "neither `inbound` nor `peers`: this sidecar only forwards what it does not know");
     }
+    priorities(config, problems);
     app_in_the_open(config, problems);
     open_proxy(config, problems);
     for (_, peer) in &config.peers.0 {
@@ -41,6 +42,24 @@ fn retries(set: &Set<OrOff<Retry>>, problems: &mut Problems) {
     }
     if share > 500_000 {
         retry.budget.warn(problems, "lets a failing peer be asked half as much again, and more, at each hop");
+    }
+}
+
+/// Where no limit in flight can be reached, a priority is never asked for.
+fn priorities(config: &Config, problems: &mut Problems) {
+    let door = |limits: &Limits| limits.in_flight.0.is_some() || limits.adaptive.0.is_some();
+    let peer = |peer: &Set<Peer>| peer.breaker.in_flight.0.is_some() || peer.breaker.adaptive.0.is_some();
+    let inbound = config.inbound.iter().filter(|inbound| !door(&inbound.limits));
+    for priority in inbound.flat_map(|inbound| &inbound.routes.0).filter_map(|route| route.priority.as_ref()) {
+        priority.warn(problems, "means nothing: `inbound.limits` has neither `in-flight` nor `adaptive`");
+    }
+    if door(&config.outbound.limits) || config.peers.0.iter().any(|(_, one)| peer(one)) {
+        return;
+    }
+    let routes = config.peers.0.iter().flat_map(|(_, peer)| &peer.routes.0);
+    for priority in routes.filter_map(|route| route.priority.as_ref()) {
+        let text = "means nothing: neither `outbound.limits` nor a peer's `breaker` has `in-flight` or `adaptive`";
+        priority.warn(problems, text);
     }
 }
 

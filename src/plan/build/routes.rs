@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use super::fallback::{self, mirror};
 use super::{Parts, balance, retry};
 use crate::config::Config;
-use crate::config::collect::{List, OrNone, Pairs};
+use crate::config::collect::{List, OrNone, Pairs, twice};
 use crate::config::kind::Set;
 use crate::config::problem::{Problems, nearest};
 use crate::config::route::{self as said, Path, Scheme, field};
@@ -23,6 +23,7 @@ use crate::plan::rules::SubsetRule;
 
 /// Gives every peer its routes; the apps, which are the first `apps` peers, share those of the inbound door.
 pub fn routes(config: &Config, apps: usize, parts: &mut Parts<'_>) {
+    super::limits::keep_for_high(config, apps, &mut parts.peers);
     if let Some(inbound) = &config.inbound {
         for route in &inbound.routes.0 {
             let kept = [
@@ -71,6 +72,11 @@ fn list(
     if opaque && !list.0.is_empty() {
         list.refuse(problems, "`tcp` has no requests that a route could mean");
     }
+    let name = |route: &said::Route| route.name.as_ref().map(|name| name.0.as_str().to_owned());
+    for (first, second) in twice(&list.0, name).into_iter().filter(|(first, _)| first.name.is_some()) {
+        let line = first.origin.at().map_or(0, |at| at.line);
+        second.refuse(problems, format!("this name is given twice, first in line {line}"));
+    }
     let mut routes: Vec<Arc<Route>> = Vec::new();
     for set in &list.0 {
         let route = route(set, peer, peers, problems);
@@ -92,7 +98,7 @@ fn covers(before: &Route, later: &Route) -> bool {
 
 fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: &mut Problems) -> Route {
     one_end(set, problems);
-    again(set, problems);
+    again(set, peers.get(peer).map(|plan| plan.policy.as_ref()), problems);
     let matches: Vec<Match> =
         set.matches.iter().flat_map(|list| &list.0).map(|item| matching(item, problems)).collect();
     let by_prefix = !matches.is_empty() && matches.iter().all(|one| matches!(one.path, Some(PathMatch::Prefix(_))));
@@ -108,20 +114,38 @@ fn route(set: &Set<said::Route>, peer: usize, peers: &mut [PeerPlan], problems: 
         fault: set.fault.as_ref().map(|set| fault(set, problems)),
         mirror: set.mirror.as_ref().and_then(|set| mirror(set, peers, problems)),
         gate: super::limits::route(set, problems),
+        priority: set.priority.as_ref().map(|priority| super::limits::priority(priority.value)),
         leads: leads(set, peer, by_prefix, peers, problems),
         matches,
         rewrite,
     }
 }
 
-/// What a route says about doing things again, told once however many peers it leads to.
-fn again(set: &Set<said::Route>, problems: &mut Problems) {
+/// What a route says about doing things again, told once however many peers it leads to; `own` is how its own is called.
+fn again(set: &Set<said::Route>, own: Option<&PeerPolicy>, problems: &mut Problems) {
     if let Some(said) = &set.retry {
         retry::rule(said, None, problems);
     }
     let Some(timeout) = &set.timeout else { return };
-    if let (Some(attempt), Some(request)) = (&timeout.attempt, &timeout.request) {
-        retry::attempt_before_request(attempt, (attempt.0, request.0), problems);
+    let own = own.filter(|_| set.split.is_none());
+    match (&timeout.attempt, &timeout.request) {
+        (Some(attempt), Some(request)) => {
+            retry::attempt_before_request(attempt, (attempt.0, request.0), problems);
+        }
+        (Some(attempt), None) => {
+            let request = own.and_then(|own| own.request_timeout).map(Timer);
+            retry::attempt_before_request(attempt, (attempt.0, request), problems);
+        }
+        (None, Some(request)) => {
+            let attempt = own.and_then(|own| own.rules.retry.attempt_timeout);
+            if attempt.zip(request.0).is_some_and(|(attempt, request)| attempt > request.0) {
+                request.refuse(
+                    problems,
+                    "must not be shorter than the peer's `timeout.attempt`, the time for one attempt",
+                );
+            }
+        }
+        (None, None) => {}
     }
 }
 
@@ -296,7 +320,7 @@ fn destinations(
     let whole = balance::subset(&set.subset, &set.otherwise, problems);
     let fallback = fallback::fallback(set.fallback.as_ref(), problems);
     let Some(split) = &set.split else {
-        return destination(set, &fallback, peer, 1, whole, peers).into_iter().collect();
+        return destination(set, &fallback, (peer, 1), whole, peers, problems).into_iter().collect();
     };
     if whole.is_some() {
         set.refuse(problems, "`subset` beside `split`: give it to the parts, as in `{ weight: 90, subset: {…} }`");
@@ -313,7 +337,7 @@ fn destinations(
         };
         let Some(index) = index else { continue };
         let weight = u32::try_from(part.weight.0).unwrap_or(u32::MAX);
-        to.extend(destination(set, &fallback, index, weight, subset, peers));
+        to.extend(destination(set, &fallback, (index, weight), subset, peers, problems));
     }
     to
 }
@@ -321,10 +345,10 @@ fn destinations(
 fn destination(
     set: &said::Route,
     fallback: &Option<Arc<Fallback>>,
-    peer: usize,
-    weight: u32,
+    (peer, weight): (usize, u32),
     subset: Option<SubsetRule>,
     peers: &mut [PeerPlan],
+    problems: &mut Problems,
 ) -> Option<Destination> {
     let plan = peers.get_mut(peer)?;
     let subset = subset.map(|rule| balance::prepared(plan, rule));
@@ -341,6 +365,9 @@ fn destination(
         policy.rules.retry.attempt_timeout = timer(&timeout.attempt, attempt);
         policy.body_idle = timeout.idle.as_ref().map_or(own.body_idle, |idle| idle.0);
         policy.tunnel_idle = timeout.tunnel.as_ref().map_or(own.tunnel_idle, |tunnel| tunnel.0);
+        if set.split.is_some() {
+            inherited(timeout, &policy, problems);
+        }
     }
     if let Some(said) = &set.retry {
         // What is wrong with it is told by `route`.
@@ -354,6 +381,18 @@ fn destination(
         policy.fallback = fallback.clone();
     }
     Some(Destination { peer, weight, policy: Arc::new(policy), subset })
+}
+
+/// A route's time beside one that it takes over from its peer; where it gives both, `again` compares them.
+fn inherited(said: &said::RouteTimeout, policy: &PeerPolicy, problems: &mut Problems) {
+    let times = (policy.rules.retry.attempt_timeout.map(Timer), policy.request_timeout.map(Timer));
+    match (&said.attempt, &said.request) {
+        (Some(attempt), None) => retry::attempt_before_request(attempt, times, problems),
+        (None, Some(request)) if times.0 > times.1 && times.1.is_some() => {
+            request.refuse(problems, "is shorter than its peer's `timeout.attempt`: give `attempt` here too");
+        }
+        _ => {}
+    }
 }
 
 fn sticky(set: &Set<said::Route>, problems: &mut Problems) -> Option<Sticky> {
@@ -417,6 +456,9 @@ fn sets_itself(name: &HeaderName) -> String {
 fn fault(set: &Set<said::Fault>, problems: &mut Problems) -> Fault {
     if set.delay.is_none() && set.abort.is_none() {
         set.refuse(problems, "does nothing: give `delay`, `abort` or both");
+    }
+    if set.share.value.0 == 0 {
+        set.share.warn(problems, "strikes nothing");
     }
     if let Some(abort) = set.abort.as_ref().filter(|abort| abort.value.0.as_u16() < 400) {
         abort.refuse(problems, "an abort is an error, from 400 to 599; any other answer is given by `respond`");

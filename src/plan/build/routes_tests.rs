@@ -32,6 +32,10 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ split: { a: { peer: c } } }", "peers.b.routes[0].split.a.peer: there is no peer `c`"),
         ("{ split: { a: 1 }, subset: { v: \"1\" } }", "`subset` beside `split`: give it to the parts"),
         ("{ subset: {} }", "expected at least one fact"),
+        (
+            "{ name: n, match: { path: /x } }, { name: m }, { name: n }",
+            "peers.b.routes[2]: this name is given twice, first in line",
+        ),
         ("{ otherwise: any }", "means nothing without `subset`"),
         ("{ respond: {}, subset: { v: \"1\" } }", "`respond` ends the request here, so `subset` means nothing"),
         ("{ redirect: {}, split: { a: 1 } }", "`redirect` ends the request here, so `split` means nothing"),
@@ -53,7 +57,6 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ request-headers: { remove: [content-length] } }", "`content-length` is set by the sidecar itself"),
         ("{ request-headers: { add: { \"x y\": a } } }", "is not the name of a field"),
         ("{ response-headers: { set: { x: \"a\\nb\" } } }", "no control characters"),
-        ("{ fault: {} }", "does nothing"),
         ("{ fault: { abort: 204 } }", "an abort is an error"),
         ("{ redirect: { host: \"a:1\", port: 2 } }", "`host` has a port already"),
         ("{ match: { path: { regex: \"/a)|(/b\" } } }", "unopened group"),
@@ -61,7 +64,27 @@ fn what_cannot_be_meant_is_said_with_its_place() {
         ("{ respond: { status: 100 } }", "expected a status from 200 to 599"),
         ("{ redirect: { status: 200 } }", "301, 302, 303, 307 or 308"),
         ("{ redirect: { host: \"a/b\" } }", "expected a host"),
-        ("{}, { match: { path: /x } }", "matches nothing: `peers.b.routes[0]` (line 6) takes all of its requests"),
+    ] {
+        let (_, problems) = built(
+            route,
+            "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n  e: { static: [10.0.0.4:4], fallback: { peer: b } }\n  f: { static: [10.0.0.5:5], timeout: { attempt: 2s, request: 3s } }\n",
+        );
+        assert!(problems.contains(said) && problems.starts_with("f:"), "{route}\n{problems}");
+    }
+}
+
+#[test]
+fn what_never_takes_effect_is_said_with_its_place() {
+    for (route, said) in [
+        ("{ fault: {} }", "does nothing"),
+        ("{ fault: { abort: 503, share: 0% } }", "warning: peers.b.routes[0].fault.share: strikes nothing"),
+        ("{ timeout: { attempt: 2s, request: 1s } }", "timeout.attempt: must not be longer than `request`"),
+        ("{ split: { f: 1 }, timeout: { attempt: 4s } }", "timeout.attempt: must not be longer than `request`"),
+        (
+            "{ split: { f: 1 }, timeout: { request: 1s } }",
+            "timeout.request: is shorter than its peer's `timeout.attempt`",
+        ),
+        ("{}, { match: { path: /x } }", "matches nothing: `peers.b.routes[0]` (line 7) takes all of its requests"),
         (
             "{ name: wide, match: { path: { prefix: /x } } }, { match: { path: { prefix: /x/y }, methods: GET } }",
             "matches nothing: `wide`",
@@ -69,7 +92,7 @@ fn what_cannot_be_meant_is_said_with_its_place() {
     ] {
         let (_, problems) = built(
             route,
-            "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n  e: { static: [10.0.0.4:4], fallback: { peer: b } }\n",
+            "  d: { static: [10.0.0.3:3], protocol: tcp, listen: \"127.0.0.1:9\" }\n  e: { static: [10.0.0.4:4], fallback: { peer: b } }\n  f: { static: [10.0.0.5:5], timeout: { attempt: 2s, request: 3s } }\n",
         );
         assert!(problems.contains(said) && problems.starts_with("f:"), "{route}\n{problems}");
     }
@@ -153,5 +176,24 @@ fn the_routes_of_the_service_are_for_its_ports_that_speak_http() {
         for peer in plan.peers.iter().filter(|_| !wrong) {
             assert_eq!(peer.routes.list.is_empty(), peer.source.protocol == Protocol::Tcp);
         }
+    }
+}
+
+#[test]
+fn an_attempt_of_a_route_fits_in_the_request_of_its_peer_and_the_other_way_round() {
+    for (own, route, said) in [
+        ("request: 1s", "attempt: 2s", "peers.b.routes[0].timeout.attempt: must not be longer than `request`"),
+        ("request: 5s, attempt: 2s", "request: 1s", "peers.b.routes[0].timeout.request: must not be shorter than"),
+        ("request: 5s, attempt: 2s", "request: 2s", ""),
+        ("request: 1s", "attempt: 2s, request: none", ""),
+    ] {
+        let text = format!(
+            "service: x\npeers: {{ b: {{ static: [10.0.0.2:2], timeout: {{ {own} }}, routes: [{{ timeout: {{ {route} }} }}] }} }}\n"
+        );
+        let mut problems = Problems::new("f");
+        let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        build(&document.config, Path::new("/"), &mut problems);
+        let all = problems.sorted().to_string();
+        assert!(all.contains(said) && all.is_empty() == said.is_empty(), "{own} / {route}: {all}");
     }
 }

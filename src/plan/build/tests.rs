@@ -20,8 +20,8 @@ use crate::plan::policy::Policy;
 use crate::plan::route::{Leads, Mirror, Sticky};
 use crate::plan::rules::{
     AdmissionRule, BreakerRule, BudgetRule, ConcurrencyRule, Condition, Conditions, DoorGates, EjectRule, GateRule,
-    HedgeAfter, HedgeRule, LatencyRule, LimitsRule, MeterRule, Methods, RateKey, RateRule, Rules, Share, SlowStartRule,
-    SubsetFallback,
+    HedgeAfter, HedgeRule, LatencyRule, LimitsRule, MeterRule, Methods, Priority, RateKey, RateRule, Rules, Share,
+    SlowStartRule, SubsetFallback,
 };
 
 mod mistakes;
@@ -117,12 +117,13 @@ peers:
         fallback: { stale: { for: 2h, size: 1MiB }, statuses: [500, 503] }
         mirror: { peer: one, share: 1% }
         rewrite: { prefix: /c, host: "c.d:1" }
+        priority: low
         request-headers: { set: { x-c: "3" }, add: { x-d: "4" }, remove: [x-e] }
         response-headers: { remove: [server] }
         limits: { in-flight: 18, rate: { per: header X-User, limit: 19/s }, adaptive: on }
         fault: { share: 0.5%, header: x-f, delay: 1s, abort: 503 }
       - { match: { grpc: { service: a.B, method: C } }, redirect: { scheme: https, host: x.y, port: 8443, path: /z, status: 308 } }
-      - { match: { methods: DELETE }, subset: { version: "3" }, hedge: 39ms }
+      - { match: { methods: DELETE }, subset: { version: "3" }, priority: high, hedge: 39ms }
       - { match: { path: "/u/{id}/*" }, respond: { status: 410, body: gone, content-type: text/html } }
     balance: { by: ring-hash, key: { cookie: shop }, bounded-load: 125% }
     breaker:
@@ -320,17 +321,19 @@ fn the_limits(plan: &Plan) {
     let rate = |count, seconds, burst| RateRule { count, period: Duration::from_secs(seconds), burst };
     let adaptive =
         |least, start, most, percent| Some(ConcurrencyRule { least, start, most, tolerance: Share::percent(percent) });
-    let meter = |rate, per, keys| MeterRule { rate, per, keys };
+    let meter = |rate, per: Option<RateKey>, keys| MeterRule { rate, told: per.is_some(), per, keys };
     let inbound = GateRule {
         in_flight: Some(11),
         rates: [meter(rate(12, 60, 12), None, 10_000)].into(),
         adaptive: adaptive(4, 20, 1000, 150),
+        kept: false,
     };
     let outbound = GateRule {
         in_flight: Some(13),
         // The rate of each stands first.
         rates: [meter(rate(16, 1, 16), Some(RateKey::Address), 17), meter(rate(14, 3600, 15), None, 10_000)].into(),
         adaptive: adaptive(1, 2, 3, 200),
+        kept: true,
     };
     assert_eq!(plan.gates, DoorGates { inbound, outbound });
     let gate = plan.peers[3].routes.list[0].gate.as_ref().unwrap();
@@ -341,6 +344,9 @@ fn the_limits(plan: &Plan) {
         (&[meter(rate(19, 1, 19), per, 10_000)][..], &inbound_adaptive())
     );
     let rules = &plan.peers[3].policy.rules;
+    let worth: Vec<_> = plan.peers[3].routes.list.iter().map(|route| route.priority).collect();
+    assert_eq!(worth, [Some(Priority::Low), None, Some(Priority::High), None]);
+    assert!(rules.kept && !gate.rule.kept, "a route's own limits are for its own");
     let limits = |connections, connecting, in_flight, pending, retries| LimitsRule {
         connections: Some(connections),
         connecting: Some(connecting),

@@ -32,6 +32,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a limit of the file keeps it from being connected to.
+    pub fn is_full(&self) -> bool {
+        self.pool.lock().room().full().is_some()
+    }
+
     /// Where a limit on connections is in the way, idle ones are given up for whoever waits: of this endpoint, whose idle
     /// ones are then of the other version, or of any other of the peer's.
     pub(super) fn make_room(&self, peer: &Peer) {

@@ -319,8 +319,15 @@ impl App {
         Self { addr, seen }
     }
 
-    /// An HTTP/1 app that reports each head and answers every request with `answer`, keeping connections alive.
+    /// An HTTP/1 app that reports each request and answers every one with `answer`, keeping connections alive.
     pub(crate) fn http(answer: &'static str) -> Self {
+        Self::script([answer])
+    }
+
+    /// An HTTP/1 app that reports each request and gives the next of these answers, the last one over and over; an
+    /// empty one closes the connection.
+    pub(crate) fn script(answers: impl Into<Vec<&'static str>>) -> Self {
+        let (answers, next) = (answers.into(), AtomicUsize::new(0));
         Self::start(move |stream, report| {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut writer = stream;
@@ -331,7 +338,8 @@ impl App {
                     return;
                 }
                 let _ = report.send(head + &String::from_utf8_lossy(&body));
-                if writer.write_all(answer.as_bytes()).is_err() {
+                let answer = answers[next.fetch_add(1, Ordering::Relaxed).min(answers.len() - 1)];
+                if answer.is_empty() || writer.write_all(answer.as_bytes()).is_err() {
                     return;
                 }
             }

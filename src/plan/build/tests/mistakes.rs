@@ -388,3 +388,33 @@ fn what_is_probably_not_meant_is_a_warning() {
         assert_eq!(problems(text), expect, "{text}");
     }
 }
+
+#[test]
+fn retries_and_priorities_that_cannot_be_meant() {
+    for (text, expect) in [
+        (
+            "service: x\ninbound: { app: \"127.0.0.1:1\", routes: [{ priority: high }] }",
+            "f:2:53: warning: inbound.routes[0].priority: means nothing: `inbound.limits` has neither `in-flight` nor `adaptive`",
+        ),
+        ("service: x\ninbound: { app: \"127.0.0.1:1\", limits: { adaptive: on }, routes: [{ priority: high }] }", ""),
+        (
+            &with("peers: { a: { dns: b:1, routes: [{ priority: low }] } }"),
+            "f:3:46: warning: peers.a.routes[0].priority: means nothing: neither `outbound.limits` nor a peer's `breaker` has `in-flight` or `adaptive`",
+        ),
+        (&with("peers: { a: { dns: b:1, breaker: { in-flight: 9 }, routes: [{ priority: low }] } }"), ""),
+        (
+            &with("peers: { a: { dns: b:1, retry: { attempts: 4 } } }"),
+            "f:3:44: warning: peers.a.retry.attempts: retries multiply: where each of three hops makes 4 attempts, the last gets 64",
+        ),
+        (
+            &with("peers: { a: { dns: b:1, retry: { budget: { share: 0%, floor: 0 } } } }"),
+            "f:3:42: warning: peers.a.retry.budget: allows no retry at all: `retry: off` says so in fewer words",
+        ),
+        (
+            &with("peers: { a: { dns: b:1, timeout: { attempt: 2s, request: 1s } } }"),
+            "f:3:45: peers.a.timeout.attempt: must not be longer than `request`, the time for all attempts",
+        ),
+    ] {
+        assert_eq!(problems(text), expect, "{text}");
+    }
+}
