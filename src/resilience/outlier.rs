@@ -60,13 +60,13 @@ impl Seen {
             Reason::ConnectRefused
             | Reason::ConnectFailed
             | Reason::ConnectTimeout
-            | Reason::TlsFailed
             | Reason::Reset
             | Reason::BadResponse
             | Reason::ResponseIncomplete
             | Reason::ResponseTimeout
             | Reason::AttemptTimeout
             | Reason::DeadlinePassed => Some(Self::LocalFailure),
+            tls if tls.is_tls_with_peer() => Some(Self::LocalFailure),
             _ => None,
         }
     }
