@@ -16,7 +16,7 @@ use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::expiry::{Expiry, Of};
 use super::facts::{Facts, crl_validity};
-use super::material::{Material, Sourced};
+use super::material::{Material, Roots, Sourced};
 use super::trust::{Domain, Trust};
 use super::untrusted::{Role, Untrusted};
 use super::verify::{ClientVerifier, PeerVerifier, Wanted};
@@ -61,11 +61,8 @@ impl Identity {
         let mut expiries = vec![Expiry { of: Of::Leaf, validity: facts.validity }];
         let domains = domains(&roots, &id, &mut expiries)?;
         let provider = Arc::new(provider::default_provider());
-        let trust = Arc::new(Trust {
-            domains,
-            crls: revocations(&crls, &mut expiries)?,
-            algorithms: provider.signature_verification_algorithms,
-        });
+        let revoked = revocations(&crls, &mut expiries)?;
+        let trust = Arc::new(Trust::new(domains, revoked, provider.signature_verification_algorithms));
         vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
             format!("{origin}: {why}; its issuer belongs into the roots, intermediates after the leaf")
         })?;
@@ -173,12 +170,10 @@ pub fn name_for(host: &str, address: IpAddr) -> ServerName<'static> {
     ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(address.into()))
 }
 
-type RootsOf = (Option<Arc<str>>, Sourced<Vec<CertificateDer<'static>>>);
-
 /// The roots, by trust domain.
-fn domains(roots: &[RootsOf], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result<Vec<Domain>, String> {
+fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result<Vec<Domain>, String> {
     let mut domains: Vec<Domain> = Vec::new();
-    for (domain, Sourced { origin, it }) in roots {
+    for Roots { domain, certificates: Sourced { origin, it } } in roots {
         if it.is_empty() {
             return Err(format!("{origin}: no root certificate in it"));
         }
@@ -272,7 +267,7 @@ fn configs(
 
 fn digest_of(
     chain: &[CertificateDer<'_>],
-    roots: &[RootsOf],
+    roots: &[Roots],
     crls: &[Sourced<Vec<CertificateRevocationListDer<'_>>>],
     tls12: bool,
 ) -> [u8; 32] {
@@ -283,9 +278,9 @@ fn digest_of(
         sum.update(bytes);
     };
     chain.iter().for_each(|it| part(b'c', it));
-    for (domain, roots) in roots {
+    for Roots { domain, certificates } in roots {
         part(b'd', domain.as_deref().unwrap_or_default().as_bytes());
-        roots.it.iter().for_each(|it| part(b'r', it));
+        certificates.it.iter().for_each(|it| part(b'r', it));
     }
     crls.iter().flat_map(|crls| &crls.it).for_each(|it| part(b'l', it));
     part(b'v', &[u8::from(tls12)]);

@@ -18,14 +18,22 @@ pub struct Sourced<T> {
     pub it: T,
 }
 
+/// Roots of one trust domain.
+pub struct Roots {
+    /// Whose; `None` for the own trust domain.
+    pub domain: Option<Arc<str>>,
+    /// At least one.
+    pub certificates: Sourced<Vec<CertificateDer<'static>>>,
+}
+
 /// The parts of an identity. Whoever has them from elsewhere than files fills this in.
 pub struct Material {
     /// The leaf first.
     pub chain: Sourced<Vec<CertificateDer<'static>>>,
     /// The leaf's.
     pub key: Sourced<PrivateKeyDer<'static>>,
-    /// By trust domain, `None` for the leaf's own; one domain may have several entries.
-    pub roots: Vec<(Option<Arc<str>>, Sourced<Vec<CertificateDer<'static>>>)>,
+    /// One trust domain may have several entries.
+    pub roots: Vec<Roots>,
     /// Who is revoked.
     pub crls: Vec<Sourced<Vec<CertificateRevocationListDer<'static>>>>,
     /// Whether TLS 1.2 is spoken with whoever has no 1.3.
@@ -38,7 +46,9 @@ impl Material {
     /// # Errors
     /// One line that names the file and what was expected of it.
     pub fn read(plan: &IdentityPlan) -> Result<Self, String> {
-        let roots = |RootsPlan { domain, file }: &RootsPlan| Ok((domain.clone(), sourced(file, files::certificates)?));
+        let roots = |RootsPlan { domain, file }: &RootsPlan| {
+            Ok(Roots { domain: domain.clone(), certificates: sourced(file, files::certificates)? })
+        };
         Ok(Self {
             chain: sourced(&plan.certificate, files::certificates)?,
             key: sourced(&plan.key, files::private_key)?,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptions, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
+    Cert, CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptions, RevocationOptionsBuilder,
+    UnknownStatusPolicy, VerifiedPath,
 };
 
 use super::facts::{Facts, Validity};
@@ -16,8 +16,11 @@ use crate::spiffe::SpiffeId;
 
 /// Whom to believe.
 pub struct Trust {
-    pub(super) domains: Vec<Domain>,
-    pub(super) crls: Vec<CertRevocationList<'static>>,
+    domains: Vec<Domain>,
+    crls: Vec<CertRevocationList<'static>>,
+    /// Places in `crls`, each layer with one CRL of every issuer that has any. Of CRLs that compete, because a CA was
+    /// renewed under its old name or an old list was left beside the new, webpki looks only at the first it is given.
+    layers: Vec<Vec<usize>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -30,6 +33,16 @@ pub(super) struct Domain {
 }
 
 impl Trust {
+    /// Believes the roots of `domains` but for whom `crls` revoke.
+    pub(super) fn new(
+        domains: Vec<Domain>,
+        crls: Vec<CertRevocationList<'static>>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Self {
+        let layers = layers(&crls);
+        Self { domains, crls, layers, algorithms }
+    }
+
     /// Who the holder of `leaf` is, if the roots of its own trust domain vouch for it at `now`. Nothing but the one
     /// URI counts as identity: no common name, no DNS name (X509-SVID §5).
     ///
@@ -42,8 +55,18 @@ impl Trust {
         role: Role,
         now: UnixTime,
     ) -> Result<SpiffeId, Untrusted> {
-        let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
-        self.judge_with(leaf, intermediates, role, now, revocation(&crls))
+        if self.layers.is_empty() {
+            return self.judge_with(leaf, intermediates, role, now, None);
+        }
+        let mut refused = None;
+        for layer in &self.layers {
+            let crls: Vec<_> = layer.iter().filter_map(|at| self.crls.get(*at)).collect();
+            match self.judge_with(leaf, intermediates, role, now, revocation(&crls)) {
+                Err(why) if why != Untrusted::Revoked => drop(refused.get_or_insert(why)),
+                verdict => return verdict,
+            }
+        }
+        Err(refused.unwrap_or(Untrusted::UnknownRevocation))
     }
 
     /// The same as if nobody were revoked.
@@ -87,10 +110,30 @@ impl Trust {
                 now,
                 usage,
                 revocation,
-                Some(&|path| domain.check_dates(path.anchor(), now)),
+                Some(&|path| {
+                    domain.check_dates(path.anchor(), now)?;
+                    self.check_competing(path)
+                }),
             )
             .map_err(|error| told(error, role))?;
         Ok(id)
+    }
+
+    /// Where lists compete, webpki has seen one good list of each issuer; here all of that issuer's name count,
+    /// because a serial number that any of them has is none to be believed.
+    fn check_competing(&self, path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+        if self.layers.len() < 2 {
+            return Ok(());
+        }
+        let leaf: &Cert<'_> = path.end_entity();
+        for certificate in path.intermediate_certificates().chain([leaf]) {
+            for crl in self.crls.iter().filter(|crl| crl.issuer() == certificate.issuer()) {
+                if crl.find_serial(certificate.serial())?.is_some() {
+                    return Err(webpki::Error::CertRevoked);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -109,8 +152,29 @@ impl Domain {
     }
 }
 
+/// What competes is of one issuer and of one scope (RFC 5280 §5.2.5).
+fn layers(crls: &[CertRevocationList<'_>]) -> Vec<Vec<usize>> {
+    let mut competing: Vec<Vec<usize>> = Vec::new();
+    for (at, crl) in crls.iter().enumerate() {
+        let scope = |crl: &CertRevocationList<'_>| {
+            (crl.issuer().to_vec(), crl.issuing_distribution_point().map(<[u8]>::to_vec))
+        };
+        let known = competing.iter_mut().find(|known| {
+            known.first().and_then(|first| crls.get(*first)).is_some_and(|first| scope(first) == scope(crl))
+        });
+        match known {
+            Some(known) => known.push(at),
+            None => competing.push(vec![at]),
+        }
+    }
+    let deepest = competing.iter().map(Vec::len).max().unwrap_or_default();
+    let layer = |depth| competing.iter().filter_map(move |these| these.iter().cycle().nth(depth).copied()).collect();
+    (0..deepest).map(layer).collect()
+}
+
 /// The whole chain is looked up. An issuer without a CRL among the files revokes nobody; one whose CRL is there is
-/// believed only while that is in date, because a CRL held back would bring the revoked back.
+/// believed only while that is in date, because a CRL held back would bring the revoked back. webpki goes by the
+/// issuer's name, so a CA that was renewed under its old name needs a CRL as soon as its predecessor has one.
 fn revocation<'a>(crls: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
     let options = RevocationOptionsBuilder::new(crls).ok()?;
     Some(

@@ -448,3 +448,47 @@ async fn a_called_service_must_be_the_one_that_is_meant() {
         assert_eq!(seen, (expected.map_or(Ok(()), |why| Err(Some(why))), alert), "{shows} {meant:?}");
     }
 }
+
+#[test]
+fn lists_of_the_revoked_that_compete() {
+    // A CA renewed under its old name, and an old list left beside the new one of the same CA.
+    let (old, new) = (Authority::root("root"), Authority::root("root"));
+    let partner = Authority::root("partner");
+    let numbered = |root: &Authority, number: u64| {
+        root.issue_with(ID, |params| params.serial_number = Some(SerialNumber::from(number)))
+    };
+    let judged = |lists: Vec<_>, chain: &Chain| {
+        let roots = [old.der(), new.der()];
+        let mut material =
+            new.issue("spiffe://shop/us").material(&[(None, &roots), (Some("partner"), &[partner.der()])]);
+        material.crls = vec![sourced("crl.pem", lists)];
+        let us = Identity::new(material, now()).unwrap();
+        us.identify_client(Some(&chain.certificates), now()).map(drop)
+    };
+    let stale = Err(Untrusted::StaleRevocation { since: time(-1) });
+    let lists = || vec![old.crl(&[1], 9), new.crl(&[2], 9), new.crl(&[3], -1), new.crl(&[4], 9), partner.crl(&[5], -1)];
+    for turn in 0..5 {
+        let lists = || {
+            let mut lists = lists();
+            lists.rotate_left(turn);
+            lists
+        };
+        for (root, number, verdict) in [
+            (&old, 1, Err(Untrusted::Revoked)),
+            (&old, 9, Ok(())),
+            (&new, 2, Err(Untrusted::Revoked)),
+            (&new, 3, Err(Untrusted::Revoked)),
+            (&new, 4, Err(Untrusted::Revoked)),
+            (&new, 5, Ok(())),
+            (&new, 9, Ok(())),
+        ] {
+            assert_eq!(judged(lists(), &numbered(root, number)), verdict, "turned by {turn}, number {number}");
+        }
+        // A list out of date is no list, unless there is a better one.
+        let partners = partner.issue("spiffe://partner/a");
+        assert_eq!(judged(lists(), &partners), stale);
+        assert_eq!(judged([lists(), vec![partner.crl(&[], 9)]].concat(), &partners), Ok(()));
+    }
+    // webpki cannot tell whose list it is, and rather believes nobody.
+    assert!(judged(vec![old.crl(&[1], 9)], &numbered(&new, 9)).is_err());
+}

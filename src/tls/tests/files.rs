@@ -100,7 +100,7 @@ fn what_does_not_fit_together_is_refused_by_file() {
         ("a key as certificate", put("own.pem", good.key.serialize_pem()), "own.pem", "at least one PEM certificate"),
     ];
     for (name, changes, file, told) in rows {
-        files.write_all(&good, &[der.clone()]);
+        files.write_all(&good, std::slice::from_ref(&der));
         assert_eq!(files.read().unwrap().id().as_str(), ID);
         for (name, text) in changes {
             files.write(name, &text);

@@ -27,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::spiffe::IdMatch;
 use crate::tls::identity::Identity;
-use crate::tls::material::{Material, Sourced};
+use crate::tls::material::{Material, Roots, Sourced};
 use crate::tls::verify::Wanted;
 
 /// A moment in hours from the tests' present, which is June 2027.
@@ -201,7 +201,10 @@ impl Chain {
     }
 
     pub(super) fn material(&self, roots: &[(Option<&str>, &[CertificateDer<'static>])]) -> Material {
-        let roots = roots.iter().map(|(domain, roots)| (domain.map(Arc::from), sourced("roots.pem", roots.to_vec())));
+        let roots = roots.iter().map(|(domain, roots)| Roots {
+            domain: domain.map(Arc::from),
+            certificates: sourced("roots.pem", roots.to_vec()),
+        });
         Material {
             chain: sourced("own.pem", self.certificates.clone()),
             key: sourced("own.key", self.key_der()),
