@@ -6,3 +6,4 @@ mod handshakes;
 mod kit;
 mod properties;
 mod resumption;
+mod rows;
