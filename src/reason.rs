@@ -92,6 +92,16 @@ reasons! {
     ClientGone => "client_gone", Client, "http_request_error";
     /// A TLS handshake with the caller failed.
     ClientTlsFailed => "client_tls_failed", Client, "tls_protocol_error";
+    /// The caller spoke TLS and showed no certificate.
+    ClientCertificateMissing => "client_certificate_missing", Client, "tls_certificate_error";
+    /// The caller's certificate, or an issuer's, is expired or not yet valid.
+    ClientCertificateExpired => "client_certificate_expired", Client, "tls_certificate_error";
+    /// The caller's certificate is not believed for another reason; the detail says which.
+    ClientUntrusted => "client_untrusted", Client, "tls_certificate_error";
+    /// The caller refused our certificate by a TLS alert.
+    RefusedByClient => "tls_refused_by_client", Client, "tls_alert_received";
+    /// The caller spoke without TLS where it is demanded.
+    PlaintextRefused => "plaintext_refused", Client, "http_request_denied";
     /// A rule looks at paths, and this one can be read in two ways.
     PathNotNormal => "path_not_normal", Client, "http_request_error";
     /// No rule of `inbound.allow` lets it in, or one of `inbound.deny` keeps it out.
@@ -130,6 +140,14 @@ reasons! {
     ConnectTimeout => "connect_timeout", Network, "connection_timeout";
     /// The TLS handshake with the peer failed.
     TlsFailed => "tls_failed", Peer, "tls_protocol_error";
+    /// The peer proved to be somebody else than `id` says.
+    PeerIdentityMismatch => "peer_identity_mismatch", Peer, "tls_certificate_error";
+    /// The peer's certificate, or an issuer's, is expired or not yet valid.
+    PeerCertificateExpired => "peer_certificate_expired", Peer, "tls_certificate_error";
+    /// The peer's certificate is not believed for another reason; the detail says which.
+    PeerUntrusted => "peer_untrusted", Peer, "tls_certificate_error";
+    /// The peer refused our certificate by a TLS alert.
+    RefusedByPeer => "tls_refused_by_peer", Peer, "tls_alert_received";
     /// The connection ended before the answer began.
     Reset => "reset", Peer, "connection_terminated";
     /// The peer refused the stream before it did any work.
@@ -158,6 +176,15 @@ impl Reason {
     /// The place in [`Reason::ALL`], for arrays with a cell per reason.
     pub fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether TLS with the called service failed, so that it has read nothing of what was asked.
+    pub fn is_tls_with_peer(self) -> bool {
+        use Reason as R;
+        matches!(
+            self,
+            R::TlsFailed | R::PeerIdentityMismatch | R::PeerCertificateExpired | R::PeerUntrusted | R::RefusedByPeer
+        )
     }
 }
 

@@ -7,6 +7,7 @@ pub mod egress;
 pub mod fallback;
 pub mod health;
 pub mod hosts;
+pub mod identity;
 pub mod keyhash;
 pub mod matching;
 pub mod path;

@@ -46,6 +46,9 @@ pub fn row(reason: Reason) -> Row {
         R::UnknownExpectation => (417, 13, true),
         R::MethodNotAllowed => (405, 12, true),
         R::WrongProtocol | R::ClientTlsFailed | R::ClientGone => (400, 1, true),
+        R::ClientCertificateMissing | R::ClientCertificateExpired | R::ClientUntrusted => (403, 7, true),
+        R::RefusedByClient => (400, 1, true),
+        R::PlaintextRefused => (403, 7, true),
         R::NoRoute => (404, 12, false),
         R::AddressRefused => (403, 7, false),
         R::Looped => (508, 10, true),
@@ -56,6 +59,7 @@ pub fn row(reason: Reason) -> Row {
         R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => (503, 14, false),
         R::RefusedStream => (503, 14, false),
         R::TlsFailed | R::Reset | R::UpgradeFailed => (502, 14, false),
+        R::PeerIdentityMismatch | R::PeerCertificateExpired | R::PeerUntrusted | R::RefusedByPeer => (502, 14, false),
         R::BadResponse | R::ResponseHeadTooLarge | R::ResponseIncomplete => (502, 13, false),
         R::ResponseTimeout | R::AttemptTimeout | R::DeadlinePassed | R::TunnelIdle => (504, 4, false),
     };

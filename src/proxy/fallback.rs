@@ -63,9 +63,8 @@ fn undone(reason: Reason) -> bool {
             | R::ConnectRefused
             | R::ConnectFailed
             | R::ConnectTimeout
-            | R::TlsFailed
             | R::RefusedStream
-    )
+    ) || reason.is_tls_with_peer()
 }
 
 impl Kept {

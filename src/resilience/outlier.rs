@@ -66,13 +66,13 @@ impl Seen {
             Reason::ConnectRefused
             | Reason::ConnectFailed
             | Reason::ConnectTimeout
-            | Reason::TlsFailed
             | Reason::Reset
             | Reason::BadResponse
             | Reason::ResponseIncomplete
             | Reason::ResponseTimeout
             | Reason::AttemptTimeout => Some(Self::LocalFailure),
             Reason::DeadlinePassed => Some(Self::Late),
+            tls if tls.is_tls_with_peer() => Some(Self::LocalFailure),
             _ => None,
         }
     }

@@ -212,7 +212,8 @@ fn fate(outcome: &Outcome<'_>) -> Fate {
 /// Whether no connection was made. A TLS alert that refuses our certificate may come after the request went out, but
 /// before anything read it.
 fn unconnected(reason: Reason) -> bool {
-    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
+    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout)
+        || reason.is_tls_with_peer()
 }
 
 /// Every condition that holds, whether the rule asks for it or not.

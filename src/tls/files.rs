@@ -30,7 +30,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
         .map_err(|_| format!("{}: expected a PEM private key (PKCS#8, PKCS#1 or SEC1)", path.display()))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 

@@ -1,6 +1,17 @@
-//! TLS to callers and to peers outside the mesh.
+//! TLS to callers and to peers: identities of the mesh by SPIFFE, and plain server certificates outside it.
 
 pub mod certificate;
 pub mod client;
+mod der;
+pub mod expiry;
+pub mod facts;
 pub mod files;
+pub mod identity;
+pub mod material;
 pub mod server;
+pub mod store;
+#[cfg(test)]
+mod tests;
+pub mod trust;
+pub mod untrusted;
+pub mod verify;

@@ -459,7 +459,8 @@ impl Endpoint {
 
 /// Whether a failure to connect tells something about the endpoint, and not only about us or the caller.
 pub(super) fn is_its_doing(reason: Reason) -> bool {
-    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed)
+    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout)
+        || reason.is_tls_with_peer()
 }
 
 /// `DeadlinePassed`, for whoever ran out of time before there was a connection.
@@ -661,8 +662,8 @@ mod tests {
             let rig = Rig::new(Protocol::Auto);
             rig.endpoint.begin(Instant::now()).unconnected(Instant::now(), *reason);
             let sampled = rig.endpoint.load().latency(Instant::now()).is_some();
-            let its_own = ["connect_refused", "connect_failed", "connect_timeout", "tls_failed"];
-            assert_eq!(sampled, its_own.contains(&reason.word()), "{reason:?}");
+            let its_own = ["connect_refused", "connect_failed", "connect_timeout"].contains(&reason.word());
+            assert_eq!(sampled, its_own || reason.is_tls_with_peer(), "{reason:?}");
             assert_eq!(rig.endpoint.load().in_flight(), 0);
         }
     }

@@ -1,0 +1,290 @@
+//! `Identity`: who this sidecar is and whom it trusts, as one immutable snapshot. Its TLS configurations, tickets and
+//! sessions belong to it, so none outlives the roots that it was made under.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+
+use super::expiry::{Expiry, Of};
+use super::facts::{Facts, crl_validity};
+use super::material::{Material, Roots, Sourced};
+use super::trust::{Domain, Trust};
+use super::untrusted::{Role, Untrusted};
+use super::verify::{ClientVerifier, PeerVerifier, Wanted};
+use crate::plan::identity::IdentityPlan;
+use crate::spiffe::SpiffeId;
+
+/// Sessions kept for one endpoint.
+const SESSIONS: usize = 4;
+
+/// Who this sidecar is and whom it trusts.
+pub struct Identity {
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    trust: Arc<Trust>,
+    expiries: Vec<Expiry>,
+    /// SHA-256 over all that it was made of but the key, which belongs to the leaf.
+    digest: [u8; 32],
+    server: ServerConfig,
+    client: ClientConfig,
+}
+
+impl Identity {
+    /// Reads the files of `plan`.
+    ///
+    /// # Errors
+    /// As [`Material::read`] and [`Identity::new`].
+    pub fn read(plan: &IdentityPlan, now: UnixTime) -> Result<Self, String> {
+        Self::new(Material::read(plan)?, now)
+    }
+
+    /// Believes `material` if it fits together. What is merely out of date at `now` is taken, and told by
+    /// [`Identity::warnings`]: refusing it would leave no identity at all.
+    ///
+    /// # Errors
+    /// One line that names the part's origin: a key that is another certificate's, a leaf that is no workload's, a
+    /// root that is no CA, no roots for the own trust domain or roots that do not vouch for the leaf, an unusable CRL.
+    pub fn new(material: Material, now: UnixTime) -> Result<Self, String> {
+        let Material { chain: Sourced { origin, it: chain }, key, roots, crls, tls12 } = material;
+        let leaf = chain.first().ok_or_else(|| format!("{origin}: no certificate in it"))?;
+        let facts = Facts::read(leaf).ok_or_else(|| format!("{origin}: {}", Untrusted::BadEncoding))?;
+        let id = facts.id().map_err(|why| format!("{origin}: {why}"))?;
+        let mut expiries = vec![Expiry { of: Of::Leaf, validity: facts.validity }];
+        let domains = domains(&roots, &id, &mut expiries)?;
+        let provider = Arc::new(provider::default_provider());
+        let revoked = revocations(&crls, &mut expiries)?;
+        let trust = Arc::new(Trust::new(domains, revoked, provider.signature_verification_algorithms));
+        vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
+            format!("{origin}: {why}; its issuer belongs into the roots, intermediates after the leaf")
+        })?;
+        let digest = digest_of(&chain, &roots, &crls, tls12);
+        let certified = CertifiedKey::from_der(chain.clone(), key.it, &provider)
+            .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
+        let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
+        Ok(Self { id, chain, trust, expiries, digest, server, client })
+    }
+
+    /// Whom the own certificate names.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// SHA-256 of the own leaf in hex, as `openssl x509 -fingerprint -sha256` counts it.
+    pub fn fingerprint(&self) -> String {
+        let leaf = self.chain.first().map_or(&[][..], |leaf| leaf.as_ref());
+        digest::digest(&digest::SHA256, leaf).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether both were made of the same.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+
+    /// For a door: a certificate is demanded of every caller that speaks TLS. Who may come without TLS is decided
+    /// before. `alpn` in the order of preference; tickets of all doors are this identity's.
+    pub fn server_config(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        let mut config = self.server.clone();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    }
+
+    /// For one endpoint: sessions of its own, because endpoints behind one name do not know each other's tickets, and
+    /// because a session is only as good as the `wanted` that it was made under.
+    pub fn client_config(&self, wanted: Wanted, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        let mut config = self.client.clone();
+        config.dangerous().set_certificate_verifier(Arc::new(PeerVerifier { trust: self.trust.clone(), wanted }));
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    }
+
+    /// Who called, judged by what holds at `now`. To be asked on every connection: a resumed one brings the chain of
+    /// its first handshake, which rustls does not judge again, and time has gone on since then.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn identify_client(&self, chain: Option<&[CertificateDer<'_>]>, now: UnixTime) -> Result<SpiffeId, Untrusted> {
+        self.identify(chain, Role::Client, now)
+    }
+
+    /// Who was called, in the same way.
+    ///
+    /// # Errors
+    /// Why it is refused, also for being somebody else.
+    pub fn identify_peer(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        wanted: &Wanted,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Untrusted> {
+        let id = self.identify(chain, Role::Server, now)?;
+        wanted.check(&id)?;
+        Ok(id)
+    }
+
+    fn identify(&self, chain: Option<&[CertificateDer<'_>]>, role: Role, now: UnixTime) -> Result<SpiffeId, Untrusted> {
+        let (leaf, intermediates) = chain.and_then(<[_]>::split_first).ok_or(Untrusted::NoCertificate)?;
+        self.trust.judge(leaf, intermediates, role, now)
+    }
+
+    /// When the leaf, each root and each CRL expires: the leaf first.
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.expiries
+    }
+
+    /// What an operator should look at: parts past two thirds of their time, and what others would refuse us for.
+    pub fn warnings(&self, now: UnixTime) -> Vec<String> {
+        let mut found: Vec<String> = self.expiries.iter().filter_map(|expiry| expiry.warning(now)).collect();
+        if let Err(Untrusted::Revoked) = self.identify(Some(&self.chain), Role::Client, now) {
+            found
+                .push(format!("our own certificate, or an issuer's, is revoked by a CRL: issue {} a new one", self.id));
+        }
+        found
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, trust, expiries, .. } = self;
+        f.debug_struct("Identity")
+            .field("id", id)
+            .field("fingerprint", &self.fingerprint())
+            .field("trust", trust)
+            .field("expiries", expiries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The name to call an endpoint by: what stands for it in the file, if it is a name, so that its server knows by SNI
+/// what was asked for; the address of one that has none, which is never sent (RFC 6066 §3).
+pub fn name_for(host: &str, address: IpAddr) -> ServerName<'static> {
+    ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(address.into()))
+}
+
+/// The roots, by trust domain.
+fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result<Vec<Domain>, String> {
+    let mut domains: Vec<Domain> = Vec::new();
+    for Roots { domain, certificates: Sourced { origin, it } } in roots {
+        if it.is_empty() {
+            return Err(format!("{origin}: no root certificate in it"));
+        }
+        let name: Arc<str> = domain.clone().unwrap_or_else(|| id.trust_domain().into());
+        let at = domains.iter().position(|known| known.name == name).unwrap_or_else(|| {
+            domains.push(Domain { name: name.clone(), anchors: Vec::new(), validity: Vec::new() });
+            domains.len() - 1
+        });
+        let Some(domain) = domains.get_mut(at) else { continue };
+        for (index, root) in it.iter().enumerate() {
+            let (facts, anchor) = root_of(root).map_err(|why| format!("{origin}: certificate {}: {why}", index + 1))?;
+            expiries.push(Expiry { of: Of::Root(name.clone()), validity: facts.validity });
+            domain.validity.push(facts.validity);
+            domain.anchors.push(anchor);
+        }
+    }
+    match domains.iter().any(|domain| *domain.name == *id.trust_domain()) {
+        true => Ok(domains),
+        false => Err(format!("no roots are given for the own trust domain `{}`, that of {id}", id.trust_domain())),
+    }
+}
+
+fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {
+    let facts = Facts::read(root).ok_or("cannot be read")?;
+    if !facts.is_ca {
+        return Err("is no CA, so it cannot be a root");
+    }
+    if facts.has_weak_key() {
+        return Err("has an RSA key under 2048 bits, which is refused");
+    }
+    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_| "cannot be read")?.to_owned();
+    Ok((facts, anchor))
+}
+
+fn revocations(
+    crls: &[Sourced<Vec<CertificateRevocationListDer<'static>>>],
+    expiries: &mut Vec<Expiry>,
+) -> Result<Vec<CertRevocationList<'static>>, String> {
+    let mut found = Vec::new();
+    for Sourced { origin, it } in crls {
+        for (index, crl) in it.iter().enumerate() {
+            let read = OwnedCertRevocationList::from_der(crl)
+                .map_err(|error| format!("{origin}: CRL {}: cannot be used: {error}", index + 1))?;
+            expiries.extend(crl_validity(crl).map(|validity| Expiry::of_crl(origin, validity)));
+            found.push(read.into());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the own roots vouch for the own chain, as client and as server. Dates are for the warnings, CRLs too: an
+/// identity that could not be replaced because it is revoked would keep the CRL out that says so.
+fn vouched(trust: &Trust, chain: &[CertificateDer<'static>], now: UnixTime) -> Result<(), Untrusted> {
+    let (leaf, intermediates) = chain.split_first().ok_or(Untrusted::NoCertificate)?;
+    for role in [Role::Client, Role::Server] {
+        match trust.judge_signatures(leaf, intermediates, role, now) {
+            Ok(_) | Err(Untrusted::Expired { .. } | Untrusted::NotYetValid { .. }) => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(())
+}
+
+/// Both configurations without what differs by door or endpoint. X25519MLKEM768 comes first in the provider's groups.
+fn configs(
+    certified: CertifiedKey,
+    trust: &Arc<Trust>,
+    provider: Arc<CryptoProvider>,
+    tls12: bool,
+) -> Result<(ServerConfig, ClientConfig), rustls::Error> {
+    const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+    let versions = if tls12 { BOTH } else { &[&TLS13] };
+    let shown = Arc::new(SingleCertAndKey::from(certified));
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(Arc::new(ClientVerifier(trust.clone())))
+        .with_cert_resolver(shown.clone());
+    // Tickets that hold the session, instead of sessions held here: strangers cannot fill or flush them. Their keys
+    // change every six hours and end with this identity.
+    server.ticketer = provider::Ticketer::new()?;
+    server.require_ems = true;
+    let nobody = PeerVerifier { trust: trust.clone(), wanted: Wanted::new(Arc::default(), None) };
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(nobody))
+        .with_client_cert_resolver(shown);
+    client.require_ems = true;
+    Ok((server, client))
+}
+
+fn digest_of(
+    chain: &[CertificateDer<'_>],
+    roots: &[Roots],
+    crls: &[Sourced<Vec<CertificateRevocationListDer<'_>>>],
+    tls12: bool,
+) -> [u8; 32] {
+    let mut sum = digest::Context::new(&digest::SHA256);
+    let mut part = |kind: u8, bytes: &[u8]| {
+        sum.update(&[kind]);
+        sum.update(&bytes.len().to_be_bytes());
+        sum.update(bytes);
+    };
+    chain.iter().for_each(|it| part(b'c', it));
+    for Roots { domain, certificates } in roots {
+        part(b'd', domain.as_deref().unwrap_or_default().as_bytes());
+        certificates.it.iter().for_each(|it| part(b'r', it));
+    }
+    crls.iter().flat_map(|crls| &crls.it).for_each(|it| part(b'l', it));
+    part(b'v', &[u8::from(tls12)]);
+    let mut digest = [0; 32];
+    digest.copy_from_slice(sum.finish().as_ref());
+    digest
+}

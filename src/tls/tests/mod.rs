@@ -1,0 +1,9 @@
+//! Tests of identities with real handshakes over pipes in memory.
+
+mod chains;
+mod files;
+mod handshakes;
+mod kit;
+mod properties;
+mod resumption;
+mod rows;
