@@ -469,7 +469,7 @@ mod tests {
         let plan = PeerPlan {
             name: crate::ids::PeerName::new("payments"),
             kind: PeerKind::Named,
-            source: PeerSource { addresses: Addresses::Static(specs), protocol: Protocol::Auto, tls: None },
+            source: PeerSource { addresses: Addresses::Static(specs), protocol: Protocol::Auto, tls: None, mtls: None },
             policy: Arc::new(policy),
             routes: crate::plan::peer::Routes::default(),
         };

@@ -2,6 +2,7 @@
 
 use super::collect::{List, OneOrMore, OrNone, Switch};
 use super::facts::Facts;
+use super::identity::Mtls;
 use super::kind::{Set, words};
 use super::limits::{Adaptive, Rate};
 use super::policy::{AccessRule, Authorization, Probe};
@@ -47,6 +48,8 @@ section! {
         ports "ports": Set<List<Port>> = Is("[]");
         /// A certificate to serve plain HTTPS and HTTP/2 with.
         tls "tls": Option<Set<ServerTls>> = Unset("{}");
+        /// Mutual TLS: `strict`, `permissive` or `off`; with `identity` by default `strict`.
+        mtls "mtls": Option<Set<Mtls>> = Unset("strict");
         /// Server names whose TLS is handed to the service untouched.
         passthrough "passthrough": Set<List<ServerName>> = Is("[]");
         /// Protocols that may follow an HTTP/1 upgrade, besides websocket.

@@ -7,6 +7,7 @@ pub mod collect;
 pub mod expand;
 pub mod facts;
 pub mod fallback;
+pub mod identity;
 pub mod kind;
 pub mod limits;
 pub mod listener;
@@ -33,6 +34,7 @@ pub mod values;
 use collect::{Named, OrOff};
 use expand::{Variables, expand};
 use facts::Facts;
+use identity::Identity;
 use kind::{Kind, Reader, Set};
 use listener::{Dns, Inbound, Outbound};
 use peer::{ControlFile, Peer};
@@ -65,6 +67,8 @@ section! {
         admin "admin": Set<Admin> = Is("{}");
         /// A second server with /live, /ready and /metrics only, for probes and scrapers elsewhere, or `off`.
         status "status": Set<OrOff<TcpListen>> = Is("off");
+        /// Who this sidecar is and whom it trusts; without this section nothing speaks mutual TLS.
+        identity "identity": Option<Set<Identity>> = Unset("{}");
         /// From the network to the service; without this section there is no inbound door.
         inbound "inbound": Option<Set<Inbound>> = Sample("{}");
         /// From the service to its peers.

@@ -2,6 +2,7 @@
 
 use super::collect::{List, Named, OneOrMore, OrNone, OrOff, OrSource, OrSystem, Pairs};
 use super::fallback::StandIn;
+use super::identity::PeerMtls;
 use super::kind::{Set, words};
 use super::limits::Breaker;
 use super::listener::Protocol;
@@ -59,6 +60,8 @@ section! {
         protocol "protocol": Set<Protocol> = Is("auto");
         /// TLS with a server certificate, for a service outside the mesh.
         tls "tls": Option<Set<ClientTls>> = Unset("{}");
+        /// Mutual TLS and who it must prove to be, or `off`; needed with `identity` unless there is `tls`.
+        mtls "mtls": Option<Set<OrOff<PeerMtls>>> = Unset("{ id: spiffe://shop/payments }");
         /// Which endpoint takes the next request.
         balance "balance": Set<Balancing> = Is("{}");
         /// How long an endpoint that appeared later than the others takes to grow into its share, or `off`.

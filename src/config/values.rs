@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::collect::is_name;
 use super::kind::{Scalar, Wrong};
 use crate::ids::Addr;
-use crate::spiffe::NotSpiffe;
+use crate::spiffe::{NotSpiffe, is_trust_domain};
 
 /// Patterns of the schema; the parsers below are stricter.
 const ADDR: &str = r"^(unix:/.+|(\[[0-9A-Fa-f:.]+(%[^\]]+)?\]|[0-9.]+):[0-9]{1,5})$";
@@ -150,6 +150,11 @@ scalars! {
     SpiffeId(crate::spiffe::SpiffeId) "spiffe-id",
         "a SPIFFE ID such as `spiffe://shop/payments`", r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
         |text| text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string())), ToString::to_string;
+
+    /// A trust domain.
+    TrustDomain(String) "trust-domain",
+        "a trust domain such as `shop.internal`", "^[a-z0-9._-]+$",
+        |text| if is_trust_domain(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
 
     /// A SPIFFE ID, or with a last segment of `*` all below it.
     SpiffeIds(crate::spiffe::IdMatch) "spiffe-ids",

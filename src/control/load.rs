@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 
 use crate::config::expand::Variables;
 use crate::config::facts::Facts;
@@ -24,8 +24,10 @@ use crate::plan::build::{Built, Content, FileUse, build};
 use crate::plan::control_file::{self, ControlFile};
 use crate::plan::door::Egress;
 use crate::plan::egress::is_own;
+use crate::plan::identity::IdentityPlan;
 use crate::tls;
 use crate::tls::client::{ClientTls, SystemRoots};
+use crate::tls::identity::Identity;
 
 /// A configuration in which nothing is wrong.
 #[derive(Debug, Clone)]
@@ -157,6 +159,10 @@ fn look_at(files: &[FileUse], egress: &Egress, problems: &mut Problems) {
                 let mut all = CertificateDer::pem_slice_iter(text).peekable();
                 all.peek().is_some() && all.all(|certificate| certificate.is_ok())
             }),
+            Content::Crls => pem(&file.path, "CRL", |text| {
+                let mut all = CertificateRevocationListDer::pem_slice_iter(text).peekable();
+                all.peek().is_some() && all.all(|crl| crl.is_ok())
+            }),
             Content::Key => pem(&file.path, "private key", |text| PrivateKeyDer::from_pem_slice(text).is_ok()),
             Content::Token => read_token(&file.path).map(drop).map_err(|why| format!("{}: {why}", file.path.display())),
         };
@@ -168,13 +174,23 @@ fn look_at(files: &[FileUse], egress: &Egress, problems: &mut Problems) {
 
 /// Makes each TLS configuration as it will be used, once all its files can be read.
 fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
-    let mut said = HashSet::new();
+    let (mut said, mut warnings) = (HashSet::new(), Vec::new());
     let mut say = |key: String, text: String| {
         if said.insert((key.clone(), text.clone())) {
             let problem = places.problem(&key, text);
             problems.error(&problem.key, problem.at, problem.text, None);
         }
     };
+    match plan.identity.as_deref().map(|files| (files, Identity::read(files, UnixTime::now()))) {
+        Some((files, Err(why))) => say(identity_key(files, &why).to_owned(), why),
+        Some((_, Ok(identity))) => {
+            for warning in identity.warnings(UnixTime::now()) {
+                let problem = places.problem("identity", warning);
+                warnings.push(problem);
+            }
+        }
+        None => {}
+    }
     for door in &plan.doors {
         if let Some(Err(why)) = door.tls.as_ref().map(tls::server::config) {
             say(format!("{}.tls.certificate", door.side.word()), why);
@@ -187,6 +203,20 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
             let key = if why.starts_with("`tls.sni") { "sni" } else { "roots" };
             say(format!("peers.{}.tls.{key}", peer.name), why);
         }
+    }
+    for warning in warnings {
+        problems.warning(&warning.key, warning.at, warning.text);
+    }
+}
+
+/// The key of the identity's file that a problem begins with.
+fn identity_key(files: &IdentityPlan, why: &str) -> &'static str {
+    let about = |file: &Path| why.strip_prefix(&*file.to_string_lossy()).is_some_and(|rest| rest.starts_with(": "));
+    match () {
+        () if about(&files.key) => "identity.key",
+        () if about(&files.certificate) => "identity.certificate",
+        () if files.crls.iter().any(|file| about(file)) => "identity.crls",
+        () => "identity.roots",
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn plan() -> Plan {
         access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
         gates: Default::default(),
         policy: Default::default(),
+        identity: None,
     }
 }
 
@@ -44,6 +45,7 @@ pub(crate) fn app(addr: Addr) -> PeerPlan {
             addresses: Addresses::Static(vec![EndpointSpec::bare(addr)]),
             protocol: Protocol::Auto,
             tls: None,
+            mtls: None,
         },
         policy: Arc::new(PeerPolicy {
             balance: Balance::PeakEwma,

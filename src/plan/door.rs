@@ -23,6 +23,8 @@ pub struct DoorPlan {
     pub protocol: Protocol,
     /// A certificate to serve plain HTTPS with, inbound only.
     pub tls: Option<ServerTlsPlan>,
+    /// Whether callers must prove who they are, inbound only.
+    pub mtls: Mtls,
     /// SNI names whose TLS is handed through untouched, in lower case; `*.` matches one or more labels.
     pub passthrough: Arc<[String]>,
     /// Upgrade tokens besides `websocket` that may tunnel, in lower case.
@@ -63,6 +65,18 @@ pub enum Protocol {
     Http2,
     /// Opaque bytes.
     Tcp,
+}
+
+/// Whether the callers of a door must prove who they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mtls {
+    /// Nobody is asked.
+    #[default]
+    Off,
+    /// Whoever speaks TLS; plaintext is served too.
+    Permissive,
+    /// All; plaintext is refused.
+    Strict,
 }
 
 /// Bounds on what one caller, or all of a door's callers, can take.

@@ -25,6 +25,7 @@ use crate::ids::Addr;
 use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
+use identity::IdentityPlan;
 use peer::PeerPlan;
 use policy::Policy;
 use rules::DoorGates;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub admin: Option<AdminPlan>,
     /// A second, read-only server for probes and scrapers.
     pub status: Option<SocketAddr>,
+    /// Who this sidecar is and whom it trusts; `None` where nothing speaks mutual TLS.
+    pub identity: Option<Arc<IdentityPlan>>,
     /// Every listener, in the order they are bound.
     pub doors: Vec<Arc<DoorPlan>>,
     /// Every peer: first the apps behind the inbound doors, then the named ones in the file's order.

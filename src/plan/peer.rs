@@ -11,7 +11,7 @@ use super::health::HealthRule;
 use super::route::{Route, Sticky};
 use super::rules::{Rules, Share, SubsetRule};
 use crate::ids::{Addr, PeerName};
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{IdMatch, SpiffeId};
 
 /// One peer. A reload that changes only the policy keeps the living state of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct PeerSource {
     pub protocol: Protocol,
     /// TLS with a server certificate, where asked for.
     pub tls: Option<ClientTlsPlan>,
+    /// Mutual TLS, and who the peer may prove to be: any of these.
+    pub mtls: Option<Arc<[IdMatch]>>,
 }
 
 /// Where the addresses of a peer come from.

@@ -148,8 +148,8 @@ impl Policy {
         self.allow.iter().find(|rule| rule.means(facts, Sense::Narrow)).map_or(Verdict::NoneAllows, Verdict::Allowed)
     }
 
-    /// A tunnel is no probe: what would follow is no GET.
-    fn is_probe(&self, asked: &Asked<'_>) -> bool {
+    /// Whether it is let in whoever asks. A tunnel is no probe: what would follow is no GET.
+    pub fn is_probe(&self, asked: &Asked<'_>) -> bool {
         *asked.method == Method::GET && !asked.tunnel && self.probes.iter().any(|path| path == asked.uri.path())
     }
 }

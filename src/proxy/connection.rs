@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -30,12 +31,18 @@ use crate::net::io::Io;
 use crate::net::origdst::OriginalDst;
 use crate::net::sniff::{Wire, is_http2_server, may_become_http1, sniff};
 use crate::plan::Plan;
-use crate::plan::door::{DoorPlan, Leads, Protocol};
+use crate::plan::door::{DoorPlan, Leads, Mtls, Protocol};
 use crate::reason::Reason;
+use crate::spiffe::SpiffeId;
+use crate::tls::identity::{Identity, fingerprint};
+use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 use crate::upstream::peer::Peer;
 
 /// How long a silent caller may still speak after the early dial failed, before its connection is closed.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Said of opaque bytes without TLS where it is demanded.
+const PLAINTEXT: &str = "this door takes mutual TLS only (`inbound.mtls: strict`), and this is plaintext";
 
 /// Makes the record of an accepted connection.
 pub fn accepted(
@@ -66,6 +73,7 @@ pub fn accepted(
         trusted,
         tls: false,
         identity: None,
+        client_cert: None,
         clock: Clock::new(Instant::now()),
         no_informational: Arc::new(move |answer| {
             if answer.status() != StatusCode::CONTINUE {
@@ -83,13 +91,23 @@ pub async fn serve(conn: Conn, io: Io) {
     if conn.door.limits.body_idle > USER_TIMEOUT {
         io.set_user_timeout(Some(conn.door.limits.body_idle));
     }
+    // Where TLS may come, the first bytes are looked at whatever is declared.
+    if conn.door.tls.is_some() || conn.door.mtls != Mtls::Off {
+        return Box::pin(detect(conn, io)).await;
+    }
     match conn.door.protocol {
-        Protocol::Http1 if conn.door.tls.is_none() => serve_http1(Arc::new(conn), io).await,
-        Protocol::Http2 if conn.door.tls.is_none() => serve_http2(Arc::new(conn), io).await,
-        Protocol::Tcp if conn.door.passthrough.is_empty() && conn.door.tls.is_none() => {
-            opaque(Arc::new(conn), io).await
-        }
-        _ => Box::pin(detect(conn, io)).await,
+        Protocol::Tcp if !conn.door.passthrough.is_empty() => Box::pin(detect(conn, io)).await,
+        _ => declared(conn, io).await,
+    }
+}
+
+/// Serves a connection that holds what its door declares, or finds out.
+async fn declared(conn: Conn, io: Io) {
+    match conn.door.protocol {
+        Protocol::Http1 => serve_http1(Arc::new(conn), io).await,
+        Protocol::Http2 => serve_http2(Arc::new(conn), io).await,
+        Protocol::Tcp => opaque(Arc::new(conn), io).await,
+        Protocol::Auto => Box::pin(detect(conn, io)).await,
     }
 }
 
@@ -109,6 +127,7 @@ async fn detect(conn: Conn, mut io: Io) {
     let conn = Arc::new(conn);
     let mut seen = BytesMut::new();
     let found = find(&conn, &mut io, &mut seen).await;
+    count_plaintext(&conn, &found, &seen);
     match found {
         Found::Nothing => {}
         // Connected and closed, as a health check does: nobody was called who is to be told of.
@@ -122,9 +141,23 @@ async fn detect(conn: Conn, mut io: Io) {
     }
 }
 
+/// Counts who came in plaintext to a door that asks for mutual TLS and lets it pass.
+fn count_plaintext(conn: &Conn, found: &Found, seen: &BytesMut) {
+    let plaintext = match found {
+        Found::Caller(Wire::Tls { .. }, _) | Found::Late | Found::Nothing => false,
+        Found::Caller(..) => !seen.is_empty(),
+        Found::Peer(..) => true,
+    };
+    if plaintext && conn.door.mtls == Mtls::Permissive && conn.identity.is_none() {
+        conn.core.metrics.door(conn.side()).plaintext.inc();
+    }
+}
+
 /// Whether the door leads to no one peer, or the rules of the service keep opaque bytes from it.
 fn calls_nobody(conn: &Conn) -> bool {
-    matches!(conn.door.leads, Leads::ByAuthority) || policy::bytes(conn, &conn.core.world.load()).is_err()
+    matches!(conn.door.leads, Leads::ByAuthority)
+        || conn.is_unproven()
+        || policy::bytes(conn, &conn.core.world.load()).is_err()
 }
 
 /// Tells of first bytes that stopped short, for nothing else does; a caller that began a request is answered too.
@@ -258,6 +291,10 @@ fn early_peer(conn: &Conn) -> Option<Arc<Peer>> {
     let (Leads::Peer(index), Protocol::Auto, None) = (conn.door.leads, conn.door.protocol, &conn.door.tls) else {
         return None;
     };
+    // Who has still to prove who it is wakes nobody.
+    if conn.is_unproven() {
+        return None;
+    }
     if !conn.learned.may_speak_first(Instant::now()) {
         return None;
     }
@@ -273,6 +310,18 @@ async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)
     match wire {
         Wire::Tls { sni } if passes(&conn, sni.as_deref()) => {
             tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
+        }
+        Wire::Tls { .. } if conn.door.mtls != Mtls::Off && conn.identity.is_none() => {
+            unused(dialled);
+            identify(conn, io).await;
+        }
+        // The app's own TLS, inside that of the sidecars.
+        Wire::Tls { sni } if conn.identity.is_some() && matches!(declared, Protocol::Auto | Protocol::Tcp) => {
+            tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
+        }
+        Wire::Http1 | Wire::Http2 | Wire::Opaque if conn.is_unproven() && !is_http(&wire, declared) => {
+            unused(dialled);
+            record::refused(&conn, Reason::PlaintextRefused, PLAINTEXT);
         }
         Wire::Tls { sni } if conn.door.tls.is_some() && !conn.tls => {
             unused(dialled);
@@ -305,6 +354,16 @@ async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)
                 "this port speaks HTTP and CONNECT; give an opaque peer a port of its own with peers.NAME.listen",
             ),
         },
+    }
+}
+
+/// Whether plaintext is a request of the door's protocol, which gets an answer: each is refused by `policy`, but for a
+/// platform's health checks.
+fn is_http(wire: &Wire, declared: Protocol) -> bool {
+    match wire {
+        Wire::Http1 => matches!(declared, Protocol::Auto | Protocol::Http1),
+        Wire::Http2 => matches!(declared, Protocol::Auto | Protocol::Http2),
+        Wire::Tls { .. } | Wire::Opaque => false,
     }
 }
 
@@ -394,6 +453,59 @@ async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
         Some(b"h2") => serve_http2(Arc::new(inner), stream).await,
         Some(b"http/1.1") => serve_http1(Arc::new(inner), stream).await,
         _ => inside(Arc::new(inner), stream).await,
+    }
+}
+
+/// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
+async fn identify(conn: Arc<Conn>, io: Io) {
+    let world = conn.core.world.load_full();
+    let Some(identity) = world.identity.as_ref().map(|store| store.current()) else {
+        return record::refused(&conn, Reason::Internal, "this sidecar has no identity any more");
+    };
+    let offers: &[&[u8]] = match conn.door.protocol {
+        Protocol::Auto => &[b"h2", b"http/1.1"],
+        Protocol::Http1 => &[b"http/1.1"],
+        Protocol::Http2 => &[b"h2"],
+        Protocol::Tcp => &[],
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(identity.server_config(offers));
+    let stream = match timeout(conn.door.limits.head_timeout, acceptor.accept(io)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return handshake_failed(&conn, &error),
+        Err(_) => return record::refused(&conn, Reason::ClientTlsFailed, "the handshake took too long"),
+    };
+    let tls = stream.get_ref().1;
+    let (chain, alpn) = (tls.peer_certificates(), tls.alpn_protocol().map(<[u8]>::to_vec));
+    // Also of a resumed session, whose chain rustls does not judge again.
+    let id = match identity.identify_client(chain, UnixTime::now()) {
+        Ok(id) => id,
+        Err(untrusted) => {
+            return record::refused(&conn, untrusted.reason(Role::Client), &untrusted.to_string());
+        }
+    };
+    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, &id));
+    let stream = Io::Tls(Box::new(stream.into()));
+    let Some(inner) = Arc::into_inner(conn) else { return };
+    let conn = Conn { identity: Some(id), client_cert, ..inner };
+    match alpn.as_deref() {
+        Some(b"h2") => serve_http2(Arc::new(conn), stream).await,
+        Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,
+        _ => declared(conn, stream).await,
+    }
+}
+
+/// What the app is told of a caller, in the form of Envoy's `x-forwarded-client-cert`. A SPIFFE ID has no character that
+/// would need quotes there.
+fn forwarded(identity: &Identity, leaf: &[u8], id: &SpiffeId) -> Option<HeaderValue> {
+    let (own, hash) = (identity.id(), fingerprint(leaf));
+    HeaderValue::try_from(format!("By={own};Hash={hash};URI={id}")).ok()
+}
+
+fn handshake_failed(conn: &Conn, error: &io::Error) {
+    match (Untrusted::of_io(error), refused_by_peer(error)) {
+        (Some(untrusted), _) => record::refused(conn, untrusted.reason(Role::Client), &untrusted.to_string()),
+        (None, Some(why)) => record::refused(conn, Reason::RefusedByClient, why),
+        (None, None) => record::refused(conn, Reason::ClientTlsFailed, &format!("mutual TLS: {error}")),
     }
 }
 

@@ -245,6 +245,9 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
     };
     record.grpc = head::is_grpc_call(&parts.headers);
     let facts = head::request(parts, &rules).map_err(|error| Failure::new(error.reason, error.detail))?;
+    if let Some(certificate) = &conn.client_cert {
+        parts.headers.insert(head::CLIENT_CERT, certificate.clone());
+    }
     record.host = Some(facts.authority.raw().clone());
     record.id = parts.headers.get(head::REQUEST_ID).cloned();
     if facts.absolute && conn.side() == Door::Outbound {

@@ -36,7 +36,7 @@ use crate::life::tasks::Tasks;
 use crate::net::clocked::Clock;
 use crate::net::origdst::OriginalDst;
 use crate::plan::Plan;
-use crate::plan::door::DoorPlan;
+use crate::plan::door::{DoorPlan, Mtls};
 use crate::spiffe::SpiffeId;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -96,10 +96,13 @@ pub struct Conn {
     pub client_field: Option<HeaderValue>,
     /// Whether the caller's word about where it comes from is believed.
     pub trusted: bool,
-    /// Whether the caller's connection is TLS.
+    /// Whether the caller's connection is TLS with the door's own certificate. Mutual TLS is between sidecars: what was
+    /// asked for inside of it was asked for as `http`.
     pub tls: bool,
     /// Who the caller has proven to be.
     pub identity: Option<SpiffeId>,
+    /// The same for the app, as `x-forwarded-client-cert`.
+    pub client_cert: Option<HeaderValue>,
     /// The clocks of the connection.
     pub clock: Arc<Clock>,
     /// Drops informational answers that this leg cannot carry, and counts them.
@@ -114,6 +117,11 @@ impl Conn {
     /// Which way its traffic goes.
     pub fn side(&self) -> Door {
         self.door.side
+    }
+
+    /// Whether its caller had to prove who it is and did not.
+    pub fn is_unproven(&self) -> bool {
+        self.door.mtls == Mtls::Strict && self.identity.is_none()
     }
 
     /// Who owns what it spawns.

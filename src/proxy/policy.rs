@@ -25,7 +25,15 @@ pub type WouldDeny = Cow<'static, str>;
 /// `Denied`, or `PathNotNormal` where a rule looks at paths and this one can be read in two ways.
 pub fn request(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) -> Result<Option<WouldDeny>, Failure> {
     let policy = &world.plan.policy;
-    if policy.is_empty() || conn.side() == Door::Outbound {
+    if conn.side() == Door::Outbound {
+        return Ok(None);
+    }
+    // No audit lets it in: what must be proven is the door's word, not a rule's.
+    if conn.is_unproven() && !policy.is_probe(&asked(parts, head, conn.tls)) {
+        let detail = "this door takes mutual TLS only, and the request came in plaintext";
+        return Err(Failure::new(Reason::PlaintextRefused, detail));
+    }
+    if policy.is_empty() {
         return Ok(None);
     }
     enforced(policy, judge(policy, &who(conn), parts, head, conn.tls).and_then(settled))
@@ -79,16 +87,20 @@ pub fn judge<'p>(
             format!("the path has {why}: servers read it differently, so the rules of the service cannot judge it");
         return Err(Failure::new(Reason::PathNotNormal, detail));
     }
+    Ok(policy.decide(&Facts { request: Some(asked(parts, head, tls)), ..*who }))
+}
+
+/// What the rules look at in a request.
+fn asked<'a>(parts: &'a Parts, head: &'a head::Facts, tls: bool) -> Asked<'a> {
     let default_port = if tls { 443 } else { 80 };
-    let asked = Asked {
+    Asked {
         method: &parts.method,
         uri: &parts.uri,
         headers: &parts.headers,
         host: head.authority.written_host(),
         host_port: head.authority.port().unwrap_or(default_port),
         tunnel: super::upgrade::is_asked(parts, head),
-    };
-    Ok(policy.decide(&Facts { request: Some(asked), ..*who }))
+    }
 }
 
 /// A verdict on a request, as a failure where it is kept out.

@@ -18,6 +18,7 @@ use crate::net::io::Io;
 use crate::net::pump::{Carried, End, pump};
 use crate::reason::Reason;
 use crate::resilience::verdict::Skip;
+use crate::spiffe::SpiffeId;
 use crate::telemetry::line::Line;
 use crate::upstream::choice::Ask;
 use crate::upstream::peer::Peer;
@@ -182,6 +183,7 @@ impl Drop for Opaque {
             time: self.began,
             door: self.conn.side(),
             client: self.conn.caller.client,
+            client_id: self.conn.identity.as_ref().map_or("", SpiffeId::as_str),
             method: "",
             scheme: "",
             host: &self.host,

@@ -160,7 +160,7 @@ impl Scrape {
     fn doors(&self, families: &mut Families<'_>) -> fmt::Result {
         let of = |door: Door| ([("door", door.word())], self.metrics.door(door));
         let both = [of(Door::Inbound), of(Door::Outbound)];
-        let counters: [Series<DoorMetrics, Counter>; 5] = [
+        let counters: [Series<DoorMetrics, Counter>; 6] = [
             ("outrigger_door_connections_accepted", "Connections accepted", |door| &door.accepted),
             ("outrigger_door_connections_refused", "Connections closed because the door was full", |door| {
                 &door.refused
@@ -168,6 +168,9 @@ impl Scrape {
             ("outrigger_door_accept_errors", "Accept calls that failed", |door| &door.accept_errors),
             ("outrigger_would_deny", "Requests and connections let in that the rules would deny", |door| {
                 &door.would_deny
+            }),
+            ("outrigger_plaintext_connections", "Plaintext served where mutual TLS is permissive", |door| {
+                &door.plaintext
             }),
             ("outrigger_informational_dropped", "Informational answers that could not be passed on", |door| {
                 &door.informational_dropped

@@ -30,6 +30,8 @@ pub struct Line<'a> {
     pub door: Door,
     /// The party at the other end of the accepted connection.
     pub client: ClientAddr,
+    /// Who that party has proven to be.
+    pub client_id: &'a str,
     /// The request's method; empty for opaque connections.
     pub method: &'a str,
     /// `http` or `https` as the caller used it; empty for opaque connections.
@@ -83,6 +85,7 @@ impl Line<'_> {
             time,
             door,
             client,
+            client_id: "",
             method: "",
             scheme: "",
             host: "",
@@ -114,6 +117,7 @@ impl Line<'_> {
         fields.shown("time", &Stamp(self.time));
         fields.word("door", self.door.word());
         fields.shown("client", &self.client);
+        fields.text("client_id", self.client_id);
         fields.text("method", self.method);
         fields.text("scheme", self.scheme);
         fields.text("host", self.host);

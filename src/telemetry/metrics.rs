@@ -132,6 +132,8 @@ pub struct DoorMetrics {
     pub accept_errors: Counter,
     /// Requests and connections that failed before a peer was known.
     pub reasons: Reasons,
+    /// Connections in plaintext that were served where mutual TLS is asked for and not demanded.
+    pub plaintext: Counter,
     /// Requests and connections that the rules of the service would have kept out, where they are only audited.
     pub would_deny: Counter,
     /// Requests refused by a limit of the door, of a route or of a peer, by [`PRIORITIES`].

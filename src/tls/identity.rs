@@ -80,8 +80,7 @@ impl Identity {
 
     /// SHA-256 of the own leaf in hex, as `openssl x509 -fingerprint -sha256` counts it.
     pub fn fingerprint(&self) -> String {
-        let leaf = self.chain.first().map_or(&[][..], |leaf| leaf.as_ref());
-        digest::digest(&digest::SHA256, leaf).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        fingerprint(self.chain.first().map_or(&[][..], |leaf| leaf.as_ref()))
     }
 
     /// Whether both were made of the same.
@@ -162,6 +161,11 @@ impl fmt::Debug for Identity {
             .field("expiries", expiries)
             .finish_non_exhaustive()
     }
+}
+
+/// SHA-256 of a certificate's DER in hex.
+pub fn fingerprint(der: &[u8]) -> String {
+    digest::digest(&digest::SHA256, der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name to call an endpoint by: what stands for it in the file, if it is a name, so that its server knows by SNI

@@ -202,6 +202,7 @@ impl Adhoc {
                 addresses: Addresses::Dns { host: host.to_string(), port: *port },
                 protocol: Protocol::Auto,
                 tls: None,
+                mtls: None,
             },
             policy: self.policy.clone(),
             routes: crate::plan::peer::Routes::default(),

@@ -22,6 +22,7 @@ use crate::plan::peer::PeerKind;
 use crate::reason::Reason;
 use crate::telemetry::metrics::PeerMetrics;
 use crate::tls::client::Alpn;
+use crate::tls::untrusted::refused_by_peer;
 
 /// The duty to open a connection that a pool counts as connecting; dropped, it tells the pool that it was abandoned.
 pub(super) struct Dialling {
@@ -87,9 +88,14 @@ impl Dialling {
         if patience > dial::USER_TIMEOUT {
             io.set_user_timeout(Some(patience));
         }
-        let (io, version) = match peer.tls() {
-            None => (io, self.expected.unwrap_or(Version::Http1)),
-            Some(tls) => {
+        let (io, version) = match (peer.tls(), peer.mesh()) {
+            (_, Some(mesh)) => {
+                let (io, alpn) = mesh.secured(&self.endpoint, self.expected, io).await?;
+                let declared = self.expected.map_or(peer.source().protocol, declared);
+                (io, agreed(declared, alpn).map_err(|error| tls_failed(addr, error))?)
+            }
+            (None, None) => (io, self.expected.unwrap_or(Version::Http1)),
+            (Some(tls), None) => {
                 let config = self.endpoint.tls(|| tls.for_endpoint());
                 let (stream, alpn) = tls.connect(config, io).await.map_err(|error| tls_failed(addr, error))?;
                 let io = Io::Tls(Box::new(stream.into()));
@@ -169,6 +175,9 @@ impl Endpoint {
         let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
         let connect = async {
             let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
+            if let Some(mesh) = peer.mesh() {
+                return mesh.secured(self, None, io).await.map(|(io, _)| io);
+            }
             let Some(tls) = peer.tls() else { return Ok(io) };
             tls.connect(tls.for_bytes(), io)
                 .await
@@ -245,6 +254,14 @@ impl Drop for Open {
     }
 }
 
+/// The protocol that a connection of this version is for.
+fn declared(version: Version) -> Protocol {
+    match version {
+        Version::Http1 => Protocol::Http1,
+        Version::Http2 => Protocol::Http2,
+    }
+}
+
 /// The version that declaration and ALPN give together; a declared protocol is binding.
 fn agreed(declared: Protocol, alpn: Alpn) -> Result<Version, String> {
     match (declared, alpn) {
@@ -258,6 +275,9 @@ fn agreed(declared: Protocol, alpn: Alpn) -> Result<Version, String> {
 /// Who speaks only HTTP/1 takes the preface for a request and answers in text, whose first letters are far too long a
 /// frame, or hangs up: then what is to be set is worth more than HTTP/2's words.
 fn not_http2(peer: &Peer, addr: &Addr, error: &h2::Error) -> ConnectError {
+    if let Some(why) = error.get_io().and_then(refused_by_peer) {
+        return ConnectError { reason: Reason::RefusedByPeer, detail: format!("{addr}: {why}") };
+    }
     let text = error.is_library() && error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR);
     let ended = error.is_io() || error.reason() == Some(h2::Reason::NO_ERROR);
     let remedy = match peer.kind() {

@@ -14,6 +14,7 @@ use super::http1::One;
 use super::http2::Many;
 use super::in_flight::InFlight;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::mesh::Kept;
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
 use super::room::{Home, Place, Room};
@@ -49,6 +50,8 @@ pub struct Endpoint {
     crowd: OnceLock<Arc<Gauge>>,
     /// TLS with sessions of its own, made when first needed.
     tls: OnceLock<Arc<ClientConfig>>,
+    /// Mutual TLS with sessions of its own, as long as the identity in force is the one it was made of.
+    mesh: Mutex<Option<Kept>>,
     last_error: Mutex<Option<LastError>>,
 }
 
@@ -107,6 +110,7 @@ impl Endpoint {
             home,
             limits,
             tls: OnceLock::new(),
+            mesh: Mutex::default(),
             last_error: Mutex::new(None),
         })
     }
@@ -439,6 +443,11 @@ impl Endpoint {
     /// The TLS configuration, made by the first connection.
     pub(super) fn tls(&self, make: impl FnOnce() -> Arc<ClientConfig>) -> Arc<ClientConfig> {
         self.tls.get_or_init(make).clone()
+    }
+
+    /// What is kept for mutual TLS with it.
+    pub(super) fn mesh(&self) -> &Mutex<Option<Kept>> {
+        &self.mesh
     }
 
     /// Whether its connections are TLS.

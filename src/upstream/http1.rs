@@ -21,6 +21,7 @@ use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
 use crate::resilience::limit;
+use crate::tls::untrusted::refused_by_peer;
 
 /// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
 const HEAD: usize = 64 * 1024;
@@ -221,17 +222,25 @@ fn lost(request: Request<Outgoing>, uri: Uri) -> SendError {
 }
 
 fn describe(hold: &OneHold, error: hyper::Error, unsent: Option<Request<Body>>) -> SendError {
-    let alert = is_alert(&error);
+    let alert = alert(&error);
     let reason = match body_error(&error) {
         Some(error) => reason_of_body(error),
-        None if alert => Reason::TlsFailed,
+        None if alert == Some(Alert::Certificate) => Reason::RefusedByPeer,
+        None if alert.is_some() => Reason::TlsFailed,
         None if error.is_parse_too_large() => Reason::ResponseHeadTooLarge,
         None if error.is_parse() => Reason::BadResponse,
         None => Reason::Reset,
     };
     let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
     let detail = format!("HTTP/1 with {}: {error}{cause}", hold.endpoint().addr());
-    SendError { reason, unprocessed: alert || unsent.is_some(), unsent, reused: hold.reused(), code: None, detail }
+    SendError {
+        reason,
+        unprocessed: alert.is_some() || unsent.is_some(),
+        unsent,
+        reused: hold.reused(),
+        code: None,
+        detail,
+    }
 }
 
 fn body_error(error: &hyper::Error) -> Option<&BodyError> {
@@ -253,16 +262,29 @@ pub(super) fn reason_of_body(error: &BodyError) -> Reason {
 }
 
 /// Whether the peer ended TLS with an alert: in TLS 1.3 that is how it refuses our certificate, after our handshake.
-fn is_alert(error: &hyper::Error) -> bool {
+fn alert(error: &hyper::Error) -> Option<Alert> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            return matches!(tls, Some(rustls::Error::AlertReceived(_)));
+            return match tls {
+                Some(rustls::Error::AlertReceived(_)) if refused_by_peer(io).is_some() => Some(Alert::Certificate),
+                Some(rustls::Error::AlertReceived(_)) => Some(Alert::Other),
+                _ => None,
+            };
         }
         cause = error.source();
     }
-    false
+    None
+}
+
+/// What an alert is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Alert {
+    /// Our certificate.
+    Certificate,
+    /// Anything else.
+    Other,
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod http2;
 pub mod in_flight;
 pub mod keepalive;
 pub mod lease;
+mod mesh;
 pub mod outgoing;
 pub mod peer;
 pub mod ping;

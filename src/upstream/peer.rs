@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::guards::Guards;
 use super::in_flight::InFlight;
 use super::lease::Version;
+use super::mesh::Mesh;
 use super::room::Home;
 use super::roster::Roster;
 use super::state::PeerState;
@@ -51,6 +52,7 @@ pub struct Peer {
     /// Exchanges in flight at all endpoints.
     crowd: Arc<Gauge>,
     tls: Option<ClientTls>,
+    mesh: Option<Mesh>,
     tasks: Tasks,
     guards: Guards,
     me: Weak<Self>,
@@ -89,6 +91,7 @@ impl Peer {
     /// One line: the TLS roots cannot be read.
     pub fn new(plan: &PeerPlan, metrics: Arc<PeerMetrics>, shared: &Upstreams) -> Result<Arc<Self>, String> {
         let tls = client_tls(plan, shared)?;
+        let mesh = Mesh::of(plan, shared)?;
         let peer = Arc::new_cyclic(|me| Self {
             name: plan.name.clone(),
             kind: plan.kind,
@@ -104,6 +107,7 @@ impl Peer {
             latencies: Latencies::new(Instant::now()),
             crowd: Arc::default(),
             tls,
+            mesh,
             tasks: shared.tasks.clone(),
             guards: Guards::new(Instant::now()),
             me: me.clone(),
@@ -309,7 +313,9 @@ impl Peer {
                 continue;
             }
             let (addr, takes) = (spec.addr.clone(), spec.weight > 0);
-            let endpoint = match known.remove(&addr) {
+            // Whoever must be somebody else now is another one: what was connected proved who was meant before.
+            let same = known.get(&addr).is_some_and(|known| known.spec().identity == spec.identity);
+            let endpoint = match same.then(|| known.remove(&addr)).flatten() {
                 Some(endpoint) => {
                     endpoint.set_spec(spec);
                     endpoint.clone()
@@ -383,12 +389,17 @@ impl Peer {
         self.tls.as_ref()
     }
 
+    pub(super) fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.as_ref()
+    }
+
     pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 
     /// Which version a connection for a caller of `version` should have: the declared one, else what ALPN gives
-    /// (`None`), else the caller's own.
+    /// (`None`), else the caller's own: also within mutual TLS, where the app behind the peer's sidecar is to get what
+    /// its callers speak.
     pub fn wish(&self, version: Version) -> Option<Version> {
         match self.source.protocol {
             Protocol::Http1 => Some(Version::Http1),

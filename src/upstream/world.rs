@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
+use rustls_pki_types::UnixTime;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::adhoc::Adhoc;
@@ -18,6 +19,8 @@ use crate::resilience::gate::Gates;
 use crate::telemetry::metrics::Metrics;
 use crate::tls;
 use crate::tls::client::SystemRoots;
+use crate::tls::identity::Identity;
+use crate::tls::store::IdentityStore;
 
 /// How often idle connections are looked at; those handed out are judged exactly, at that moment.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -30,6 +33,8 @@ pub struct World {
     pub peers: Vec<Arc<Peer>>,
     /// TLS of its doors, with the indices of `plan.doors`; `None` where a door has no certificate.
     pub tls: Vec<Option<Arc<ServerConfig>>>,
+    /// Who this sidecar is; `None` where nothing speaks mutual TLS.
+    pub identity: Option<Arc<IdentityStore>>,
     /// What its doors and routes let through.
     pub gates: Gates,
     /// Peers for unlisted names; they outlive reloads.
@@ -68,6 +73,10 @@ impl World {
         gates: Option<&Gates>,
     ) -> Result<Self, String> {
         shared.roots.forget();
+        let read = plan.identity.as_deref().map(|files| Identity::read(files, UnixTime::now())).transpose();
+        let read = read.map_err(|error| format!("identity: {error}"))?;
+        // Before the peers, which keep it.
+        let (identity, renewed) = shared.store(read);
         let peers = plan.peers.iter().map(|planned| living(planned, shared, known)).collect::<Result<_, _>>()?;
         let tls = plan
             .doors
@@ -78,7 +87,11 @@ impl World {
             })
             .collect::<Result<_, _>>()?;
         let gates = Gates::after(gates, &plan, Instant::now());
-        Ok(Self { plan, peers, tls, gates, adhoc })
+        // Nothing can fail any more: until here the identity in force stays as it was.
+        if let (Some(store), Some(renewed)) = (&identity, renewed) {
+            store.replace(renewed);
+        }
+        Ok(Self { plan, peers, tls, identity, gates, adhoc })
     }
 }
 
@@ -115,6 +128,8 @@ pub struct Upstreams {
     /// The connections' tasks.
     pub tasks: Tasks,
     roots: SystemRoots,
+    /// Who this sidecar is: one for the whole process, in which reloads put what is new.
+    identity: Mutex<Option<Arc<IdentityStore>>>,
     /// Every peer that may be alive, for the sweep.
     peers: Arc<Mutex<Vec<Weak<Peer>>>>,
 }
@@ -122,7 +137,7 @@ pub struct Upstreams {
 impl Upstreams {
     /// Nothing yet. Whoever makes it also runs [`Upstreams::sweep`] on the data runtime.
     pub fn new(metrics: Arc<Metrics>, tasks: Tasks) -> Self {
-        Self { metrics, tasks, roots: SystemRoots::default(), peers: Arc::default() }
+        Self { metrics, tasks, roots: SystemRoots::default(), identity: Mutex::default(), peers: Arc::default() }
     }
 
     /// Retires idle connections until this value is dropped; keeps no peer alive.
@@ -143,6 +158,21 @@ impl Upstreams {
                 }
             }
         }
+    }
+
+    /// Where the identity in force is kept, if `read` is some, and `read` back unless it is kept there already.
+    fn store(&self, read: Option<Identity>) -> (Option<Arc<IdentityStore>>, Option<Identity>) {
+        let Some(read) = read else { return (None, None) };
+        let mut kept = self.identity.lock();
+        match &*kept {
+            Some(store) => (Some(store.clone()), Some(read)),
+            None => (Some(kept.insert(Arc::new(IdentityStore::new(read))).clone()), None),
+        }
+    }
+
+    /// Who this sidecar is, once a World with an identity was made.
+    pub(super) fn identity(&self) -> Option<Arc<IdentityStore>> {
+        self.identity.lock().clone()
     }
 
     pub(super) fn roots(&self) -> &SystemRoots {
@@ -203,6 +233,7 @@ mod tests {
             leads: Leads::Peer(0),
             protocol: Protocol::Auto,
             tls,
+            mtls: Default::default(),
             passthrough: Arc::default(),
             upgrades: Arc::default(),
             trusted: Arc::default(),
@@ -214,6 +245,7 @@ mod tests {
             grace: second,
             admin: None,
             status: None,
+            identity: None,
             doors: vec![Arc::new(door)],
             peers,
             hosts: Default::default(),

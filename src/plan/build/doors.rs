@@ -12,7 +12,7 @@ use crate::config::listener::{self, Inbound, InboundTimeout, Limits, OutboundTim
 use crate::config::units::Timer;
 use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
-use crate::plan::door::{DoorLimits, DoorPlan, Leads, Protocol, ServerTlsPlan};
+use crate::plan::door::{DoorLimits, DoorPlan, Leads, Mtls, Protocol, ServerTlsPlan};
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Routes};
 use crate::plan::rules::{Condition, Conditions, RetryRule, Rules};
 
@@ -23,7 +23,8 @@ const APP_KEEP_ALIVE: Duration = Duration::from_secs(4);
 pub fn inbound(config: &Config, parts: &mut Parts<'_>) {
     let Some(inbound) = &config.inbound else { return };
     combinations(inbound, parts);
-    let like = DoorPlan { tls: tls(inbound, parts), ..pattern(inbound) };
+    let like =
+        DoorPlan { tls: tls(inbound, parts), mtls: super::identity::door(config, inbound, parts), ..pattern(inbound) };
     if let Some(app) = &inbound.app {
         let leads = app_peer(&app.value.0, inbound.protocol.value, &inbound.timeout, parts);
         for listen in &inbound.listen.0 {
@@ -74,6 +75,7 @@ fn pattern(inbound: &Inbound) -> DoorPlan {
         leads: Leads::ByAuthority,
         protocol: protocol(inbound.protocol.value),
         tls: None,
+        mtls: Mtls::Off,
         passthrough: inbound.passthrough.0.iter().map(|name| name.0.clone()).collect(),
         upgrades: upgrades(&inbound.upgrades),
         trusted: trusted(&inbound.trusted),
@@ -102,6 +104,7 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         addresses: Addresses::Static(vec![EndpointSpec::bare(app.clone())]),
         protocol: protocol(spoken),
         tls: None,
+        mtls: None,
     };
     if let Some(at) = parts.peers.iter().position(|peer| peer.source == source) {
         return at;
@@ -145,6 +148,7 @@ pub fn outbound(config: &Config, apps: usize, parts: &mut Parts<'_>) {
         leads: Leads::ByAuthority,
         protocol: Protocol::Auto,
         tls: None,
+        mtls: Mtls::Off,
         passthrough: Arc::from([]),
         upgrades: upgrades(&outbound.upgrades),
         trusted: trusted(&outbound.trusted),

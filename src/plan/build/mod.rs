@@ -4,6 +4,7 @@ pub mod balance;
 pub mod check;
 pub mod doors;
 pub mod fallback;
+pub mod identity;
 pub mod limits;
 pub mod lint;
 pub mod peers;
@@ -15,7 +16,7 @@ pub mod standing;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::door::{Allow, DoorPlan, Egress, Otherwise};
+use super::door::{Allow, DoorPlan, Egress, Mtls, Otherwise};
 use super::hosts::HostTable;
 use super::peer::PeerPlan;
 use super::{AccessLog, AccessLogPlan, AdminPlan, DnsPlan, LogFormat, Plan};
@@ -59,6 +60,8 @@ pub enum Content {
     Certificates,
     /// A PEM private key.
     Key,
+    /// PEM CRLs.
+    Crls,
     /// The admin server's token.
     Token,
     /// The endpoints of this peer.
@@ -68,6 +71,7 @@ pub enum Content {
 /// Makes the plan; relative paths are seen from `folder`.
 pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     let mut parts = Parts::new(folder, problems);
+    let identity = identity::identity(config, &mut parts);
     doors::inbound(config, &mut parts);
     let apps = parts.peers.len();
     peers::peers(config, &mut parts);
@@ -87,7 +91,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);
         if let Some(inbound) = &config.inbound {
-            policy::lint(inbound, &policy, false, parts.problems);
+            policy::lint(inbound, &policy, asks_identity(&parts.doors), parts.problems);
         }
     }
     let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
@@ -97,6 +101,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         grace: config.grace.0,
         admin,
         status,
+        identity,
         doors,
         peers,
         hosts,
@@ -107,6 +112,11 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         policy,
     };
     Built { plan, door_keys, files }
+}
+
+/// Whether any inbound door learns who calls.
+fn asks_identity(doors: &[Arc<DoorPlan>]) -> bool {
+    doors.iter().any(|door| door.mtls != Mtls::Off)
 }
 
 /// What the sections add to while the plan is made.

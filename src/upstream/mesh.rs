@@ -1,0 +1,137 @@
+//! Mutual TLS towards the endpoints of a peer: never less than a proven identity, and never plaintext instead.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls_pki_types::{ServerName, UnixTime};
+use tokio_rustls::TlsConnector;
+
+use super::endpoint::Endpoint;
+use super::lease::{ConnectError, Version};
+use super::world::Upstreams;
+use crate::ids::Addr;
+use crate::net::io::Io;
+use crate::plan::peer::{Addresses, PeerPlan};
+use crate::reason::Reason;
+use crate::spiffe::IdMatch;
+use crate::tls::client::Alpn;
+use crate::tls::identity::{Identity, name_for};
+use crate::tls::store::IdentityStore;
+use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
+use crate::tls::verify::Wanted;
+
+/// How a peer is called by mutual TLS.
+pub(super) struct Mesh {
+    store: Arc<IdentityStore>,
+    /// Who it may prove to be.
+    ids: Arc<[IdMatch]>,
+    /// Its DNS name; empty where it has none.
+    host: String,
+}
+
+/// What is kept for an endpoint: configurations with sessions of its own, by what they offer.
+pub(super) struct Kept {
+    /// What they were made of.
+    identity: Arc<Identity>,
+    wanted: Wanted,
+    offers: [Option<Arc<ClientConfig>>; 3],
+}
+
+/// What is offered by ALPN.
+#[derive(Clone, Copy)]
+enum Offer {
+    /// Nothing: the bytes are not ours to name.
+    Bytes,
+    Http1,
+    Http2,
+}
+
+impl Offer {
+    fn of(version: Option<Version>) -> Self {
+        match version {
+            None => Self::Bytes,
+            Some(Version::Http1) => Self::Http1,
+            Some(Version::Http2) => Self::Http2,
+        }
+    }
+
+    fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Bytes => &[],
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+        }
+    }
+}
+
+impl Mesh {
+    /// `None` for a peer without mutual TLS.
+    ///
+    /// # Errors
+    /// There is no identity.
+    pub(super) fn of(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<Self>, String> {
+        let Some(ids) = &plan.source.mtls else { return Ok(None) };
+        let store = shared.identity().ok_or_else(|| format!("peer `{}`: `mtls` without `identity`", plan.name))?;
+        let host = match &plan.source.addresses {
+            Addresses::Dns { host, .. } => host.trim_end_matches('.').to_owned(),
+            Addresses::Static(_) | Addresses::Srv { .. } | Addresses::File { .. } => String::new(),
+        };
+        Ok(Some(Self { store, ids: ids.clone(), host }))
+    }
+
+    /// Shakes hands over `io` and learns who is there; `version` is what a pooled connection is to speak, `None` for a
+    /// stream of bytes. The caller sets the clock.
+    ///
+    /// # Errors
+    /// Why the other side, or we, are not believed; nothing was sent inside then.
+    pub(super) async fn secured(
+        &self,
+        endpoint: &Endpoint,
+        version: Option<Version>,
+        io: Io,
+    ) -> Result<(Io, Alpn), ConnectError> {
+        let wanted = Wanted::new(self.ids.clone(), endpoint.spec().identity.clone());
+        let identity = self.store.current();
+        let config = kept(endpoint, &identity, &wanted, Offer::of(version));
+        let name = self.name(endpoint.addr());
+        let failed = |reason, why: String| ConnectError { reason, detail: format!("{}: {why}", endpoint.addr()) };
+        let stream = TlsConnector::from(config).connect(name, io).await.map_err(|error| {
+            match (Untrusted::of_io(&error), refused_by_peer(&error)) {
+                (Some(untrusted), _) => failed(untrusted.reason(Role::Server), untrusted.to_string()),
+                (None, Some(why)) => failed(Reason::RefusedByPeer, why.to_owned()),
+                (None, None) => failed(Reason::TlsFailed, format!("mutual TLS: {error}")),
+            }
+        })?;
+        let tls = stream.get_ref().1;
+        // A resumed session brings the chain of its first handshake, which rustls does not judge again.
+        identity
+            .identify_peer(tls.peer_certificates(), &wanted, UnixTime::now())
+            .map_err(|untrusted| failed(untrusted.reason(Role::Server), untrusted.to_string()))?;
+        let alpn = if tls.alpn_protocol() == Some(b"h2") { Alpn::Http2 } else { Alpn::Other };
+        Ok((Io::Tls(Box::new(stream.into())), alpn))
+    }
+
+    fn name(&self, addr: &Addr) -> ServerName<'static> {
+        let ip = addr.tcp().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip());
+        name_for(&self.host, ip)
+    }
+}
+
+/// The configuration for an endpoint; made anew where the identity in force, or who is wanted, is another.
+fn kept(endpoint: &Endpoint, identity: &Arc<Identity>, wanted: &Wanted, offer: Offer) -> Arc<ClientConfig> {
+    let mut kept = endpoint.mesh().lock();
+    if kept.as_ref().is_none_or(|kept| !Arc::ptr_eq(&kept.identity, identity) || kept.wanted != *wanted) {
+        *kept = None;
+    }
+    let kept = kept.get_or_insert_with(|| Kept {
+        identity: identity.clone(),
+        wanted: wanted.clone(),
+        offers: Default::default(),
+    });
+    let make = || identity.client_config(wanted.clone(), offer.alpn());
+    match kept.offers.get_mut(offer as usize) {
+        Some(slot) => slot.get_or_insert_with(make).clone(),
+        None => make(),
+    }
+}
