@@ -28,6 +28,7 @@ mod http1;
 mod http2;
 mod limits;
 mod memory;
+mod mtls;
 mod policy;
 mod reload;
 mod retries;

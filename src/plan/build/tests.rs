@@ -77,7 +77,9 @@ workers: 3
 grace: 1m
 admin: { listen: "unix:/run/admin.sock", token: token }
 status: 0.0.0.0:15020
+identity: { certificate: id.pem, key: id.key, roots: [roots.pem, { file: partner.pem, trust-domain: partner }], crls: [crl.pem], tls12: true }
 inbound:
+  mtls: off
   listen: [0.0.0.0:15006, "unix:/run/in.sock"]
   app: unix:/run/app.sock
   ports: [{ listen: "0.0.0.0:15007", app: "127.0.0.1:9090", protocol: tcp }, { listen: "0.0.0.0:0", app: "unix:/run/app.sock" }]
@@ -137,8 +139,8 @@ peers:
     eject: { after: 2 failures, server-errors: 3 failures, gateway-errors: off, failure-share: 30%, latency: { times: 4, at-least: 60ms }, volume: 6, probe: 2s, for: 20s, most: 50% }
     health: { grpc: two.T, host: t.two, every: 6s, timeout: 2s, healthy: 4, unhealthy: 5 }
     timeout: { connect: 11s, request: 12s, attempt: 11s, idle: 13s, tunnel: 14s, keep-alive: 15s }
-  three: { file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request, eject: off, health: { tcp: true } }
-  four: { fallback: { respond: { status: 203, body: x, content-type: a/b }, statuses: [504] }, static: [{ address: "10.0.0.1:80", weight: 0, priority: 7, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
+  three: { mtls: off, file: peers.yaml, listen: "127.0.0.1:5432", protocol: tcp, balance: least-request, eject: off, health: { tcp: true } }
+  four: { mtls: { id: [spiffe://s/x, spiffe://s/y/*] }, fallback: { respond: { status: 203, body: x, content-type: a/b }, statuses: [504] }, static: [{ address: "10.0.0.1:80", weight: 0, priority: 7, zone: "a: b", identity: "spiffe://s/x", metadata: { "k,": "${PORT:-1}" } }, "10.0.0.2:80"] }
 dns: { servers: [10.0.0.2, "[::1]:5353"], floor: 2s, ceiling: 3s, stale-for: 0s, timeout: 4s, hosts-file: false }
 telemetry: { access-log: { log: all, format: json } }
 "#;
@@ -162,6 +164,12 @@ fn every_key_reaches_the_plan() {
         names,
         [("app", app), ("app:9090", app), ("one", named), ("two", named), ("three", named), ("four", named)]
     );
+    let identity = plan.identity.as_ref().unwrap();
+    assert_eq!(identity.certificate.to_str(), Some("/etc/id.pem"));
+    assert_eq!(identity.roots[1].domain.as_deref(), Some("partner"));
+    assert!(identity.tls12 && identity.crls.len() == 1);
+    let ids: Vec<_> = plan.peers[5].source.mtls.iter().flat_map(|ids| ids.iter()).map(ToString::to_string).collect();
+    assert_eq!(ids, ["spiffe://s/x", "spiffe://s/y/*"]);
     assert_eq!(plan.peers[2].source.addresses, Addresses::Dns { host: "One.shop.".into(), port: 9999 });
     assert_eq!(plan.peers[2].source.tls.as_ref().unwrap().sni, "one.shop");
     assert_eq!(plan.peers[3].source.tls.as_ref().unwrap().sni, "two.shop");

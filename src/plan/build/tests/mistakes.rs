@@ -263,8 +263,7 @@ fn problems_of_the_names_of_peers() {
 
 #[test]
 fn keys_of_later_steps_are_unknown() {
-    for text in ["identity: {}", "inbound: { mtls: strict }", "peers: { a: { mtls: {} } }", "telemetry: { traces: {} }"]
-    {
+    for text in ["peers: { a: { jwt: {} } }", "telemetry: { traces: {} }"] {
         assert!(problems(text).contains("unknown key"), "{text}: {}", problems(text));
     }
 }
@@ -416,5 +415,41 @@ fn retries_and_priorities_that_cannot_be_meant() {
         ),
     ] {
         assert_eq!(problems(text), expect, "{text}");
+    }
+}
+
+#[test]
+fn mutual_tls_says_who_is_who() {
+    const ID: &str = "identity: { certificate: c.pem, key: k.pem, roots: r.pem }";
+    for (text, expect) in [
+        ("identity: {}", "identity.certificate: is missing"),
+        ("identity: {}", "identity.roots: is missing"),
+        ("identity: { roots: [] }", "identity.roots: expected"),
+        ("identity: { roots: { file: r, trust-domain: A/b } }", "identity.roots.trust-domain: expected a trust domain"),
+        ("inbound: { app: 127.0.0.1:1, mtls: strict }", "inbound.mtls: needs `identity`"),
+        ("inbound: { app: 127.0.0.1:1, mtls: permissive }", "inbound.mtls: needs `identity`"),
+        ("inbound: { app: 127.0.0.1:1, mtls: on }", "inbound.mtls: expected"),
+        ("peers: { a: { dns: a:1, mtls: { id: spiffe://shop/a } } }", "peers.a.mtls: needs `identity`"),
+        ("peers: { a: { dns: a:1, mtls: {} } }", "peers.a.mtls.id: is missing"),
+        ("peers: { a: { dns: a:1, mtls: { id: a } } }", "peers.a.mtls.id: expected a SPIFFE ID"),
+        (
+            "ID\npeers: { a: { dns: a:1 } }",
+            "peers.a: does not say who it is: with `identity` each peer has `mtls: { id: spiffe://DOMAIN/a }`",
+        ),
+        (
+            "ID\npeers: { a: { dns: a:1, tls: {}, mtls: { id: spiffe://shop/a } } }",
+            "peers.a.mtls: cannot be beside `tls`",
+        ),
+        (
+            "ID\ninbound: { app: 127.0.0.1:1, tls: { certificate: c, key: k } }",
+            "inbound.tls: cannot be beside mutual TLS",
+        ),
+        ("ID\ninbound: { app: 127.0.0.1:1, mtls: off, tls: { certificate: c, key: k } }", ""),
+        ("ID\ninbound: { app: 127.0.0.1:1, allow: { from: spiffe://shop/a } }", ""),
+        ("ID\npeers: { a: { dns: a:1, mtls: off }, b: { dns: b:1, tls: {} } }", ""),
+        ("peers: { a: { dns: a:1, mtls: off } }", ""),
+    ] {
+        let found = problems(&format!("service: x\n{}\n", text.replace("ID", ID)));
+        assert!(if expect.is_empty() { found.is_empty() } else { found.contains(expect) }, "{text}: {found}");
     }
 }

@@ -1,0 +1,301 @@
+//! Mutual TLS through two real sidecars, with certificates that `outrigger ca` makes: who is proven, and what is refused
+//! before anything is said.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::process::Command;
+
+use http::Request;
+
+use crate::harness::http2::{App2, Caller2, soon};
+use crate::harness::{App, Caller, Folder, Sidecar, field};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+/// An authority for the trust domain `shop`, and what it issued.
+struct Authority(Folder);
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self(Folder::new());
+        authority.run("init --trust-domain shop");
+        authority
+    }
+
+    fn run(&self, line: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let output = command.current_dir(&self.0.0).arg("ca").args(line.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The section `identity` for a service of the mesh.
+    fn identity(&self, service: &str) -> String {
+        self.run(&format!("issue --service {service}"));
+        let at = self.0.0.join("tls").join(service).display().to_string();
+        format!("identity: {{ certificate: {at}/cert.pem, key: {at}/key.pem, roots: {at}/roots.pem }}\n")
+    }
+
+    /// A sidecar that is `service`, in front of `app`; `more` follows in its `inbound` section.
+    fn server(&self, service: &str, app: SocketAddr, more: &str) -> Sidecar {
+        let identity = self.identity(service);
+        Sidecar::start(&format!(
+            "service: {service}\n{identity}admin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{app}'{more} }}\n\
+             outbound: {{ listen: '{{out}}' }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
+        ))
+    }
+
+    /// A sidecar that is `client` and calls `to`, which must be `id`; it has a port of its own at `inbound`.
+    fn client(&self, to: SocketAddr, id: &str, more: &str) -> Sidecar {
+        Sidecar::start(&calling(&self.identity("client"), to, id, more))
+    }
+}
+
+fn calling(identity: &str, to: SocketAddr, id: &str, more: &str) -> String {
+    format!(
+        "service: client\n{identity}admin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  server: {{ static: \
+         ['{to}'], listen: '{{in}}', mtls: {{ id: '{id}' }}{more} }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
+    )
+}
+
+fn ask(to: SocketAddr, path: &str, fields: &str) -> String {
+    let mut caller = Caller::connect(to);
+    caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n{fields}\r\n")).answer()
+}
+
+/// An app that greets first, and gives back what it hears.
+fn greeter() -> App {
+    App::start(|mut stream, report| {
+        report.send("called".into()).unwrap();
+        stream.write_all(b"220 hello\r\n").unwrap();
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard);
+        let _ = stream.write_all(&heard);
+    })
+}
+
+#[test]
+fn the_app_learns_who_calls_and_nobody_can_claim_it() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server = authority.server("server", app.addr, ", allow: { from: spiffe://shop/client }");
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    let hash = {
+        let pem = authority.0.0.join("tls/client/cert.pem");
+        use rustls_pki_types::pem::PemObject;
+        let leaf = rustls_pki_types::CertificateDer::from_pem_file(pem).unwrap();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &leaf);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let told = format!("By=spiffe://shop/server;Hash={hash};URI=spiffe://shop/client");
+    for forged in ["", "X-Forwarded-Client-Cert: URI=spiffe://shop/admin\r\n", "x_forwarded_client_cert: a\r\n"] {
+        let answer = ask(client.outbound, "/x", forged);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let heard = app.next();
+        assert!(heard.starts_with("GET /x HTTP/1.1\r\n"), "{heard}");
+        assert_eq!(field(&heard, "x-forwarded-client-cert").as_deref(), Some(&*told), "{heard}");
+        assert_eq!(heard.to_ascii_lowercase().matches("client-cert").count(), 1, "{heard}");
+        assert!(!heard.contains("x_forwarded"), "{heard}");
+        assert_eq!(field(&heard, "x-forwarded-proto").as_deref(), Some("http"), "what the caller asked for: {heard}");
+    }
+    server.says(&["client_id=spiffe://shop/client", "path=/x", "status=200"]);
+}
+
+#[test]
+fn bytes_pass_whoever_speaks_first_and_each_connection_is_known() {
+    let (authority, app) = (Authority::new(), greeter());
+    for (door, peer) in [("", ""), (", protocol: tcp", ", protocol: tcp")] {
+        let rules = format!(", allow: {{ from: spiffe://shop/client }}{door}");
+        let server = authority.server("server", app.addr, &rules);
+        let client = authority.client(server.inbound, "spiffe://shop/server", peer);
+        // The later ones resume the first one's session, which is no less an identity.
+        for _ in 0..3 {
+            let mut caller = Caller::connect(client.inbound);
+            if !door.is_empty() {
+                caller.send("*1\r\n");
+            }
+            assert_eq!(caller.until(b"hello\r\n"), "220 hello\r\n");
+            caller.0.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(caller.rest(), if door.is_empty() { "" } else { "*1\r\n" });
+            app.next();
+        }
+        assert_eq!(server.log().matches("client_id=spiffe://shop/client").count(), 3, "{}", server.log());
+    }
+}
+
+#[tokio::test]
+async fn http2_and_grpc_go_through() {
+    let mut app = App2::start().await;
+    let addr = app.addr;
+    let (_authority, server, client) = tokio::task::spawn_blocking(move || {
+        let authority = Authority::new();
+        let server = authority.server("server", addr, ", allow: { from: 'spiffe://shop/*' }");
+        let client = authority.client(server.inbound, "spiffe://shop/server", "");
+        (authority, server, client)
+    })
+    .await
+    .unwrap();
+    let mut caller = Caller2::connect(client.outbound).await;
+    let request = Request::post("http://server/a.B/C").header("content-type", "application/grpc").body(()).unwrap();
+    let (answer, _stream) = caller.open(request, true).await;
+    let mut arrived = soon("the app is called", app.next()).await;
+    assert!(arrived.field("x-forwarded-client-cert").unwrap().ends_with(";URI=spiffe://shop/client"));
+    arrived.answer("hi");
+    assert_eq!(soon("an answer", answer).await.unwrap().status(), 200);
+    tokio::task::spawn_blocking(move || {
+        server.says(&["client_id=spiffe://shop/client", "path=/a.B/C", "protocol=HTTP/2"]);
+        drop(client);
+    })
+    .await
+    .unwrap();
+}
+
+#[test]
+fn a_peer_that_is_somebody_else_is_told_nothing() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server = authority.server("server", app.addr, "");
+    let client = authority.client(server.inbound, "spiffe://shop/payments", "");
+    let answer = ask(client.outbound, "/secret", "");
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(field(&answer, "proxy-status").unwrap().contains("reason=peer_identity_mismatch"), "{answer}");
+    assert!(answer.contains("it is `spiffe://shop/server`, but must be `spiffe://shop/payments`"), "{answer}");
+    assert_eq!(Caller::connect(client.inbound).send("*1\r\n").rest(), "");
+    app.unseen();
+    server.says(&["reason=tls_refused_by_client"]);
+    assert!(!server.log().contains("/secret"), "{}", server.log());
+
+    // What discovery knows of an endpoint narrows who it may be.
+    let at = server.inbound;
+    let narrowed = format!(
+        "service: client\n{}admin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  server: {{ static: [{{ \
+         address: '{at}', identity: spiffe://shop/b }}], mtls: {{ id: 'spiffe://shop/*' }} }}\n",
+        authority.identity("client")
+    );
+    let client = Sidecar::start(&narrowed);
+    let answer = ask(client.outbound, "/secret", "");
+    assert!(answer.contains("it is `spiffe://shop/server`, but must be `spiffe://shop/b`"), "{answer}");
+
+    // Who speaks no TLS is not spoken to without.
+    let plain = App::http(OK);
+    let client = authority.client(plain.addr, "spiffe://shop/server", "");
+    let answer = ask(client.outbound, "/secret", "");
+    assert!(field(&answer, "proxy-status").unwrap().contains("reason=tls_failed"), "{answer}");
+    while let Ok(heard) = plain.seen.try_recv() {
+        assert!(!heard.contains("secret"), "{heard}");
+    }
+}
+
+#[test]
+fn a_strict_door_refuses_plaintext_and_strangers_before_the_app_is_called() {
+    let (authority, app) = (Authority::new(), greeter());
+    for protocol in ["auto", "http1", "http2", "tcp"] {
+        let server = authority.server("server", app.addr, &format!(", protocol: {protocol}"));
+        // Silent, opaque, nearly HTTP; then a request.
+        let silent = Caller::connect(server.inbound);
+        silent.0.shutdown(Shutdown::Write).unwrap();
+        assert_eq!({ silent }.rest(), "", "{protocol}");
+        for words in ["*1\r\n$4\r\nPING\r\n", "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let heard = Caller::connect(server.inbound).send(words).rest();
+            assert!(heard.is_empty() || heard.contains("plaintext_refused"), "{protocol}: {heard}");
+        }
+        let heard = Caller::connect(server.inbound).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
+        if matches!(protocol, "auto" | "http1") {
+            assert!(heard.starts_with("HTTP/1.1 403 ") && heard.contains("reason=plaintext_refused"), "{heard}");
+        } else {
+            assert_eq!(heard, "", "{protocol}");
+        }
+        app.unseen();
+        server.says(&["reason=plaintext_refused", "side=client"]);
+        assert!(server.metric(&["outrigger_failures_total", "reason=\"plaintext_refused\""]) >= 2.0);
+    }
+    let server = authority.server("server", app.addr, "");
+    // `inspect` shows no certificate.
+    let _ = Command::new(env!("CARGO_BIN_EXE_outrigger")).args(["ca", "inspect", &server.inbound.to_string()]).output();
+    server.says(&["reason=client_certificate_missing"]);
+
+    // The same name from another authority, which trusts this mesh and is not trusted by it.
+    let stranger = Authority::new();
+    let identity = stranger.identity("client");
+    let roots = std::fs::read_to_string(stranger.0.0.join("tls/client/roots.pem")).unwrap();
+    let both = roots + &std::fs::read_to_string(authority.0.0.join("tls/server/roots.pem")).unwrap();
+    stranger.0.write("tls/client/roots.pem", &both);
+    let client = Sidecar::start(&calling(&identity, server.inbound, "spiffe://shop/server", ""));
+    for _ in 0..2 {
+        let answer = ask(client.outbound, "/", "");
+        assert!(field(&answer, "proxy-status").unwrap().contains("reason=tls_refused_by_peer"), "{answer}");
+    }
+    server.says(&["reason=client_untrusted"]);
+    app.unseen();
+}
+
+#[test]
+fn a_probe_needs_no_certificate() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    for rules in ["", ", allow: { from: spiffe://shop/client }"] {
+        let server = authority.server("server", app.addr, &format!(", probes: [/healthz]{rules}"));
+        assert!(ask(server.inbound, "/healthz", "").starts_with("HTTP/1.1 200 "));
+        let heard = app.next();
+        assert_eq!(field(&heard, "x-forwarded-client-cert"), None, "{heard}");
+        assert!(ask(server.inbound, "/healthz/x", "").starts_with("HTTP/1.1 403 "));
+        let post = Caller::connect(server.inbound).send("POST /healthz HTTP/1.1\r\nHost: a\r\n\r\n").answer();
+        assert!(post.starts_with("HTTP/1.1 403 "), "{post}");
+        app.unseen();
+    }
+}
+
+#[test]
+fn a_permissive_door_serves_both_and_counts_plaintext() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server = authority.server("server", app.addr, ", mtls: permissive");
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    assert!(ask(client.outbound, "/proven", "").starts_with("HTTP/1.1 200 "));
+    assert!(field(&app.next(), "x-forwarded-client-cert").is_some());
+    assert_eq!(server.metric(&["outrigger_plaintext_connections_total", "door=\"inbound\""]), 0.0);
+    let forged = "X-Forwarded-Client-Cert: URI=spiffe://shop/client\r\n";
+    assert!(ask(server.inbound, "/plain", forged).starts_with("HTTP/1.1 200 "));
+    assert_eq!(field(&app.next(), "x-forwarded-client-cert"), None);
+    assert_eq!(server.metric(&["outrigger_plaintext_connections_total", "door=\"inbound\""]), 1.0);
+    assert!(!server.says(&["path=/plain"]).contains("client_id"));
+}
+
+#[test]
+fn rules_by_identity_hold_for_requests_and_for_bytes() {
+    let (authority, app) = (Authority::new(), greeter());
+    for (rules, passes) in [
+        ("allow: { from: spiffe://shop/client }", true),
+        ("allow: { from: spiffe://shop/admin }", false),
+        ("deny: { from: spiffe://shop/client }", false),
+    ] {
+        let server = authority.server("server", app.addr, &format!(", {rules}"));
+        let client = authority.client(server.inbound, "spiffe://shop/server", "");
+        let mut caller = Caller::connect(client.inbound);
+        caller.send("*1\r\n").0.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(caller.rest(), if passes { "220 hello\r\n*1\r\n" } else { "" }, "{rules}");
+        if passes {
+            app.next();
+            continue;
+        }
+        let answer = ask(client.outbound, "/x", "");
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("reason=denied"), "{rules}: {answer}");
+        server.says(&["client_id=spiffe://shop/client", "reason=denied"]);
+        app.unseen();
+    }
+}
+
+#[test]
+fn a_reload_with_a_bad_identity_leaves_all_as_it_was() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server = authority.server("server", app.addr, "");
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    let good = std::fs::read_to_string(authority.0.0.join("tls/server/key.pem")).unwrap();
+    authority.0.write("tls/server/key.pem", "no key");
+    server.signal("HUP");
+    server.says(&["identity.key", "holds no private key"]);
+    assert!(ask(client.outbound, "/x", "").starts_with("HTTP/1.1 200 "));
+    authority.0.write("tls/server/key.pem", &good);
+    // A new certificate is taken by the next reload, and the callers' next connections go by it.
+    authority.identity("server");
+    server.signal("HUP");
+    crate::harness::until("the reload", || (server.metric(&["outrigger_reloads_total"]) >= 1.0).then_some(()));
+    let second = authority.client(server.inbound, "spiffe://shop/server", "");
+    assert!(ask(second.outbound, "/y", "").starts_with("HTTP/1.1 200 "));
+}
