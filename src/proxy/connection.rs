@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
-use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::failure::LATE_HEAD;
+use super::identify::identify;
 use super::policy;
 use super::record;
 use super::serve::serve_http1;
@@ -33,9 +33,6 @@ use crate::net::sniff::{Wire, is_http2_server, may_become_http1, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Mtls, Protocol};
 use crate::reason::Reason;
-use crate::spiffe::SpiffeId;
-use crate::tls::identity::{Identity, fingerprint};
-use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 use crate::upstream::peer::Peer;
 
 /// How long a silent caller may still speak after the early dial failed, before its connection is closed.
@@ -102,7 +99,7 @@ pub async fn serve(conn: Conn, io: Io) {
 }
 
 /// Serves a connection that holds what its door declares, or finds out.
-async fn declared(conn: Conn, io: Io) {
+pub(super) async fn declared(conn: Conn, io: Io) {
     match conn.door.protocol {
         Protocol::Http1 => serve_http1(Arc::new(conn), io).await,
         Protocol::Http2 => serve_http2(Arc::new(conn), io).await,
@@ -453,59 +450,6 @@ async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
         Some(b"h2") => serve_http2(Arc::new(inner), stream).await,
         Some(b"http/1.1") => serve_http1(Arc::new(inner), stream).await,
         _ => inside(Arc::new(inner), stream).await,
-    }
-}
-
-/// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
-async fn identify(conn: Arc<Conn>, io: Io) {
-    let world = conn.core.world.load_full();
-    let Some(identity) = world.identity.as_ref().map(|store| store.current()) else {
-        return record::refused(&conn, Reason::Internal, "this sidecar has no identity any more");
-    };
-    let offers: &[&[u8]] = match conn.door.protocol {
-        Protocol::Auto => &[b"h2", b"http/1.1"],
-        Protocol::Http1 => &[b"http/1.1"],
-        Protocol::Http2 => &[b"h2"],
-        Protocol::Tcp => &[],
-    };
-    let acceptor = tokio_rustls::TlsAcceptor::from(identity.server_config(offers));
-    let stream = match timeout(conn.door.limits.head_timeout, acceptor.accept(io)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return handshake_failed(&conn, &error),
-        Err(_) => return record::refused(&conn, Reason::ClientTlsFailed, "the handshake took too long"),
-    };
-    let tls = stream.get_ref().1;
-    let (chain, alpn) = (tls.peer_certificates(), tls.alpn_protocol().map(<[u8]>::to_vec));
-    // Also of a resumed session, whose chain rustls does not judge again.
-    let id = match identity.identify_client(chain, UnixTime::now()) {
-        Ok(id) => id,
-        Err(untrusted) => {
-            return record::refused(&conn, untrusted.reason(Role::Client), &untrusted.to_string());
-        }
-    };
-    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, &id));
-    let stream = Io::Tls(Box::new(stream.into()));
-    let Some(inner) = Arc::into_inner(conn) else { return };
-    let conn = Conn { identity: Some(id), client_cert, ..inner };
-    match alpn.as_deref() {
-        Some(b"h2") => serve_http2(Arc::new(conn), stream).await,
-        Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,
-        _ => declared(conn, stream).await,
-    }
-}
-
-/// What the app is told of a caller, in the form of Envoy's `x-forwarded-client-cert`. A SPIFFE ID has no character that
-/// would need quotes there.
-fn forwarded(identity: &Identity, leaf: &[u8], id: &SpiffeId) -> Option<HeaderValue> {
-    let (own, hash) = (identity.id(), fingerprint(leaf));
-    HeaderValue::try_from(format!("By={own};Hash={hash};URI={id}")).ok()
-}
-
-fn handshake_failed(conn: &Conn, error: &io::Error) {
-    match (Untrusted::of_io(error), refused_by_peer(error)) {
-        (Some(untrusted), _) => record::refused(conn, untrusted.reason(Role::Client), &untrusted.to_string()),
-        (None, Some(why)) => record::refused(conn, Reason::RefusedByClient, why),
-        (None, None) => record::refused(conn, Reason::ClientTlsFailed, &format!("mutual TLS: {error}")),
     }
 }
 

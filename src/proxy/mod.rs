@@ -10,6 +10,7 @@ pub mod doors;
 pub mod exchange;
 pub mod failure;
 pub mod fallback;
+pub mod identify;
 pub mod mirror;
 pub mod policy;
 pub mod record;

@@ -28,15 +28,26 @@ pub fn request(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) ->
     if conn.side() == Door::Outbound {
         return Ok(None);
     }
-    // No audit lets it in: what must be proven is the door's word, not a rule's.
-    if conn.is_unproven() && !policy.is_probe(&asked(parts, head, conn.tls)) {
-        let detail = "this door takes mutual TLS only, and the request came in plaintext";
-        return Err(Failure::new(Reason::PlaintextRefused, detail));
+    if conn.is_unproven() {
+        plaintext(policy, parts, head, conn.tls)?;
     }
     if policy.is_empty() {
         return Ok(None);
     }
     enforced(policy, judge(policy, &who(conn), parts, head, conn.tls).and_then(settled))
+}
+
+/// Whether a request in plaintext may pass a door that demands mutual TLS. No audit lets it in: what must be proven is
+/// the door's word, not a rule's.
+///
+/// # Errors
+/// `PlaintextRefused` for all but probes.
+pub fn plaintext(policy: &Policy, parts: &Parts, head: &head::Facts, tls: bool) -> Result<(), Failure> {
+    if policy.is_probe(&asked(parts, head, tls)) {
+        return Ok(());
+    }
+    let detail = "this door takes mutual TLS only (`inbound.mtls: strict`), and the request came in plaintext";
+    Err(Failure::new(Reason::PlaintextRefused, detail))
 }
 
 /// Whether opaque bytes of this connection may go to the app; what an audit only tells of is given back.

@@ -56,6 +56,11 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
         Ok(facts) => facts,
         Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
     };
+    if door.mtls == Mtls::Strict && asking.identity.is_none() {
+        if let Err(failure) = policy::plaintext(&loaded.plan.policy, &parts, &facts, rules.tls) {
+            return Ok(said.refused(&failure));
+        }
+    }
     let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
     let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));
     if let Err(failure) = authorized(loaded, door, settled, &mut said) {
@@ -178,11 +183,16 @@ fn unseen<'l>(
     mut said: Explained<'l>,
 ) -> Explained<'l> {
     let sni = plain(asking.url.host().unwrap_or_default());
-    if door.protocol != Protocol::Tcp && door.side == Door::Inbound && !door.passes(&sni) {
+    let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off;
+    if ends && door.side == Door::Inbound && !door.passes(&sni) {
         return said.refused(&Failure::new(
             Reason::ClientTlsFailed,
             "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
         ));
+    }
+    if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni) {
+        let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--from` says who calls";
+        return said.refused(&Failure::new(Reason::PlaintextRefused, detail));
     }
     let judged = policy::opaque(&loaded.plan.policy, &who(asking, door));
     if let Err(failure) = authorized(loaded, door, judged, &mut said) {

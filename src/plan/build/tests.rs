@@ -25,6 +25,7 @@ use crate::plan::rules::{
 };
 
 mod mistakes;
+mod same;
 
 const FULL: &str = include_str!("../../../config/full.yaml");
 const MINIMAL: &str = include_str!("../../../config/minimal.yaml");
@@ -53,20 +54,6 @@ fn problems(text: &str) -> String {
 /// A file that is fine but for what is appended.
 fn with(text: &str) -> String {
     format!("service: x\ninbound: {{ app: \"127.0.0.1:8080\" }}\n{text}\n")
-}
-
-#[test]
-fn every_key_at_its_default_means_the_same_as_none() {
-    assert_eq!(plan(FULL), plan(MINIMAL));
-}
-
-#[test]
-fn the_values_in_force_are_a_file_that_means_the_same() {
-    for text in [FULL, MINIMAL, QUICKSTART, EVERYTHING] {
-        let (document, built) = built_with(text, &Facts::PLAIN).unwrap();
-        let printed = values(&document.config, "f");
-        assert_eq!(plan(&printed), built.plan, "{printed}");
-    }
 }
 
 /// Every key away from its default.
@@ -165,7 +152,7 @@ fn every_key_reaches_the_plan() {
         [("app", app), ("app:9090", app), ("one", named), ("two", named), ("three", named), ("four", named)]
     );
     let identity = plan.identity.as_ref().unwrap();
-    assert_eq!(identity.certificate.to_str(), Some("/etc/id.pem"));
+    assert_eq!(identity.certificate.to_str(), Some("/etc/outrigger/id.pem"));
     assert_eq!(identity.roots[1].domain.as_deref(), Some("partner"));
     assert!(identity.tls12 && identity.crls.len() == 1);
     let ids: Vec<_> = plan.peers[5].source.mtls.iter().flat_map(|ids| ids.iter()).map(ToString::to_string).collect();
