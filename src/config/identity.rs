@@ -46,7 +46,7 @@ section! {
 section! {
     /// Mutual TLS towards a peer.
     PeerMtls {
-        /// Who it must prove to be: a SPIFFE ID, or a list of which any will do; `/*` means all below.
+        /// Who it must be: a SPIFFE ID or a list of them; `/*` means all below.
         id "id": Option<Set<OneOrMore<SpiffeIds>>> = Required("spiffe://shop/payments");
     }
 }

@@ -38,6 +38,9 @@ use crate::upstream::peer::Peer;
 /// How long a silent caller may still speak after the early dial failed, before its connection is closed.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// How long a caller that may come with or without TLS is listened to before the app may speak first.
+const HEAD_START: Duration = Duration::from_millis(200);
+
 /// Said of opaque bytes without TLS where it is demanded.
 const PLAINTEXT: &str = "this door takes mutual TLS only (`inbound.mtls: strict`), and this is plaintext";
 
@@ -176,8 +179,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     // A caller that speaks at once needs no early dial.
     let sniffing = sniff(io, seen, limits.head_timeout);
     tokio::pin!(sniffing);
-    let at_once = futures_util::poll!(sniffing.as_mut());
-    if let std::task::Poll::Ready(wire) = at_once {
+    if let Some(wire) = at_first(conn, early.is_some(), sniffing.as_mut()).await {
         return heard(wire);
     }
     let mut drain = conn.drain.clone();
@@ -228,6 +230,20 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
         _ = drain.reached(Phase::Draining) => Found::Nothing,
     }
+}
+
+/// What a caller says before an early dial is thought of: at once, or at a door where it may come with or without TLS
+/// within a moment, so that the greeting of an app that speaks first does not cross a ClientHello on its way.
+async fn at_first(
+    conn: &Conn,
+    early: bool,
+    mut sniffing: std::pin::Pin<&mut impl Future<Output = io::Result<Wire>>>,
+) -> Option<io::Result<Wire>> {
+    if let std::task::Poll::Ready(wire) = futures_util::poll!(sniffing.as_mut()) {
+        return Some(wire);
+    }
+    let waits = early && conn.door.mtls == Mtls::Permissive && conn.identity.is_none();
+    if waits { timeout(HEAD_START, sniffing).await.ok() } else { None }
 }
 
 /// What sniffing came to.

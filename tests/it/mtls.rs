@@ -260,6 +260,17 @@ fn a_permissive_door_serves_both_and_counts_plaintext() {
 }
 
 #[test]
+fn at_a_permissive_door_an_app_may_speak_first_to_both() {
+    let (authority, app) = (Authority::new(), greeter());
+    let server = authority.server("server", app.addr, ", mtls: permissive");
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    for to in [client.inbound, server.inbound, client.inbound] {
+        assert_eq!(Caller::connect(to).until(b"hello\r\n"), "220 hello\r\n");
+    }
+    assert_eq!(server.metric(&["outrigger_plaintext_connections_total", "door=\"inbound\""]), 1.0);
+}
+
+#[test]
 fn rules_by_identity_hold_for_requests_and_for_bytes() {
     let (authority, app) = (Authority::new(), greeter());
     for (rules, passes) in [

@@ -14,7 +14,7 @@ use crate::http::authority::Authority;
 use crate::http::head::{self, Facts, Rules};
 use crate::ids::Door;
 use crate::plan::Plan;
-use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
+use crate::plan::door::{DoorPlan, Leads, Mtls, Otherwise, Protocol};
 use crate::plan::egress::judge;
 use crate::plan::matching::Asked;
 use crate::plan::peer::{PeerKind, PeerPlan};
@@ -56,10 +56,11 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
         Ok(facts) => facts,
         Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
     };
-    if door.mtls == Mtls::Strict && asking.identity.is_none() {
-        if let Err(failure) = policy::plaintext(&loaded.plan.policy, &parts, &facts, rules.tls) {
-            return Ok(said.refused(&failure));
-        }
+    if door.mtls == Mtls::Strict
+        && asking.identity.is_none()
+        && let Err(failure) = policy::plaintext(&loaded.plan.policy, &parts, &facts, rules.tls)
+    {
+        return Ok(said.refused(&failure));
     }
     let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
     let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));

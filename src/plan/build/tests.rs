@@ -176,7 +176,7 @@ fn the_rules(policy: &Policy) {
     let [first, second] = policy.allow.as_slice() else { panic!("two rules") };
     let paths: Vec<_> = first.paths.iter().map(|path| (path.path.as_str(), path.below)).collect();
     let hosts: Vec<_> = first.hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
-    assert_eq!((&*first.name, first.line.0, first.methods.len()), ("inbound.allow[0]", 16, 2));
+    assert_eq!((&*first.name, first.line.0, first.methods.len()), ("inbound.allow[0]", 18, 2));
     assert_eq!((paths, hosts), (vec![("/orders", true), ("/healthz", false)], vec![("shop", None), ("::1", Some(80))]));
     assert_eq!((second.addresses[0].to_string(), &*second.ports), ("10.0.0.0/8".into(), &[15007][..]));
     assert_eq!((policy.deny.len(), policy.deny[0].headers.len(), &*policy.deny[0].name), (1, 2, "inbound.deny"));
