@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -210,8 +210,7 @@ impl<'a> Tries<'a> {
         spare: &Spare,
     ) -> Result<Request<Body>, Answer> {
         self.now = Instant::now();
-        let early = self.call.rules.retry.on.looks_at_grpc() && head::is_grpc_call(answer.headers());
-        let trailers = if early { answer.body_mut().early_trailers().cloned() } else { None };
+        let trailers = self.early_trailers(&mut answer);
         let status = answer.status();
         let outcome = Outcome::Answered { status, fields: answer.headers(), trailers: trailers.as_ref() };
         let Some(pause) = self.judge(trail, &outcome, spare.method(), spare.is_whole()) else { return Err(answer) };
@@ -224,6 +223,12 @@ impl<'a> Tries<'a> {
         self.rest(pause).await;
         head::mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
+    }
+
+    /// A gRPC answer's trailers, if they are already there and the rule may name what they say.
+    pub(super) fn early_trailers(&self, answer: &mut Answer) -> Option<HeaderMap> {
+        let early = self.call.rules.retry.on.looks_at_grpc() && head::is_grpc_call(answer.headers());
+        early.then(|| answer.body_mut().early_trailers().cloned()).flatten()
     }
 
     /// Whether the connection had died while nobody used it: then no attempt was made, and none is counted.

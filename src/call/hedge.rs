@@ -145,21 +145,21 @@ async fn race(
     let (hedges_won, began) = (&tries.call.peer.metrics().hedges_won, tries.now);
     tokio::select! {
         biased;
-        ended = first.as_mut() => {
-            if tries.is_good(&ended) {
+        mut ended = first.as_mut() => {
+            if tries.is_good(&mut ended) {
                 return (ended, By::First);
             }
             tries.told(trail, ended);
             tries.tried(trail.endpoint.clone());
             trail.follow(beside);
-            let ended = second.await;
-            if tries.is_good(&ended) {
+            let mut ended = second.await;
+            if tries.is_good(&mut ended) {
                 hedges_won.inc();
             }
             (ended, By::SecondAlone(began))
         }
-        ended = second.as_mut() => {
-            if tries.is_good(&ended) {
+        mut ended = second.as_mut() => {
+            if tries.is_good(&mut ended) {
                 if let Some(in_flight) = trail.in_flight.take() {
                     in_flight.outrun(Instant::now());
                 }
@@ -217,10 +217,11 @@ impl<'a> Tries<'a> {
     }
 
     /// Whether this is what the caller is given although another attempt is still on its way.
-    fn is_good(&self, ended: &Ended) -> bool {
+    fn is_good(&self, ended: &mut Ended) -> bool {
         let Ended::Sent { sent: Some(Ok(answer)), .. } = ended else { return false };
+        let trailers = self.early_trailers(answer);
         let (status, fields) = (answer.status(), answer.headers());
-        !verdict::is_named(&self.call.rules.retry, &Outcome::Answered { status, fields, trailers: None })
+        !verdict::is_named(&self.call.rules.retry, &Outcome::Answered { status, fields, trailers: trailers.as_ref() })
     }
 
     /// Tells an endpoint what became of its attempt, of which nothing more is wanted.
@@ -238,10 +239,11 @@ impl<'a> Tries<'a> {
                 trail.doubtful |= verdict::may_be_done(&outcome(&error));
                 trail.failed(error.reason);
             }
-            Ended::Sent { sent: Some(Ok(answer)), .. } => {
+            Ended::Sent { sent: Some(Ok(mut answer)), .. } => {
                 trail.doubtful = true;
                 if let Some(mut in_flight) = trail.in_flight.take() {
-                    let code = verdict::grpc_code(answer.headers());
+                    let trailers = self.early_trailers(&mut answer);
+                    let code = verdict::grpc_code(trailers.as_ref().unwrap_or(answer.headers()));
                     in_flight.answered(self.now, Seen::answer(answer.status(), code));
                 }
             }
