@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -160,25 +160,15 @@ impl<'a> Tries<'a> {
         spare: Option<&Spare>,
     ) -> Result<Request<Body>, Failure> {
         self.now = Instant::now();
-        let SendError { reason, unsent, unprocessed, reused, detail, .. } = error;
-        if unsent.is_some() && reused && reason != Reason::RefusedStream && self.stale < MOST_STALE {
-            // The connection had died while nobody used it: no attempt was made, so none is counted.
-            self.stale += 1;
-            self.attempts = self.attempts.saturating_sub(1);
-            self.call.peer.metrics().reconnects.inc();
+        let (stale, outcome) = (self.was_stale(&error), outcome(&error));
+        let SendError { reason, unsent, detail, .. } = error;
+        if stale {
             return unsent.ok_or_else(|| Failure::new(reason, detail));
         }
         trail.failed(reason);
-        let fate = match (&unsent, unprocessed) {
-            (Some(_), _) => Fate::Unsent,
-            (None, true) => Fate::Unprocessed,
-            (None, false) => Fate::Unknown,
-        };
         let replayable = unsent.is_some() || spare.is_some_and(Spare::is_whole);
-        let outcome = Outcome::Failed { reason, fate };
         let Some(pause) = self.judge(trail, &outcome, method, replayable) else {
-            let harmless = unprocessed || method.is_idempotent();
-            trail.leave(|| unsent.or_else(|| spare.filter(|_| harmless).and_then(Spare::again)));
+            trail.leave(method, || unsent.or_else(|| spare.and_then(Spare::again)));
             return Err(Failure::new(reason, detail));
         };
         self.rest(pause).await;
@@ -203,7 +193,7 @@ impl<'a> Tries<'a> {
         let failure = || Failure::new(Reason::AttemptTimeout, "no answer began within `timeout.attempt`");
         let whole = spare.is_some_and(Spare::is_whole);
         let Some(pause) = self.judge(trail, &Outcome::TimedOut, method, whole) else {
-            trail.leave(|| spare.filter(|_| method.is_idempotent()).and_then(Spare::again));
+            trail.leave(method, || spare.and_then(Spare::again));
             return Err(failure());
         };
         self.rest(pause).await;
@@ -220,8 +210,7 @@ impl<'a> Tries<'a> {
         spare: &Spare,
     ) -> Result<Request<Body>, Answer> {
         self.now = Instant::now();
-        let early = self.call.rules.retry.on.looks_at_grpc() && head::is_grpc_call(answer.headers());
-        let trailers = if early { answer.body_mut().early_trailers().cloned() } else { None };
+        let trailers = self.early_trailers(&mut answer);
         let status = answer.status();
         let outcome = Outcome::Answered { status, fields: answer.headers(), trailers: trailers.as_ref() };
         let Some(pause) = self.judge(trail, &outcome, spare.method(), spare.is_whole()) else { return Err(answer) };
@@ -236,8 +225,27 @@ impl<'a> Tries<'a> {
         Ok(request)
     }
 
+    /// A gRPC answer's trailers, if they are already there and the rule may name what they say.
+    pub(super) fn early_trailers(&self, answer: &mut Answer) -> Option<HeaderMap> {
+        let early = self.call.rules.retry.on.looks_at_grpc() && head::is_grpc_call(answer.headers());
+        early.then(|| answer.body_mut().early_trailers().cloned()).flatten()
+    }
+
+    /// Whether the connection had died while nobody used it: then no attempt was made, and none is counted.
+    pub(super) fn was_stale(&mut self, error: &SendError) -> bool {
+        let unused = error.unsent.is_some() && error.reused && error.reason != Reason::RefusedStream;
+        let stale = unused && self.stale < MOST_STALE;
+        if stale {
+            self.stale += 1;
+            self.attempts = self.attempts.saturating_sub(1);
+            self.call.peer.metrics().reconnects.inc();
+        }
+        stale
+    }
+
     /// How long to wait before another attempt, or `None` if there is to be none; `trail` knows why then.
     fn judge(&self, trail: &mut Trail, outcome: &Outcome<'_>, method: &Method, replayable: bool) -> Option<Duration> {
+        trail.doubtful |= verdict::may_be_done(outcome);
         let Call { peer, rules, marked, deadline, .. } = *self.call;
         let asking = Asking { method, attempts: self.attempts, replayable, marked, deadline };
         let at = Moment { now: self.now, wall: SystemTime::now(), roll: fastrand::u64(..) };
@@ -423,6 +431,16 @@ impl<'a> Tries<'a> {
     fn of_other_family(&self, slow: &Endpoint) -> Option<Arc<Endpoint>> {
         self.call.peer.pick_beside(slow, self.call.ask, Instant::now(), &self.tried)
     }
+}
+
+/// What is known of a request that got no answer.
+pub(super) fn outcome(error: &SendError) -> Outcome<'static> {
+    let fate = match (&error.unsent, error.unprocessed) {
+        (Some(_), _) => Fate::Unsent,
+        (None, true) => Fate::Unprocessed,
+        (None, false) => Fate::Unknown,
+    };
+    Outcome::Failed { reason: error.reason, fate }
 }
 
 /// Why a peer has no endpoint, as far as discovery knows.

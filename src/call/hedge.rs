@@ -7,7 +7,7 @@ use http::Request;
 use tokio::time::{Instant, timeout_at};
 
 use super::Failure;
-use super::attempt::{Call, Tries};
+use super::attempt::{Call, Tries, outcome};
 use super::retry::{Spare, informational, send};
 use super::trail::Trail;
 use crate::deadline::Deadline;
@@ -84,7 +84,7 @@ pub(super) async fn either(
         let endpoint = match tries.begin(trail) {
             Ok(endpoint) => endpoint,
             Err(failure) => {
-                trail.unsent = trail.give_back.then(|| Box::new(request));
+                trail.leave(spare.method(), || Some(request));
                 return Err(failure);
             }
         };
@@ -103,7 +103,7 @@ pub(super) async fn either(
         };
         request = unsent;
         if let Err(failure) = tries.after_unconnected(trail, error).await {
-            trail.unsent = trail.give_back.then(|| Box::new(request));
+            trail.leave(spare.method(), || Some(request));
             return Err(failure);
         }
     }
@@ -145,21 +145,21 @@ async fn race(
     let (hedges_won, began) = (&tries.call.peer.metrics().hedges_won, tries.now);
     tokio::select! {
         biased;
-        ended = first.as_mut() => {
-            if tries.is_good(&ended) {
+        mut ended = first.as_mut() => {
+            if tries.is_good(&mut ended) {
                 return (ended, By::First);
             }
             tries.told(trail, ended);
             tries.tried(trail.endpoint.clone());
             trail.follow(beside);
-            let ended = second.await;
-            if tries.is_good(&ended) {
+            let mut ended = second.await;
+            if tries.is_good(&mut ended) {
                 hedges_won.inc();
             }
             (ended, By::SecondAlone(began))
         }
-        ended = second.as_mut() => {
-            if tries.is_good(&ended) {
+        mut ended = second.as_mut() => {
+            if tries.is_good(&mut ended) {
                 if let Some(in_flight) = trail.in_flight.take() {
                     in_flight.outrun(Instant::now());
                 }
@@ -168,6 +168,7 @@ async fn race(
                 return (ended, By::Second(began));
             }
             tries.told(&mut beside, ended);
+            trail.doubtful |= beside.doubtful;
             tries.tried(beside.endpoint.take());
             (first.await, By::First)
         }
@@ -182,7 +183,11 @@ impl<'a> Tries<'a> {
         let peer = call.peer;
         let begun = self.permit(spare).and_then(|held| {
             self.tried(trail.endpoint.clone());
-            Some((held, peer.begin(call.ask, self.now, &self.tried)?))
+            let begun = peer.begin(call.ask, self.now, &self.tried);
+            if begun.is_none() {
+                peer.budget().give_back(self.now);
+            }
+            Some((held, begun?))
         });
         let Some((held, mut in_flight)) = begun else {
             peer.metrics().hedges_skipped.inc();
@@ -212,10 +217,11 @@ impl<'a> Tries<'a> {
     }
 
     /// Whether this is what the caller is given although another attempt is still on its way.
-    fn is_good(&self, ended: &Ended) -> bool {
+    fn is_good(&self, ended: &mut Ended) -> bool {
         let Ended::Sent { sent: Some(Ok(answer)), .. } = ended else { return false };
+        let trailers = self.early_trailers(answer);
         let (status, fields) = (answer.status(), answer.headers());
-        !verdict::is_named(&self.call.rules.retry, &Outcome::Answered { status, fields, trailers: None })
+        !verdict::is_named(&self.call.rules.retry, &Outcome::Answered { status, fields, trailers: trailers.as_ref() })
     }
 
     /// Tells an endpoint what became of its attempt, of which nothing more is wanted.
@@ -223,15 +229,21 @@ impl<'a> Tries<'a> {
         self.now = Instant::now();
         match ended {
             Ended::Unconnected(error, _) => trail.unconnected(self.now, self.unconnected_by(&error)),
-            Ended::Sent { sent: None, .. } => trail.failed(Reason::AttemptTimeout),
-            // A connection that had died while nobody used it says nothing about its endpoint.
-            Ended::Sent { reused: true, sent: Some(Err(SendError { unsent: Some(_), .. })), .. } => {
-                trail.in_flight = None;
+            Ended::Sent { sent: None, .. } => {
+                trail.doubtful = true;
+                trail.failed(Reason::AttemptTimeout);
             }
-            Ended::Sent { sent: Some(Err(error)), .. } => trail.failed(error.reason),
-            Ended::Sent { sent: Some(Ok(answer)), .. } => {
+            // It says nothing about its endpoint.
+            Ended::Sent { sent: Some(Err(error)), .. } if self.was_stale(&error) => trail.in_flight = None,
+            Ended::Sent { sent: Some(Err(error)), .. } => {
+                trail.doubtful |= verdict::may_be_done(&outcome(&error));
+                trail.failed(error.reason);
+            }
+            Ended::Sent { sent: Some(Ok(mut answer)), .. } => {
+                trail.doubtful = true;
                 if let Some(mut in_flight) = trail.in_flight.take() {
-                    let code = verdict::grpc_code(answer.headers());
+                    let trailers = self.early_trailers(&mut answer);
+                    let code = verdict::grpc_code(trailers.as_ref().unwrap_or(answer.headers()));
                     in_flight.answered(self.now, Seen::answer(answer.status(), code));
                 }
             }
@@ -248,5 +260,69 @@ impl<'a> Tries<'a> {
             By::Second(second) => [began, second].into_iter().for_each(note),
             By::SecondAlone(second) => note(second),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::life::tasks::Tasks;
+    use crate::plan::door::Protocol;
+    use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerSource, Routes};
+    use crate::plan::rules::Rules;
+    use crate::upstream::adhoc::default_policy;
+    use crate::upstream::peer::Peer;
+    use crate::upstream::world::Upstreams;
+
+    fn peer() -> Arc<Peer> {
+        let specs = ["127.0.0.1:1", "127.0.0.2:1"].map(|addr| EndpointSpec::bare(addr.parse().unwrap()));
+        let addresses = Addresses::Static(specs.into());
+        let plan = PeerPlan {
+            name: crate::ids::PeerName::new("payments"),
+            kind: PeerKind::Named,
+            source: PeerSource { addresses, protocol: Protocol::Auto, tls: None },
+            policy: Arc::new(default_policy()),
+            routes: Routes::default(),
+        };
+        let upstreams = Upstreams::new(Arc::default(), Tasks::default());
+        Peer::new(&plan, upstreams.metrics.peer(&plan.name), &upstreams).unwrap()
+    }
+
+    fn rules() -> Rules {
+        Rules { hedge: Some(HedgeRule::default()), ..Rules::default() }
+    }
+
+    fn ended(reason: Reason) -> Ended {
+        let unsent = Some(Request::new(Body::Empty));
+        let error = SendError { reason, unsent, unprocessed: true, reused: true, code: None, detail: String::new() };
+        Ended::Sent { reused: true, version: Version::Http1, sent: Some(Err(error)) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_had_died_unused_is_no_attempt_beside_another_either() {
+        for (reason, attempts, reconnects) in [(Reason::Reset, 1, 1), (Reason::RefusedStream, 2, 0)] {
+            let (peer, rules) = (peer(), rules());
+            let call = Call::plain(&peer, &rules, Instant::now());
+            let (mut tries, mut trail) = (Tries::new(&call), Trail::default());
+            tries.begin(&mut trail).unwrap();
+            let (_, spare) = Spare::of(&rules, false, Request::new(Body::Empty));
+            let (mut beside, _) = tries.beside(&mut trail, &spare.unwrap()).unwrap();
+            tries.told(&mut beside, ended(reason));
+            assert!(beside.in_flight.is_none());
+            assert_eq!((tries.attempts, peer.metrics().reconnects.get()), (attempts, reconnects), "{reason:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hedge_that_finds_nobody_costs_no_budget() {
+        let (peer, rules) = (peer(), rules());
+        let call = Call::plain(&peer, &rules, Instant::now());
+        let (mut tries, mut trail) = (Tries::new(&call), Trail::default());
+        tries.begin(&mut trail).unwrap();
+        peer.update(Vec::new());
+        let (_, spare) = Spare::of(&rules, false, Request::new(Body::Empty));
+        assert!(tries.beside(&mut trail, &spare.unwrap()).is_none());
+        assert_eq!(peer.budget().standing(Instant::now(), &rules.retry.budget).used, 0);
+        assert_eq!((peer.metrics().hedges.get(), peer.metrics().hedges_skipped.get()), (0, 1));
     }
 }

@@ -28,14 +28,16 @@ async fn attempts(call: &Call<'_>, request: Request<Body>, trail: &mut Trail) ->
     let mut tries = Tries::new(call);
     let (mut request, mut spare) = Spare::of(call.rules, call.marked, request);
     let method = request.method().clone();
+    // A spare that is made later is for what a peer refuses, and not to be sent twice.
+    let hedge = call.rules.hedge.as_ref().filter(|_| spare.is_some());
     loop {
         // What is rare is boxed here and below, so that it does not make every exchange larger.
-        let sent = match spare.as_ref().zip(call.rules.hedge.as_ref()) {
+        let sent = match spare.as_ref().zip(hedge) {
             None => {
                 let lease = match tries.lease(trail, call.version).await {
                     Ok(lease) => lease,
                     Err(failure) => {
-                        trail.unsent = trail.give_back.then(|| Box::new(request));
+                        trail.leave(&method, || Some(request));
                         return Err(failure);
                     }
                 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{Method, Request};
 use tokio::time::Instant;
 
 use crate::http::body::Body;
@@ -37,6 +37,8 @@ pub struct Trail {
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
+    /// Whether an attempt may have been processed, whatever became of the later ones.
+    pub doubtful: bool,
     /// Whether the request of a call that failed is to be given back.
     pub give_back: bool,
     /// The request of a call that failed, where it was asked for, and provably nothing was done with it or doing it
@@ -53,9 +55,9 @@ impl Trail {
         peer.metrics().attempts.inc();
     }
 
-    /// Leaves the request of a call that failed for whoever may stand in.
-    pub(super) fn leave(&mut self, request: impl FnOnce() -> Option<Request<Body>>) {
-        if self.give_back {
+    /// Leaves the request of a call that failed for whoever may stand in, where that can do nothing twice.
+    pub(super) fn leave(&mut self, method: &Method, request: impl FnOnce() -> Option<Request<Body>>) {
+        if self.give_back && (!self.doubtful || method.is_idempotent()) {
             self.unsent = request().map(Box::new);
         }
     }

@@ -156,7 +156,7 @@ impl Kept {
             return Some(*unsent);
         }
         let head = self.head.take()?;
-        let undone = answer.as_ref().is_err_and(|failure| undone(failure.reason));
+        let undone = !trail.doubtful && answer.as_ref().is_err_and(|failure| undone(failure.reason));
         (undone || head.method.is_idempotent()).then(|| Request::from_parts(head, Body::Empty))
     }
 

@@ -200,6 +200,11 @@ fn pause(rule: &RetryRule, asking: &Asking<'_>, outcome: &Outcome<'_>, at: Momen
     })
 }
 
+/// Whether what was sent may have been processed.
+pub fn may_be_done(outcome: &Outcome<'_>) -> bool {
+    fate(outcome) == Fate::Unknown
+}
+
 fn fate(outcome: &Outcome<'_>) -> Fate {
     match outcome {
         Outcome::Failed { reason, .. } if unconnected(*reason) => Fate::Unsent,

@@ -77,3 +77,26 @@ async fn of_many_endpoints_a_further_attempt_finds_the_few_that_are_well() {
         assert!((2..=3).contains(&port(further.endpoint())), "{}", port(further.endpoint()));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_further_attempt_tries_out_nobody_of_a_priority_that_is_out() {
+    let upstreams = Upstreams::new(Arc::default(), Tasks::default());
+    let spec = |port: u16| EndpointSpec {
+        priority: u16::from(port > 3),
+        ..EndpointSpec::bare(std::net::SocketAddr::from(([127, 0, 0, 1], port)).into())
+    };
+    let plan = plan(Protocol::Auto, (1..=6).map(spec).collect());
+    let peer = Peer::new(&plan, upstreams.metrics.peer(&plan.name), &upstreams).unwrap();
+    let all = peer.endpoints().all().to_vec();
+    for endpoint in &all[..3] {
+        (0..5).for_each(|_| endpoint.begin(Instant::now()).failed(Instant::now(), Reason::Reset));
+        assert!(!endpoint.standing().is_well());
+    }
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    // The first request is the one that finds out whether they are back; failing there, it goes where all are well.
+    let mut probe = peer.begin(Ask::default(), Instant::now(), &[]).unwrap();
+    assert!(port(probe.endpoint()) <= 3);
+    probe.failed(Instant::now(), Reason::Reset);
+    let further = peer.begin(Ask::default(), Instant::now(), &[probe.endpoint().clone()]).unwrap();
+    assert!(port(further.endpoint()) > 3, "{}", port(further.endpoint()));
+}

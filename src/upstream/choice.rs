@@ -229,9 +229,9 @@ impl Prepared {
         let division = self.in_force(division, pick.roster);
         let (tier, zone, part) = division.point(pick);
         // Nothing else would bring back a group that is out as a whole: nothing of the traffic comes to it. One that
-        // would get none if it were well is left alone.
-        let short = division.tiers.short();
-        let out = division.dark.iter().filter(|(of, _)| *of <= tier || short);
+        // would get none if it were well is left alone. A further attempt may be the last and tries nobody out.
+        let (short, first) = (division.tiers.short(), pick.avoid.is_empty());
+        let out = division.dark.iter().filter(|(of, _)| first && (*of <= tier || short));
         if let Some(probe) = out.filter_map(|(tier, zone)| self.group(*tier, *zone)?.due(pick)).next() {
             return Some(probe);
         }

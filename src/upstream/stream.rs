@@ -24,6 +24,9 @@ use crate::http::unsent::Sending;
 use crate::net::io::Io;
 use crate::reason::Reason;
 
+/// Informational answers that a peer may send before the one that counts; 100 of them are passed on.
+const MOST_INFORMATIONAL: u32 = 1000;
+
 /// Pieces of a body that are sent before others get a turn.
 const BURST: usize = 32;
 
@@ -44,11 +47,12 @@ pub(super) async fn send(
     };
     let done = flow.is_none();
     let pump = Pump::new(body, Sending::new(stream, hold.many.life().unsent()), idle, done);
-    let mut exchange = Exchange { response, informational, flow, pump };
+    let mut exchange = Exchange { response, informational, heard: 0, flow, pump };
     match poll_fn(|cx| exchange.poll(cx)).await {
         Ok(response) => Ok(answered(hold, exchange, response, parts.method == Method::HEAD)),
         Err(Broken::Body(error)) => Err(body_broke(&hold, &error)),
         Err(Broken::Stalled(idle)) => Err(stalled(&hold, idle)),
+        Err(Broken::Endless) => Err(endless(&hold)),
         Err(Broken::Stream(error)) => {
             let body = Some(exchange.pump.body).filter(|body| !body.touched());
             Err(refused(&hold, error, body.map(|body| (parts, body))))
@@ -136,6 +140,7 @@ fn answered(hold: ManyHold, exchange: Exchange, response: Response<h2::RecvStrea
 struct Exchange {
     response: ResponseFuture,
     informational: Option<OnInformational>,
+    heard: u32,
     flow: Option<Arc<Flow>>,
     pump: Pump,
 }
@@ -143,6 +148,8 @@ struct Exchange {
 enum Broken {
     Body(BodyError),
     Stalled(Duration),
+    /// One informational answer after another, and no end.
+    Endless,
     Stream(h2::Error),
 }
 
@@ -156,6 +163,10 @@ impl Exchange {
         // The answer is asked for only when no informational one can stand before it: h2 drops those that it then meets,
         // and one may arrive between two questions where another thread drives the connection.
         while let Some(Ok(head)) = ready!(self.response.poll_informational(cx)) {
+            self.heard += 1;
+            if self.heard > MOST_INFORMATIONAL {
+                return Poll::Ready(Err(Broken::Endless));
+            }
             if let (Some(flow), StatusCode::CONTINUE) = (&self.flow, head.status()) {
                 flow.go_on();
             }
@@ -285,6 +296,17 @@ fn stalled(hold: &ManyHold, idle: Duration) -> SendError {
         reused: hold.reused,
         code: None,
         detail: format!("{} took nothing of the request's body for {idle:?}", hold.endpoint().addr()),
+    }
+}
+
+fn endless(hold: &ManyHold) -> SendError {
+    SendError {
+        reason: Reason::BadResponse,
+        unsent: None,
+        unprocessed: false,
+        reused: hold.reused,
+        code: None,
+        detail: format!("{} sent more than {MOST_INFORMATIONAL} informational answers", hold.endpoint().addr()),
     }
 }
 
@@ -782,6 +804,24 @@ mod tests {
         });
         assert_eq!(answer.unwrap().status(), 200);
         assert_eq!(*seen.lock(), [100, 103]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn informational_answers_without_end_are_none() {
+        for (many, ended) in [(MOST_INFORMATIONAL, None), (MOST_INFORMATIONAL + 1, Some(Reason::BadResponse))] {
+            let (_rig, lease, mut requests) = connected().await;
+            let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+                let (_, mut respond) = requests.recv().await.unwrap();
+                for _ in 0..many {
+                    respond.send_informational(Response::builder().status(103).body(()).unwrap()).unwrap();
+                }
+                if ended.is_none() {
+                    respond.send_response(ok(), true).unwrap();
+                }
+                respond
+            });
+            assert_eq!(answer.err().map(|error| error.reason), ended, "{many}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,3 +153,21 @@ fn a_mirror_that_hangs_delays_nobody_and_takes_no_more_than_its_places() {
     metric(&sidecar, "outrigger_mirrored_total{peer=\"standby\"} 100");
     metric(&sidecar, "outrigger_mirror_dropped_total{peer=\"standby\"} 10");
 }
+
+#[test]
+fn what_an_earlier_attempt_may_have_done_is_not_done_again_elsewhere() {
+    for more in ["", "hedge: 5ms, "] {
+        let (standby, shop) = (App::http(STANDBY), App::script([""]));
+        let addrs = format!("{}', '127.0.0.1:{}", shop.addr, free_port());
+        let retry = "retry: { on: [connect-failure, reset], methods: any, attempts: 2 }, balance: round-robin";
+        let sidecar = sidecar(addrs, &standby, &format!("{more}{retry}, fallback: {{ peer: standby }}"));
+        // One of two begins at the endpoint that takes it and breaks off; the other endpoint refuses it then.
+        for rest in ["content-length: 5\r\n\r\nhello", "content-length: 0\r\n\r\n"].repeat(2) {
+            let answer = ask(&sidecar, "POST", rest);
+            assert!(answer.starts_with("HTTP/1.1 50"), "{more}: {answer}");
+            shop.next();
+        }
+        standby.unseen();
+        assert!(ask(&sidecar, "GET", "\r\n").ends_with("standby"));
+    }
+}

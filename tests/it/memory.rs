@@ -23,8 +23,9 @@ const ON_ONE: usize = 250;
 /// What one HTTP/2 connection may hold unread (`src/http/window.rs`, and the same towards peers).
 const UNREAD: i64 = MIB;
 
-/// What one stream costs beside its bytes: its task, its call and h2's own state on both legs, and its part of a frame.
-const STREAM: i64 = 22 << 10;
+/// What one stream costs beside its bytes: its task, its call and h2's own state on both legs, and a frame in hand, of
+/// 16 KiB where the machine is busy.
+const STREAM: i64 = 24 << 10;
 
 const BIG: Bytes = Bytes::from_static(&[b'x'; 1 << 20]);
 

@@ -259,6 +259,27 @@ async fn a_refused_stream_is_sent_again_whatever_its_method_and_although_its_bod
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_refused_request_that_may_not_be_sent_twice_waits_for_no_hedge() {
+    let mut app = App2::start().await;
+    let sidecar = outbound(app.addr, "http2, hedge: 5ms, retry: { on: [refused-stream], attempts: 3 }");
+    let mut post = Caller::connect(sidecar.outbound);
+    post.send("POST /r HTTP/1.1\r\nHost: server\r\nContent-Length: 5\r\n\r\nhello");
+    let mut refused = app.next().await;
+    assert_eq!(&piece(refused.request.body_mut()).await[..], b"hello");
+    refused.respond.send_reset(Reason::REFUSED_STREAM);
+    let mut again = app.next().await;
+    // One that began later is hedged: the time of an earlier one is over.
+    let mut get = Caller::connect(sidecar.outbound);
+    get.send("GET / HTTP/1.1\r\nHost: server\r\n\r\n");
+    let (_slow, mut hedge) = (app.next().await, app.next().await);
+    again.answer("hi");
+    hedge.answer("hi");
+    assert!(post.answer().starts_with("HTTP/1.1 200 ") && get.answer().starts_with("HTTP/1.1 200 "));
+    assert_eq!(sidecar.metric(&["outrigger_hedges_total", "server"]), 1.0);
+    assert_eq!(sidecar.metric(&["outrigger_hedges_skipped_total", "server"]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_end_that_comes_apart_is_no_departure_of_a_caller_who_reads_by_the_length() {
     let mut app = App2::start().await;
     let sidecar = outbound(app.addr, "http2");
