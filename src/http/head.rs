@@ -85,6 +85,8 @@ pub struct Facts {
     pub marked: bool,
     /// Whether it is a copy, whose answer nobody waits for.
     pub copied: bool,
+    /// Whether a body follows; the head alone cannot tell, so whoever has the body says it.
+    pub body: bool,
 }
 
 /// Why a head is refused: the reason, and what exactly.
@@ -158,6 +160,7 @@ pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError>
         absolute,
         marked: found.marked,
         copied: found.copied,
+        body: false,
     })
 }
 

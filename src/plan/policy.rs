@@ -98,6 +98,8 @@ pub struct Asked<'a> {
     pub host_port: u16,
     /// Whether it asks for a tunnel, by an upgrade or an extended CONNECT.
     pub tunnel: bool,
+    /// Whether a body follows.
+    pub body: bool,
 }
 
 /// What becomes of it.
@@ -148,9 +150,11 @@ impl Policy {
         self.allow.iter().find(|rule| rule.means(facts, Sense::Narrow)).map_or(Verdict::NoneAllows, Verdict::Allowed)
     }
 
-    /// Whether it is let in whoever asks. A tunnel is no probe: what would follow is no GET.
+    /// Whether it is let in whoever asks. A tunnel is no probe: what would follow is no GET. Nor is a GET with a body:
+    /// servers that do not read it take it for the next request on a connection that others share.
     pub fn is_probe(&self, asked: &Asked<'_>) -> bool {
-        *asked.method == Method::GET && !asked.tunnel && self.probes.iter().any(|path| path == asked.uri.path())
+        let plain = *asked.method == Method::GET && !asked.tunnel && !asked.body;
+        plain && self.probes.iter().any(|path| path == asked.uri.path())
     }
 }
 

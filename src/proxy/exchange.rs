@@ -77,7 +77,8 @@ async fn pass(
     informational: &OnInformational,
     record: &mut Exchange,
 ) -> Result<Passed, Failure> {
-    let facts = judge(conn, &mut parts, record)?;
+    let mut facts = judge(conn, &mut parts, record)?;
+    facts.body = !body.is_end_stream();
     let world = conn.core.world.load_full();
     let Target { peer, policy, subset, deadline, route } = led(conn, &world, &parts, &facts, record).await?;
     // From the caller's own fields, before a route changes them.

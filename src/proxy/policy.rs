@@ -4,6 +4,7 @@
 //! route may rewrite it afterwards, which is the file's own word.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::request::Parts;
 
@@ -11,6 +12,7 @@ use super::Conn;
 use crate::call::Failure;
 use crate::http::head;
 use crate::ids::Door;
+use crate::plan::door::Mtls;
 use crate::plan::path;
 use crate::plan::policy::{Asked, Facts, Policy, Verdict};
 use crate::reason::Reason;
@@ -28,13 +30,24 @@ pub fn request(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) ->
     if conn.side() == Door::Outbound {
         return Ok(None);
     }
-    if conn.is_unproven() {
+    if is_unproven(conn, world) {
         plaintext(policy, parts, head, conn.tls)?;
     }
     if policy.is_empty() {
         return Ok(None);
     }
     enforced(policy, judge(policy, &who(conn), parts, head, conn.tls).and_then(settled))
+}
+
+/// Whether the caller had to prove who it is, by its door as it was when it came or as a reload has made it since: a
+/// connection that is kept alive would bring plaintext past a door that is strict by now, for as long as it is used.
+fn is_unproven(conn: &Conn, world: &World) -> bool {
+    if conn.identity.is_some() || Arc::ptr_eq(&conn.plan, &world.plan) {
+        return conn.is_unproven();
+    }
+    let mut doors = world.plan.doors.iter();
+    let now = doors.find(|door| door.side == conn.side() && door.listen == conn.door.listen);
+    conn.is_unproven() || now.is_some_and(|door| door.mtls == Mtls::Strict)
 }
 
 /// Whether a request in plaintext may pass a door that demands mutual TLS. No audit lets it in: what must be proven is
@@ -111,6 +124,7 @@ fn asked<'a>(parts: &'a Parts, head: &'a head::Facts, tls: bool) -> Asked<'a> {
         host: head.authority.written_host(),
         host_port: head.authority.port().unwrap_or(default_port),
         tunnel: super::upgrade::is_asked(parts, head),
+        body: head.body,
     }
 }
 

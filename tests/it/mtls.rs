@@ -38,17 +38,20 @@ impl Authority {
 
     /// A sidecar that is `service`, in front of `app`; `more` follows in its `inbound` section.
     fn server(&self, service: &str, app: SocketAddr, more: &str) -> Sidecar {
-        let identity = self.identity(service);
-        Sidecar::start(&format!(
-            "service: {service}\n{identity}admin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{app}'{more} }}\n\
-             outbound: {{ listen: '{{out}}' }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
-        ))
+        Sidecar::start(&serving(&self.identity(service), service, app, more))
     }
 
     /// A sidecar that is `client` and calls `to`, which must be `id`; it has a port of its own at `inbound`.
     fn client(&self, to: SocketAddr, id: &str, more: &str) -> Sidecar {
         Sidecar::start(&calling(&self.identity("client"), to, id, more))
     }
+}
+
+fn serving(identity: &str, service: &str, app: SocketAddr, more: &str) -> String {
+    format!(
+        "service: {service}\n{identity}admin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{app}'{more} }}\n\
+         outbound: {{ listen: '{{out}}' }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
+    )
 }
 
 fn calling(identity: &str, to: SocketAddr, id: &str, more: &str) -> String {
@@ -240,6 +243,15 @@ fn a_probe_needs_no_certificate() {
         assert!(ask(server.inbound, "/healthz/x", "").starts_with("HTTP/1.1 403 "));
         let post = Caller::connect(server.inbound).send("POST /healthz HTTP/1.1\r\nHost: a\r\n\r\n").answer();
         assert!(post.starts_with("HTTP/1.1 403 "), "{post}");
+        // An app that does not read it would take the body for a request of its own.
+        for body in [
+            "Content-Length: 27\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            let mut caller = Caller::connect(server.inbound);
+            let answer = caller.send(format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{body}")).answer();
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        }
         app.unseen();
     }
 }
@@ -257,6 +269,22 @@ fn a_permissive_door_serves_both_and_counts_plaintext() {
     assert_eq!(field(&app.next(), "x-forwarded-client-cert"), None);
     assert_eq!(server.metric(&["outrigger_plaintext_connections_total", "door=\"inbound\""]), 1.0);
     assert!(!server.says(&["path=/plain"]).contains("client_id"));
+}
+
+#[test]
+fn a_door_that_becomes_strict_is_so_for_connections_that_are_open() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let identity = authority.identity("server");
+    let text = |mtls| serving(&identity, "server", app.addr, &format!(", mtls: {mtls}"));
+    let server = Sidecar::start(&text("permissive"));
+    let get = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut caller = Caller::connect(server.inbound);
+    assert!(caller.send(get).answer().starts_with("HTTP/1.1 200 "));
+    server.rewrite(&text("strict"));
+    server.signal("HUP");
+    until("the reload", || (server.metric(&["outrigger_reloads_total"]) >= 1.0).then_some(()));
+    let answer = caller.send(get).answer();
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("reason=plaintext_refused"), "{answer}");
 }
 
 #[test]

@@ -31,13 +31,14 @@ fn policy(inbound: &str) -> Policy {
     policy
 }
 
-/// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel`, or `tcp` for opaque bytes.
+/// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel body`, or `tcp` for opaque bytes.
 fn decide(policy: &Policy, words: &str) -> String {
     let (mut method, mut uri, mut host, mut headers) = (None, "/", "s", HeaderMap::new());
-    let (mut identity, mut address, mut port, mut tunnel) = (None, None, Some(15006), false);
+    let (mut identity, mut address, mut port, mut tunnel, mut body) = (None, None, Some(15006), false, false);
     for word in words.split(' ') {
         match (word.split_once('='), word.split_once(':')) {
             _ if word == "tunnel" => tunnel = true,
+            _ if word == "body" => body = true,
             _ if word.starts_with(['/', '*']) => uri = word,
             (Some(("host", text)), _) => host = text,
             (Some(("as", text)), _) => identity = Some(text.parse().unwrap()),
@@ -59,6 +60,7 @@ fn decide(policy: &Policy, words: &str) -> String {
         host: name,
         host_port: port_named.parse().unwrap(),
         tunnel,
+        body,
     });
     match policy.decide(&Facts { identity: identity.as_ref(), address, port, request }) {
         Verdict::Free => "free".into(),
@@ -171,6 +173,8 @@ fn ports_tunnels_and_probes_have_rules_of_their_own() {
                 ("GET /healthz/", "none"),
                 ("GET /health%7a", "none"),
                 ("GET /healthz tunnel", "none"),
+                ("GET /healthz body", "none"),
+                ("GET /healthz body as=spiffe://shop/web", "allow"),
                 ("GET /healthz at=10.0.0.9", "deny"),
                 ("tcp", "none"),
             ],
