@@ -143,6 +143,10 @@ impl Rooms for InForce {
             .collect()
     }
 
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        self.0.world.load().identity.as_ref().and_then(|store| store.lack())
+    }
+
     fn pending(&self) -> Vec<PeerName> {
         let world = self.0.world.load();
         let pending = world.peers.iter().filter(|peer| matches!(peer.discovery(), Discovery::Pending));

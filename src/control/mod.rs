@@ -38,6 +38,10 @@ pub trait Rooms: Send + Sync + 'static {
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
     }
+    /// Why this sidecar has no identity, where its file says that it has one.
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        None
+    }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;
 }

@@ -43,11 +43,12 @@ pub enum Got {
     Told(Box<Response<Bytes>>),
 }
 
-/// Whether another answer may stand in where this is why there is none: the peer or the way to it failed, or its guards
-/// kept the request from it.
+/// Whether another answer may stand in where this is why there is none: the peer or the way to it failed, its guards
+/// kept the request from it, or we have no identity to call it with.
 fn stands_in(reason: Reason) -> bool {
-    let guarded = matches!(reason, Reason::CircuitOpen | Reason::Throttled | Reason::LimitReached);
-    guarded || matches!(reason.side(), Side::Peer | Side::Network)
+    use Reason as R;
+    let kept_from_it = matches!(reason, R::CircuitOpen | R::Throttled | R::LimitReached | R::NoIdentity);
+    kept_from_it || matches!(reason.side(), Side::Peer | Side::Network)
 }
 
 /// Whether the peer has certainly done nothing.
@@ -59,6 +60,7 @@ fn undone(reason: Reason) -> bool {
             | R::CircuitOpen
             | R::Throttled
             | R::LimitReached
+            | R::NoIdentity
             | R::DnsFailed
             | R::ConnectRefused
             | R::ConnectFailed

@@ -21,8 +21,12 @@ use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 /// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
 pub async fn identify(conn: Arc<Conn>, io: Io) {
     let world = conn.core.world.load_full();
-    let Some(identity) = world.identity.as_ref().map(|store| store.current()) else {
-        return record::refused(&conn, Reason::Internal, "this sidecar has no identity any more");
+    let Some(store) = &world.identity else {
+        return record::refused(&conn, Reason::NoIdentity, "the file names no identity any more");
+    };
+    let Some(identity) = store.current() else {
+        // Nothing can be shown, so no handshake can begin; the caller sees its connection closed.
+        return record::refused(&conn, Reason::NoIdentity, &store.lack().unwrap_or_default());
     };
     let offers: &[&[u8]] = match conn.door.protocol {
         Protocol::Auto => &[b"h2", b"http/1.1"],

@@ -20,7 +20,7 @@ use super::material::{Material, Roots, Sourced};
 use super::trust::{Domain, Trust};
 use super::untrusted::{Role, Untrusted};
 use super::verify::{ClientVerifier, PeerVerifier, Wanted};
-use crate::plan::identity::IdentityPlan;
+use crate::plan::identity::FilesPlan;
 use crate::spiffe::SpiffeId;
 
 /// Sessions kept for one endpoint.
@@ -39,12 +39,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the files of `plan`.
+    /// Reads `files`.
     ///
     /// # Errors
     /// As [`Material::read`] and [`Identity::new`].
-    pub fn read(plan: &IdentityPlan, now: UnixTime) -> Result<Self, String> {
-        Self::new(Material::read(plan)?, now)
+    pub fn read(files: &FilesPlan, now: UnixTime) -> Result<Self, String> {
+        Self::new(Material::read(files)?, now)
     }
 
     /// Believes `material` if it fits together. What is merely out of date at `now` is taken, and told by

@@ -422,8 +422,16 @@ fn retries_and_priorities_that_cannot_be_meant() {
 fn mutual_tls_says_who_is_who() {
     const ID: &str = "identity: { certificate: c.pem, key: k.pem, roots: r.pem }";
     for (text, expect) in [
-        ("identity: {}", "identity.certificate: is missing"),
-        ("identity: {}", "identity.roots: is missing"),
+        ("identity: {}", "identity: does not say where it comes from: give `certificate`, `key` and `roots`, or"),
+        ("identity: { certificate: c.pem, key: k.pem }", "identity.roots: is missing"),
+        ("identity: { key: k.pem, roots: r.pem }", "identity.certificate: is missing"),
+        ("identity: { certificate: c, key: k, roots: r, id: spiffe://a/b }", "identity.id: chooses among what"),
+        ("identity: { key: k, workload-api: unix:/a }", "identity.key: cannot be beside `workload-api`"),
+        ("identity: { roots: k, workload-api: unix:/a }", "identity.roots: cannot be beside `workload-api`"),
+        ("identity: { crls: [k], workload-api: unix:/a }", "identity.crls: cannot be beside `workload-api`"),
+        ("identity: { workload-api: on }", "identity.workload-api: `on` means the socket that SPIFFE_ENDPOINT_SOCKET"),
+        ("identity: { workload-api: a.sock }", "identity.workload-api: expected"),
+        ("identity: { workload-api: \"tcp:10.0.0.1:80\" }", "a private key would cross the network unencrypted"),
         ("identity: { roots: [] }", "identity.roots: expected"),
         ("identity: { roots: { file: r, trust-domain: A/b } }", "identity.roots.trust-domain: expected a trust domain"),
         ("inbound: { app: 127.0.0.1:1, mtls: strict }", "inbound.mtls: needs `identity`"),
