@@ -23,6 +23,7 @@ use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
 use crate::control::ready::Opened;
@@ -123,9 +124,20 @@ struct Running {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    jwks: Arc<Jwks>,
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
+}
+
+impl Running {
+    /// Lets everything that follows a World follow the first one.
+    fn follow(&self) {
+        let world = self.core.world.load();
+        self.refresher.set_world(&world);
+        self.prober.set(&world.peers);
+        self.jwks.set(world.jwt.as_ref());
+    }
 }
 
 async fn serve(
@@ -158,15 +170,16 @@ async fn serve(
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
-    let running = Running { core, doors, refresher, prober, stop: Drain::default(), tasks, opened: Opened::default() };
+    let jwks = Arc::new(Jwks::new(tasks.clone(), refresher.clone(), metrics.clone()));
+    let (stop, opened) = (Drain::default(), Opened::default());
+    let running = Running { core, doors, refresher, prober, jwks, stop, tasks, opened };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
 
     running.doors.open(&mut prepared, Door::Outbound);
-    running.refresher.set_world(&running.core.world.load());
-    running.prober.set(&running.core.world.load().peers);
+    running.follow();
     if !first_endpoints(&mut signals, &running, &reloads).await {
         running.stop.advance(Phase::Draining);
         return Ok(end(signals, running, None).await);

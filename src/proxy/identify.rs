@@ -45,7 +45,8 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
     let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, &id));
     let stream = Io::Tls(Box::new(stream.into()));
     let Some(inner) = Arc::into_inner(conn) else { return };
-    let conn = Conn { identity: Some(id), client_cert, ..inner };
+    // Whoever the roots vouch for is a sidecar of the mesh, which has put its own caller's address there.
+    let conn = Conn { identity: Some(id), client_cert, trusted: true, ..inner };
     match alpn.as_deref() {
         Some(b"h2") => serve_http2(Arc::new(conn), stream).await,
         Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,
