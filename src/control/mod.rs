@@ -13,6 +13,7 @@ pub mod ready;
 pub mod refresh;
 pub mod reload;
 pub mod signals;
+pub mod spiffe;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod unlisted;

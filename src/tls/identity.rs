@@ -215,6 +215,14 @@ fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result
     }
 }
 
+/// Whether a certificate can be a root at all.
+///
+/// # Errors
+/// Why not, to follow "a root".
+pub fn usable_root(root: &CertificateDer<'static>) -> Result<(), &'static str> {
+    root_of(root).map(drop)
+}
+
 fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {
     let facts = Facts::read(root).ok_or("cannot be read")?;
     if !facts.is_ca {

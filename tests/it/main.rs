@@ -29,6 +29,7 @@ mod http2;
 mod limits;
 mod memory;
 mod mtls;
+mod mtls_peers;
 mod policy;
 mod reload;
 mod retries;
@@ -37,3 +38,5 @@ mod start;
 mod tcp;
 mod together;
 mod traps;
+#[cfg(feature = "spiffe")]
+mod workload_api;

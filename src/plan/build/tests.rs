@@ -24,6 +24,7 @@ use crate::plan::rules::{
     SlowStartRule, SubsetFallback,
 };
 
+mod identity;
 mod mistakes;
 mod same;
 
