@@ -23,6 +23,7 @@ use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
 use crate::control::ready::Opened;
@@ -125,6 +126,7 @@ struct Running {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    jwks: Arc<Jwks>,
     agent: Arc<Source>,
     stop: Drain,
     tasks: Tasks,
@@ -132,11 +134,12 @@ struct Running {
 }
 
 impl Running {
-    /// Starts what keeps the first World true.
+    /// Lets everything that follows a World follow the first one.
     fn follow(&self) {
         let world = self.core.world.load_full();
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
+        self.jwks.set(world.jwt.as_ref());
         self.agent.set(world.plan.identity.as_ref(), world.identity.as_ref());
     }
 }
@@ -170,9 +173,10 @@ async fn serve(
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
+    let jwks = Arc::new(Jwks::new(tasks.clone(), refresher.clone(), metrics.clone()));
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
     let (stop, opened) = (Drain::default(), Opened::default());
-    let running = Running { core, doors, refresher, prober, agent, stop, tasks, opened };
+    let running = Running { core, doors, refresher, prober, jwks, agent, stop, tasks, opened };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());

@@ -9,12 +9,14 @@ use tracing::warn;
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
 use crate::control::spiffe::Source;
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
@@ -31,6 +33,7 @@ pub(super) struct Wiring {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    jwks: Arc<Jwks>,
     agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
@@ -59,6 +62,7 @@ impl Wiring {
             doors: running.doors.clone(),
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
+            jwks: running.jwks.clone(),
             agent: running.agent.clone(),
             upstreams,
             path: path.to_owned(),
@@ -119,6 +123,7 @@ impl Works for Wiring {
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
+        self.jwks.set(world.jwt.as_ref());
         self.doors.commit(ready.prepared);
     }
 }
@@ -151,6 +156,11 @@ impl Rooms for InForce {
 
     fn lacks_identity(&self) -> Option<Arc<str>> {
         self.0.world.load().identity.as_ref().and_then(|store| store.lack())
+    }
+
+    fn issuers(&self) -> Vec<SourceState> {
+        let world = self.0.world.load();
+        world.jwt.iter().flat_map(|tokens| tokens.sources()).map(|source| source.state()).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

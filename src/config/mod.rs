@@ -8,6 +8,7 @@ pub mod expand;
 pub mod facts;
 pub mod fallback;
 pub mod identity;
+pub mod jwt;
 pub mod kind;
 pub mod limits;
 pub mod listener;

@@ -107,6 +107,15 @@ scalars! {
         },
         Clone::clone;
 
+    /// A server name, or a port of this service.
+    Passed(Result<String, u16>) "server-name-or-port",
+        "a DNS name, `*.` and a DNS name, or a port", HOST,
+        |text| match text.bytes().all(|b| b.is_ascii_digit()) {
+            true => port_number(text).map(Err).ok_or_else(Wrong::default),
+            false => ServerName::parse(text).map(|name| Ok(name.0)),
+        },
+        |passed| passed.as_ref().map_or_else(ToString::to_string, Clone::clone);
+
     /// A protocol of the `Upgrade` field.
     Upgrade(String) "upgrade",
         "an upgrade token such as `foo/2`", r"^[!#$%&'*+.^_`|~0-9A-Za-z/-]+$",

@@ -19,6 +19,7 @@ use crate::control::admin::guard::read_token;
 use crate::control::reload::Hash;
 use crate::control::watch::MOST_BYTES;
 use crate::ids::PeerName;
+use crate::jwt::source::read_file as read_keys;
 use crate::plan::Plan;
 use crate::plan::build::{Built, Content, FileUse, build};
 use crate::plan::control_file::{self, ControlFile};
@@ -164,6 +165,7 @@ fn look_at(files: &[FileUse], egress: &Egress, problems: &mut Problems) {
                 all.peek().is_some() && all.all(|crl| crl.is_ok())
             }),
             Content::Key => pem(&file.path, "private key", |text| PrivateKeyDer::from_pem_slice(text).is_ok()),
+            Content::Jwks => keys(file, problems),
             Content::Token => read_token(&file.path).map(drop).map_err(|why| format!("{}: {why}", file.path.display())),
         };
         if let Err(text) = verdict {
@@ -223,6 +225,15 @@ fn identity_key(files: &FilesPlan, why: &str) -> &'static str {
         () if files.crls.iter().any(|file| about(file)) => "identity.crls",
         () => "identity.roots",
     }
+}
+
+/// A file of keys; keys that are passed over are told of.
+fn keys(file: &FileUse, problems: &mut Problems) -> Result<(), String> {
+    let keys = read_keys(&file.path)?;
+    if let Some(warning) = keys.warning() {
+        problems.warning(&file.key, file.at, format!("{}: {warning}", file.path.display()));
+    }
+    Ok(())
 }
 
 fn unreadable(path: &Path, why: &str) -> String {

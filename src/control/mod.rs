@@ -2,8 +2,10 @@
 
 pub mod admin;
 pub mod child;
+pub mod fetch;
 pub mod files;
 pub mod here;
+pub mod jwks;
 pub mod load;
 pub mod lookups;
 pub mod probe;
@@ -24,6 +26,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
@@ -42,6 +45,11 @@ pub trait Rooms: Send + Sync + 'static {
     /// Why this sidecar has no identity, where its file says that it has one.
     fn lacks_identity(&self) -> Option<Arc<str>> {
         None
+    }
+
+    /// The issuers whose tokens are believed.
+    fn issuers(&self) -> Vec<SourceState> {
+        Vec::new()
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;

@@ -32,6 +32,7 @@ pub(crate) fn plan() -> Plan {
         access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
         gates: Default::default(),
         policy: Default::default(),
+        jwt: None,
         identity: None,
     }
 }

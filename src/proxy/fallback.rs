@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Conn;
@@ -25,6 +25,7 @@ use crate::reason::{Reason, Side};
 use crate::upstream::choice::Ask;
 use crate::upstream::lease::Answer;
 use crate::upstream::peer::Peer;
+use crate::upstream::unread;
 use crate::upstream::world::World;
 
 /// What is kept of a request whose peer has a fallback.
@@ -111,7 +112,7 @@ impl Kept {
                 if let Err(failure) = &answer {
                     told.headers_mut().insert(PROXY_STATUS, proxy_status(failure, Some(first.peer.kind())));
                 }
-                record.falls_back(&fallback, answer.map(|answer| answer.status()));
+                record.falls_back(&fallback, unread(first.peer, answer));
                 Ok(without_peer(told, record))
             }
             Instead::Stale(_) => {
@@ -121,7 +122,7 @@ impl Kept {
                 let Some(old) = head.and_then(|head| store.find(head, why, Instant::now())) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
-                record.falls_back(&fallback, answer.map(|answer| answer.status()));
+                record.falls_back(&fallback, unread(first.peer, answer));
                 Ok(without_peer(old, record))
             }
             Instead::Peer(name) => {
@@ -132,7 +133,7 @@ impl Kept {
                 let (Some(peer), Some(request)) = (peer, request) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
-                let answer = answer.map(|answer| answer.status());
+                let answer = unread(first.peer, answer);
                 record.falls_back(&fallback, answer.clone());
                 let second = second(peer, request, first, record).await;
                 second
@@ -181,6 +182,15 @@ impl Kept {
         }
         filling.map(Box::new)
     }
+}
+
+/// What the peer answered, of which nobody will read more.
+fn unread(peer: &Peer, answer: Result<Answer, Failure>) -> Result<StatusCode, Failure> {
+    answer.map(|answer| {
+        let status = answer.status();
+        unread::discard(peer, answer);
+        status
+    })
 }
 
 /// An answer that no peer gives; the route changes it as any other.

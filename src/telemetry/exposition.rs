@@ -199,6 +199,14 @@ impl Scrape {
         count(&mut family, &[("result", "rejected")], &metrics.reload_rejected)?;
         let help = "Control files that were refused";
         families.plain_counter("outrigger_control_file_rejected", help, &metrics.control_file_rejected)?;
+        let help = "Tokens that were believed, by whether their signature was verified or known to be good";
+        let mut family = families.counter("outrigger_tokens_believed", help)?;
+        count(&mut family, &[("signature", "verified")], &metrics.tokens_verified)?;
+        count(&mut family, &[("signature", "known")], &metrics.tokens_known)?;
+        let help = "Times an issuer's keys were read, or could not be";
+        let mut family = families.counter("outrigger_jwks_reads", help)?;
+        count(&mut family, &[("result", "read")], &metrics.jwks_read)?;
+        count(&mut family, &[("result", "failed")], &metrics.jwks_failures)?;
         self.workload_api(families)?;
         let help = "Lines of the access log and of our own log dropped because the output could not keep up";
         families.plain_counter("outrigger_log_lines_dropped", help, &metrics.lines_dropped)

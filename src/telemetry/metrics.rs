@@ -248,6 +248,14 @@ pub struct Metrics {
     pub reload_rejected: Counter,
     /// Control files that were refused.
     pub control_file_rejected: Counter,
+    /// Tokens whose signature was verified and that were believed.
+    pub tokens_verified: Counter,
+    /// Tokens that were believed because they had been verified before.
+    pub tokens_known: Counter,
+    /// Sets of keys that were read.
+    pub jwks_read: Counter,
+    /// Sets of keys that could not be read; the last good ones stay.
+    pub jwks_failures: Counter,
     /// Identities from the Workload API.
     pub workload_api: WorkloadApiMetrics,
     /// Lines of the access log and of our own log dropped because the output could not keep up.

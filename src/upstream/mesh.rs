@@ -1,9 +1,10 @@
 //! Mutual TLS towards the endpoints of a peer: never less than a proven identity, and never plaintext instead.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, InvalidMessage};
 use rustls_pki_types::{ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 
@@ -108,7 +109,7 @@ impl Mesh {
             match (Untrusted::of_io(&error), refused_by_peer(&error)) {
                 (Some(untrusted), _) => failed(untrusted.reason(Role::Server), untrusted.to_string()),
                 (None, Some(why)) => failed(Reason::RefusedByPeer, why.to_owned()),
-                (None, None) => failed(Reason::TlsFailed, format!("mutual TLS: {error}")),
+                (None, None) => failed(Reason::TlsFailed, broken(&error)),
             }
         })?;
         let tls = stream.get_ref().1;
@@ -123,6 +124,20 @@ impl Mesh {
     fn name(&self, addr: &Addr) -> ServerName<'static> {
         let ip = addr.tcp().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip());
         name_for(&self.host, ip)
+    }
+}
+
+/// What is said of a handshake that nobody's certificate ended: most often, the other side speaks no TLS.
+#[cold]
+fn broken(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let plain = matches!(tls, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)));
+    let ended = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+    let remedy = "turn on its sidecar's `inbound.mtls`, or say `mtls: off` for this peer";
+    match (plain, ended) {
+        (true, _) => format!("it answered mutual TLS in plaintext; {remedy}"),
+        (_, true) => format!("it ended the connection in the handshake of mutual TLS; if it speaks none, {remedy}"),
+        _ => format!("mutual TLS: {error}"),
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::adhoc::Adhoc;
 use super::peer::{Peer, client_tls};
 use crate::ids::PeerName;
+use crate::jwt::tokens::Tokens;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::plan::identity::IdentityPlan;
@@ -36,6 +37,8 @@ pub struct World {
     pub tls: Vec<Option<Arc<ServerConfig>>>,
     /// Who this sidecar is; `None` where nothing speaks mutual TLS.
     pub identity: Option<Arc<IdentityStore>>,
+    /// Whose tokens are believed; `None` where none are looked at.
+    pub jwt: Option<Arc<Tokens>>,
     /// What its doors and routes let through.
     pub gates: Gates,
     /// Peers for unlisted names; they outlive reloads.
@@ -59,7 +62,7 @@ impl World {
     /// As [`World::first`]; nothing has changed then, no policy either.
     pub fn next(old: &Self, plan: Arc<Plan>, shared: &Upstreams) -> Result<Self, String> {
         let known = old.peers.iter().map(|peer| (peer.name(), peer)).collect();
-        let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(&old.gates))?;
+        let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(old))?;
         for (peer, planned) in next.peers.iter().zip(&next.plan.peers) {
             peer.set_policy(planned.policy.clone());
         }
@@ -71,7 +74,7 @@ impl World {
         shared: &Upstreams,
         adhoc: Arc<Adhoc>,
         known: &HashMap<&PeerName, &Arc<Peer>>,
-        gates: Option<&Gates>,
+        old: Option<&Self>,
     ) -> Result<Self, String> {
         shared.roots.forget();
         let files = plan.identity.as_deref().and_then(IdentityPlan::files);
@@ -88,7 +91,10 @@ impl World {
                 config.map_err(|error| format!("{} listener {}: {error}", door.side.word(), door.listen))
             })
             .collect::<Result<_, _>>()?;
-        let gates = Gates::after(gates, &plan, Instant::now());
+        let tokens =
+            |jwt| Tokens::next(old.and_then(|old| old.jwt.as_ref()), jwt, plan.policy.claims(), &shared.metrics);
+        let jwt = plan.jwt.as_ref().map(tokens).transpose()?;
+        let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
         // Nothing can fail any more: until here the identity in force stays as it was.
         match (read, &identity) {
             (Some(read), _) => drop(shared.identity.replace(read)),
@@ -96,7 +102,7 @@ impl World {
             (None, Some(_)) => {}
             (None, None) => shared.identity.clear(),
         }
-        Ok(Self { plan, peers, tls, identity, gates, adhoc })
+        Ok(Self { plan, peers, tls, identity, jwt, gates, adhoc })
     }
 }
 
@@ -230,6 +236,7 @@ mod tests {
             tls,
             mtls: Default::default(),
             passthrough: Arc::default(),
+            passes_all: false,
             upgrades: Arc::default(),
             trusted: Arc::default(),
             limits,
@@ -256,6 +263,7 @@ mod tests {
             access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
             gates: Default::default(),
             policy: Default::default(),
+            jwt: None,
         })
     }
 
