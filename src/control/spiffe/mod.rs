@@ -37,6 +37,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Agents learn of new entries every few seconds, so a longer pause would only keep the service waiting.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
+/// Characters of a complaint.
+const MOST_WORDS: usize = 1000;
+
 /// One message of the agent, as read and not yet believed.
 pub struct Update {
     /// The default identity first.
@@ -253,7 +256,10 @@ impl Taking {
     }
 
     fn complain(&mut self, fault: &Fault) {
-        let text = format!("the Workload API at {}: {}", self.plan.agent, words(fault));
+        // Some of it is the agent's own: it becomes a line of a log and of `/ready`.
+        let words: String =
+            words(fault).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect();
+        let text = format!("the Workload API at {}: {words}", self.plan.agent);
         self.store.lacks(&text);
         if self.said.as_ref() == Some(&text) {
             debug!("identity: {text}");
