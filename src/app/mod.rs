@@ -161,15 +161,7 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let core = Arc::new(Core {
-        world: ArcSwap::from_pointee(world),
-        metrics: metrics.clone(),
-        access,
-        inbound: Direction::default(),
-        outbound: Direction::default(),
-        stale: Stales::default(),
-        mirrors: Mirrors::default(),
-    });
+    let core = Arc::new(core(world, &metrics, access));
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
@@ -204,6 +196,19 @@ async fn serve(
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
+}
+
+/// What all connections share.
+fn core(world: World, metrics: &Arc<Metrics>, access: AccessLog) -> Core {
+    Core {
+        world: ArcSwap::from_pointee(world),
+        metrics: metrics.clone(),
+        access,
+        inbound: Direction::default(),
+        outbound: Direction::default(),
+        stale: Stales::default(),
+        mirrors: Mirrors::default(),
+    }
 }
 
 /// Waits for first endpoints and an identity, whether they all come or not: where one is lacking the answer is 503 with
