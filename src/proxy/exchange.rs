@@ -244,13 +244,20 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
         fields: conn.door.limits.fields,
         bytes: conn.door.limits.head,
     };
-    record.grpc = head::is_grpc_call(&parts.headers);
-    let facts = head::request(parts, &rules).map_err(|error| Failure::new(error.reason, error.detail))?;
+    let facts = match head::request(parts, &rules) {
+        Ok(facts) => facts,
+        Err(error) => {
+            // A refusal too is told as gRPC does.
+            record.grpc = head::is_grpc_call(&parts.headers);
+            return Err(Failure::new(error.reason, error.detail));
+        }
+    };
+    record.grpc = facts.grpc;
     if let Some(certificate) = &conn.client_cert {
         parts.headers.insert(head::CLIENT_CERT, certificate.clone());
     }
     record.host = Some(facts.authority.raw().clone());
-    record.id = parts.headers.get(head::REQUEST_ID).cloned();
+    record.id = Some(facts.id.clone());
     if facts.absolute && conn.side() == Door::Outbound {
         parts.headers.append(header::VIA, VIA);
     }
