@@ -31,7 +31,6 @@ use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
-use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::choice::Ask;
 use crate::upstream::lease::Version as Leg;
@@ -111,7 +110,10 @@ async fn pass(
     let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
-    let answer = admitted(&to, &policy, request, record).await;
+    let answer = match bounds::peer(&peer, &policy, now, record) {
+        Ok(()) => call(&to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure)),
+        Err(refused) => Err(kept_back(refused, request, record)),
+    };
     let (mut answer, kept) = match kept {
         None => (answer?, None),
         // Boxed: few peers have a fallback, and it must not make every exchange larger.
@@ -146,18 +148,11 @@ async fn led(
     Ok(target)
 }
 
-/// Calls the peer, if its guards let the request through.
-async fn admitted(
-    to: &Call<'_>,
-    policy: &PeerPolicy,
-    request: Request<Body>,
-    record: &mut Exchange,
-) -> Result<Answer, Failure> {
-    if let Err(refused) = bounds::peer(to.peer, policy, to.now, record) {
-        record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
-        return Err(refused);
-    }
-    call(to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))
+/// The peer's guards let nothing through: the request is left for whoever may stand in.
+#[cold]
+fn kept_back(refused: Failure, request: Request<Body>, record: &mut Exchange) -> Failure {
+    record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
+    refused
 }
 
 /// Passed on, a 101 that nobody asked for would make the caller take the next answer's bytes for another protocol.
