@@ -9,5 +9,6 @@ pub mod hop;
 pub mod pour;
 pub mod replay;
 pub mod tee;
+pub mod time_left;
 pub mod unsent;
 pub mod window;

@@ -32,7 +32,6 @@ use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
-use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::choice::Ask;
 use crate::upstream::lease::Version as Leg;
@@ -115,7 +114,10 @@ async fn pass(
     let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
-    let answer = admitted(&to, &policy, request, record).await;
+    let answer = match bounds::peer(&peer, &policy, now, record) {
+        Ok(()) => call(&to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure)),
+        Err(refused) => Err(kept_back(refused, request, record)),
+    };
     let (mut answer, kept) = match kept {
         None => (answer?, None),
         // Boxed: few peers have a fallback, and it must not make every exchange larger.
@@ -152,18 +154,11 @@ async fn led(
     Ok(target)
 }
 
-/// Calls the peer, if its guards let the request through.
-async fn admitted(
-    to: &Call<'_>,
-    policy: &PeerPolicy,
-    request: Request<Body>,
-    record: &mut Exchange,
-) -> Result<Answer, Failure> {
-    if let Err(refused) = bounds::peer(to.peer, policy, to.now, record) {
-        record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
-        return Err(refused);
-    }
-    call(to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))
+/// The peer's guards let nothing through: the request is left for whoever may stand in.
+#[cold]
+fn kept_back(refused: Failure, request: Request<Body>, record: &mut Exchange) -> Failure {
+    record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
+    refused
 }
 
 /// Passed on, a 101 that nobody asked for would make the caller take the next answer's bytes for another protocol.
@@ -250,13 +245,20 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
         fields: conn.door.limits.fields,
         bytes: conn.door.limits.head,
     };
-    record.grpc = head::is_grpc_call(&parts.headers);
-    let facts = head::request(parts, &rules).map_err(|error| Failure::new(error.reason, error.detail))?;
+    let facts = match head::request(parts, &rules) {
+        Ok(facts) => facts,
+        Err(error) => {
+            // A refusal too is told as gRPC does.
+            record.grpc = head::is_grpc_call(&parts.headers);
+            return Err(Failure::new(error.reason, error.detail));
+        }
+    };
+    record.grpc = facts.grpc;
     if let Some(certificate) = &conn.client_cert {
         parts.headers.insert(head::CLIENT_CERT, certificate.clone());
     }
     record.host = Some(facts.authority.raw().clone());
-    record.id = parts.headers.get(head::REQUEST_ID).cloned();
+    record.id = Some(facts.id.clone());
     if facts.absolute && conn.side() == Door::Outbound {
         parts.headers.append(header::VIA, VIA);
     }
