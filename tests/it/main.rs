@@ -26,6 +26,7 @@ mod health;
 mod hedge;
 mod http1;
 mod http2;
+mod jwt;
 mod limits;
 mod memory;
 mod mtls;
