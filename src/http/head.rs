@@ -52,6 +52,8 @@ pub struct Rules<'a> {
     pub forward_proxy: bool,
     /// Whether `Forwarded` and `X-Forwarded-*` of this caller are believed.
     pub trusted: bool,
+    /// Whether a caller that is believed and says nothing of where it comes from is told of as another is.
+    pub fills: bool,
     /// The caller's address, where one is to be told in `X-Forwarded-For`.
     pub client: Option<&'a HeaderValue>,
     /// Whether the caller's connection is TLS.
@@ -439,11 +441,26 @@ fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authorit
     if !found.request_id {
         headers.insert(REQUEST_ID, fresh_id());
     }
-    if let (false, Some(client)) = (rules.trusted, rules.client) {
-        headers.insert(FORWARDED_FOR, client.clone());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if rules.tls { "https" } else { "http" }));
-    }
+    forwarded(headers, rules);
     Ok(())
+}
+
+/// Where the caller is and what it speaks: of one that is not believed always (its own words are gone by now), of a
+/// sidecar of the mesh where it says neither.
+fn forwarded(headers: &mut HeaderMap, rules: &Rules<'_>) {
+    let Some(client) = rules.client.filter(|_| !rules.trusted || rules.fills) else { return };
+    let proto = HeaderValue::from_static(if rules.tls { "https" } else { "http" });
+    if !rules.trusted {
+        headers.insert(FORWARDED_FOR, client.clone());
+        headers.insert(FORWARDED_PROTO, proto);
+        return;
+    }
+    // Beside `Forwarded` (RFC 7239), which says both, they would only contradict it.
+    if headers.contains_key(header::FORWARDED) {
+        return;
+    }
+    headers.entry(FORWARDED_FOR).or_insert_with(|| client.clone());
+    headers.entry(FORWARDED_PROTO).or_insert(proto);
 }
 
 fn hops(n: u8) -> HeaderValue {
@@ -506,6 +523,7 @@ mod tests {
     const RULES: Rules<'_> = Rules {
         forward_proxy: false,
         trusted: false,
+        fills: false,
         client: None,
         tls: false,
         upgrades: &[],
@@ -619,6 +637,27 @@ mod tests {
             (&parts.headers["x-forwarded-for"], parts.headers.contains_key("x-forwarded-client-cert")),
             (&HeaderValue::from_static("6.6.6.6"), false)
         );
+    }
+
+    #[test]
+    fn a_sidecar_of_the_mesh_is_believed_and_told_of_where_it_says_nothing() {
+        let client = HeaderValue::from_static("10.0.0.9");
+        let mesh = Rules { trusted: true, fills: true, client: Some(&client), ..RULES };
+        for (said, expect) in [
+            (&[][..], &[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "http")][..]),
+            (
+                &[("x-forwarded-for", "6.6.6.6, 10.1.1.1")],
+                &[("x-forwarded-for", "6.6.6.6, 10.1.1.1"), ("x-forwarded-proto", "http")],
+            ),
+            (&[("x-forwarded-proto", "https")], &[("x-forwarded-proto", "https"), ("x-forwarded-for", "10.0.0.9")]),
+            (&[("forwarded", "for=6.6.6.6;proto=https")], &[("forwarded", "for=6.6.6.6;proto=https")]),
+        ] {
+            let fields = [&[("host", "a")], said].concat();
+            let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &mesh).unwrap();
+            let told = parts.headers.iter().filter(|(name, _)| name.as_str().contains("forwarded"));
+            let told: Vec<_> = told.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            assert_eq!(told, expect);
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     let rules = Rules {
         forward_proxy: door.side == Door::Outbound,
         trusted: false,
+        fills: false,
         client: None,
         tls: https && door.tls.is_some(),
         upgrades: &door.upgrades,
