@@ -34,6 +34,7 @@ mod policy;
 mod reload;
 mod retries;
 mod routes;
+mod secrets;
 mod start;
 mod tcp;
 mod together;

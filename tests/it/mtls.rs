@@ -157,7 +157,11 @@ fn a_port_that_is_passed_through_hands_all_tls_to_the_app() {
             let port = crate::harness::free_port();
             let (at, to) = (SocketAddr::from(([127, 0, 0, 1], port)), tls.addr);
             let ports = format!("ports: [{{ listen: '{at}', app: '{to}', protocol: {protocol} }}]");
-            let server = authority.server("server", app.addr, &format!(", {ports}, passthrough: [{port}], timeout: {{ head: 300ms }}{rules}"));
+            let server = authority.server(
+                "server",
+                app.addr,
+                &format!(", {ports}, passthrough: [{port}], timeout: {{ head: 300ms }}{rules}"),
+            );
             let mut caller = Caller::connect(at);
             let heard = caller.send(hello()).rest();
             assert_eq!(heard, if passes { "own" } else { "" }, "{rules} {protocol}");
