@@ -132,6 +132,8 @@ reasons! {
     Overloaded => "overloaded", Proxy, "connection_limit_reached";
     /// This proxy is shutting down.
     Draining => "draining", Proxy, "proxy_internal_response";
+    /// This proxy has no identity yet, and mutual TLS needs one.
+    NoIdentity => "no_identity", Proxy, "proxy_internal_error";
     /// This proxy met a state that it should not have.
     Internal => "internal", Proxy, "proxy_internal_error";
     /// The peer has no endpoint.

@@ -14,6 +14,7 @@ use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
+use crate::control::spiffe::Source;
 use crate::ids::PeerName;
 use crate::jwt::source::SourceState;
 use crate::plan::Plan;
@@ -33,6 +34,7 @@ pub(super) struct Wiring {
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
     jwks: Arc<Jwks>,
+    agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
     facts: Facts,
@@ -61,6 +63,7 @@ impl Wiring {
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
             jwks: running.jwks.clone(),
+            agent: running.agent.clone(),
             upstreams,
             path: path.to_owned(),
             facts: facts.clone(),
@@ -100,9 +103,12 @@ impl Works for Wiring {
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        // At once: what an agent gives must not replace the files' that the World has just put in force.
+        self.agent.set(plan.identity.as_ref(), world.identity.as_ref());
         // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
         self.refresher.also(&before, &world);
-        self.refresher.first_answers(FIRST_ENDPOINTS).await;
+        futures_util::future::join(self.refresher.first_answers(FIRST_ENDPOINTS), self.agent.first(FIRST_ENDPOINTS))
+            .await;
         Ok(Ready { world, prepared })
     }
 
@@ -146,6 +152,10 @@ impl Rooms for InForce {
         all.filter(|(_, _, rule)| !rule.is_open())
             .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
             .collect()
+    }
+
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        self.0.world.load().identity.as_ref().and_then(|store| store.lack())
     }
 
     fn issuers(&self) -> Vec<SourceState> {

@@ -44,6 +44,10 @@ pub struct OrNone<T>(pub Option<T>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrSystem<T>(pub Option<T>);
 
+/// A value, or the word `on` for that of the environment; where that is set it stands in before anything is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrOn<T>(pub Option<T>);
+
 /// A value, or the word `source` for the caller's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrSource<T>(pub Option<T>);
@@ -201,6 +205,7 @@ or_word!(OrOff, "off");
 or_word!(OrNone, "none");
 or_word!(OrSystem, "system");
 or_word!(OrSource, "source");
+or_word!(OrOn, "on");
 
 impl<T: Kind> Kind for Switch<T> {
     fn shape() -> Shape {

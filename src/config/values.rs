@@ -165,6 +165,14 @@ scalars! {
         "a trust domain such as `shop.internal`", "^[a-z0-9._-]+$",
         |text| if is_trust_domain(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
 
+    /// Where a Workload API is served, also in the forms of SPIFFE_Workload_Endpoint §4.
+    WorkloadApi(Addr) "workload-api",
+        "the socket of a Workload API, `unix:/PATH` or `tcp:LOOPBACK-IP:PORT`", "^(unix:/.+|tcp:.+)$",
+        workload_api, |addr| match addr {
+            Addr::Tcp(addr) => format!("tcp:{addr}"),
+            Addr::Unix(_) => addr.to_string(),
+        };
+
     /// A SPIFFE ID, or with a last segment of `*` all below it.
     SpiffeIds(crate::spiffe::IdMatch) "spiffe-ids",
         "a SPIFFE ID such as `spiffe://shop/payments`, or `spiffe://shop/*` for all of a trust domain",
@@ -234,6 +242,20 @@ impl Scalar for AllowEntry {
             Self::Host(host) => host.clone(),
             Self::Net(net) => net.to_string(),
         }
+    }
+}
+
+fn workload_api(text: &str) -> Result<Addr, Wrong> {
+    let (scheme, rest) = text.split_once(':').ok_or_else(Wrong::default)?;
+    let bare = rest.strip_prefix("//").unwrap_or(rest);
+    let addr = match scheme {
+        "unix" if bare.starts_with('/') => addr(&format!("unix:{bare}"))?,
+        "tcp" => Addr::Tcp(bare.parse().map_err(|_| Wrong::default())?),
+        _ => return Err(Wrong::default()),
+    };
+    match addr.is_local() {
+        true => Ok(addr),
+        false => Err(Wrong::because("a private key would cross the network unencrypted")),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::plan::build::{Built, Content, FileUse, build};
 use crate::plan::control_file::{self, ControlFile};
 use crate::plan::door::Egress;
 use crate::plan::egress::is_own;
-use crate::plan::identity::IdentityPlan;
+use crate::plan::identity::{FilesPlan, IdentityPlan};
 use crate::tls;
 use crate::tls::client::{ClientTls, SystemRoots};
 use crate::tls::identity::Identity;
@@ -183,7 +183,12 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
             problems.error(&problem.key, problem.at, problem.text, None);
         }
     };
-    match plan.identity.as_deref().map(|files| (files, Identity::read(files, UnixTime::now()))) {
+    match plan
+        .identity
+        .as_deref()
+        .and_then(IdentityPlan::files)
+        .map(|files| (files, Identity::read(files, UnixTime::now())))
+    {
         Some((files, Err(why))) => say(identity_key(files, &why).to_owned(), why),
         Some((_, Ok(identity))) => {
             for warning in identity.warnings(UnixTime::now()) {
@@ -212,7 +217,7 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
 }
 
 /// The key of the identity's file that a problem begins with.
-fn identity_key(files: &IdentityPlan, why: &str) -> &'static str {
+fn identity_key(files: &FilesPlan, why: &str) -> &'static str {
     let about = |file: &Path| why.strip_prefix(&*file.to_string_lossy()).is_some_and(|rest| rest.starts_with(": "));
     match () {
         () if about(&files.key) => "identity.key",

@@ -13,6 +13,7 @@ pub mod ready;
 pub mod refresh;
 pub mod reload;
 pub mod signals;
+pub mod spiffe;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod unlisted;
@@ -41,6 +42,11 @@ pub trait Rooms: Send + Sync + 'static {
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
     }
+    /// Why this sidecar has no identity, where its file says that it has one.
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        None
+    }
+
     /// The issuers whose tokens are believed.
     fn issuers(&self) -> Vec<SourceState> {
         Vec::new()

@@ -58,7 +58,9 @@ pub fn row(reason: Reason) -> Row {
         R::RateLimited => (429, 8, false),
         R::Draining | R::GraceOver => (503, 14, true),
         R::Internal => (500, 13, true),
-        R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => (503, 14, false),
+        R::NoIdentity | R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => {
+            (503, 14, false)
+        }
         R::RefusedStream => (503, 14, false),
         R::TlsFailed | R::Reset | R::UpgradeFailed => (502, 14, false),
         R::PeerIdentityMismatch | R::PeerCertificateExpired | R::PeerUntrusted | R::RefusedByPeer => (502, 14, false),

@@ -15,6 +15,7 @@ use crate::ids::PeerName;
 use crate::jwt::tokens::Tokens;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
+use crate::plan::identity::IdentityPlan;
 use crate::plan::peer::PeerPlan;
 use crate::resilience::gate::Gates;
 use crate::telemetry::metrics::Metrics;
@@ -76,10 +77,11 @@ impl World {
         old: Option<&Self>,
     ) -> Result<Self, String> {
         shared.roots.forget();
-        let read = plan.identity.as_deref().map(|files| Identity::read(files, UnixTime::now())).transpose();
+        let files = plan.identity.as_deref().and_then(IdentityPlan::files);
+        let read = files.map(|files| Identity::read(files, UnixTime::now())).transpose();
         let read = read.map_err(|error| format!("identity: {error}"))?;
-        // Before the peers, which keep it.
-        let (identity, renewed) = shared.store(read);
+        // The peers keep it.
+        let identity = plan.identity.is_some().then(|| shared.identity.clone());
         let peers = plan.peers.iter().map(|planned| living(planned, shared, known)).collect::<Result<_, _>>()?;
         let tls = plan
             .doors
@@ -94,8 +96,11 @@ impl World {
         let jwt = plan.jwt.as_ref().map(tokens).transpose()?;
         let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
         // Nothing can fail any more: until here the identity in force stays as it was.
-        if let (Some(store), Some(renewed)) = (&identity, renewed) {
-            store.replace(renewed);
+        match (read, &identity) {
+            (Some(read), _) => drop(shared.identity.replace(read)),
+            // What another source brings stands in when it comes; until then what was in force goes on.
+            (None, Some(_)) => {}
+            (None, None) => shared.identity.clear(),
         }
         Ok(Self { plan, peers, tls, identity, jwt, gates, adhoc })
     }
@@ -135,7 +140,7 @@ pub struct Upstreams {
     pub tasks: Tasks,
     roots: SystemRoots,
     /// Who this sidecar is: one for the whole process, in which reloads put what is new.
-    identity: Mutex<Option<Arc<IdentityStore>>>,
+    identity: Arc<IdentityStore>,
     /// Every peer that may be alive, for the sweep.
     peers: Arc<Mutex<Vec<Weak<Peer>>>>,
 }
@@ -143,7 +148,7 @@ pub struct Upstreams {
 impl Upstreams {
     /// Nothing yet. Whoever makes it also runs [`Upstreams::sweep`] on the data runtime.
     pub fn new(metrics: Arc<Metrics>, tasks: Tasks) -> Self {
-        Self { metrics, tasks, roots: SystemRoots::default(), identity: Mutex::default(), peers: Arc::default() }
+        Self { metrics, tasks, roots: SystemRoots::default(), identity: Arc::default(), peers: Arc::default() }
     }
 
     /// Retires idle connections until this value is dropped; keeps no peer alive.
@@ -166,19 +171,9 @@ impl Upstreams {
         }
     }
 
-    /// Where the identity in force is kept, if `read` is some, and `read` back unless it is kept there already.
-    fn store(&self, read: Option<Identity>) -> (Option<Arc<IdentityStore>>, Option<Identity>) {
-        let Some(read) = read else { return (None, None) };
-        let mut kept = self.identity.lock();
-        match &*kept {
-            Some(store) => (Some(store.clone()), Some(read)),
-            None => (Some(kept.insert(Arc::new(IdentityStore::new(read))).clone()), None),
-        }
-    }
-
-    /// Who this sidecar is, once a World with an identity was made.
-    pub(super) fn identity(&self) -> Option<Arc<IdentityStore>> {
-        self.identity.lock().clone()
+    /// Where the identity in force is kept.
+    pub(super) fn identity(&self) -> &Arc<IdentityStore> {
+        &self.identity
     }
 
     pub(super) fn roots(&self) -> &SystemRoots {

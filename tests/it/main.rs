@@ -30,6 +30,7 @@ mod jwt;
 mod limits;
 mod memory;
 mod mtls;
+mod mtls_peers;
 mod policy;
 mod reload;
 mod retries;
@@ -39,3 +40,5 @@ mod start;
 mod tcp;
 mod together;
 mod traps;
+#[cfg(feature = "spiffe")]
+mod workload_api;

@@ -23,6 +23,7 @@ use crate::plan::policy::{Facts as Who, Verdict};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
 use crate::plan::rules::Priority;
 use crate::proxy::bounds;
+use crate::proxy::connection::TLS_AT_PLAIN_DOOR;
 use crate::proxy::policy;
 use crate::proxy::route::Taken;
 use crate::proxy::target::unlisted;
@@ -190,10 +191,7 @@ fn unseen<'l>(
     let sni = plain(asking.url.host().unwrap_or_default());
     let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off;
     if ends && door.side == Door::Inbound && !door.passes(&sni) {
-        return said.refused(&Failure::new(
-            Reason::ClientTlsFailed,
-            "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
-        ));
+        return said.refused(&Failure::new(Reason::ClientTlsFailed, TLS_AT_PLAIN_DOOR));
     }
     if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni) {
         let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--from` says who calls";

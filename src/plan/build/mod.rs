@@ -93,9 +93,10 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
-        lint::lint(config, parts.problems);
+        let asks = asks_identity(&parts.doors);
+        lint::lint(config, asks, parts.problems);
         if let Some(inbound) = &config.inbound {
-            policy::lint(inbound, &policy, asks_identity(&parts.doors), parts.problems);
+            policy::lint(inbound, &policy, asks, parts.problems);
             jwt::lint(inbound, parts.problems);
         }
     }
