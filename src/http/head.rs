@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Method, Uri, Version};
 
 use super::authority::Authority;
+use super::forwarded;
 use super::hop::{
     HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, connection_names, hop_by_hop, list, named_by_connection,
 };
@@ -441,26 +442,8 @@ fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authorit
     if !found.request_id {
         headers.insert(REQUEST_ID, fresh_id());
     }
-    forwarded(headers, rules);
+    forwarded::tell(headers, rules);
     Ok(())
-}
-
-/// Where the caller is and what it speaks: of one that is not believed always (its own words are gone by now), of a
-/// sidecar of the mesh where it says neither.
-fn forwarded(headers: &mut HeaderMap, rules: &Rules<'_>) {
-    let Some(client) = rules.client.filter(|_| !rules.trusted || rules.fills) else { return };
-    let proto = HeaderValue::from_static(if rules.tls { "https" } else { "http" });
-    if !rules.trusted {
-        headers.insert(FORWARDED_FOR, client.clone());
-        headers.insert(FORWARDED_PROTO, proto);
-        return;
-    }
-    // Beside `Forwarded` (RFC 7239), which says both, they would only contradict it.
-    if headers.contains_key(header::FORWARDED) {
-        return;
-    }
-    headers.entry(FORWARDED_FOR).or_insert_with(|| client.clone());
-    headers.entry(FORWARDED_PROTO).or_insert(proto);
 }
 
 fn hops(n: u8) -> HeaderValue {

@@ -318,6 +318,8 @@ fn a_token_is_found_where_it_stands_and_never_twice() {
         parts("/", &[("cookie", "session=")]),
         parts(&format!("/?access_token={token}&access_token={token}"), &[]),
         parts("/?access_token", &[]),
+        parts("/", &[("x_token", "x")]),
+        parts("/", &[("x-token", &token), ("x_token", &token)]),
         // A good one does not excuse a bad one elsewhere.
         parts("/", &[("x-token", &token), (auth, "Bearer x")]),
     ] {

@@ -153,9 +153,20 @@ fn over_http1(second: std::net::SocketAddr) -> (Told, Pair) {
     {
         told.secrets.push((secret.to_owned(), secret.to_owned()));
     }
-    for (n, token) in
-        [&good, &good, &poor, &bad, &late, &"not.a.token-but-as-secret".to_owned()].into_iter().enumerate()
-    {
+    let others = "not.a.token-but-as-secret".to_owned();
+    asked(&mut told, &client, &server, &[&good, &good, &poor, &bad, &late, &others]);
+    // A key that does not fit is told of by its file.
+    let (key, other) = (folder.0.join("tls/server/key.pem"), folder.0.join("tls/client/key.pem"));
+    std::fs::copy(other, key).unwrap();
+    server.signal("HUP");
+    server.says(&["the file was refused"]);
+    let _folders = (folder, app);
+    (told, Pair { server, client, good, bad, _folders })
+}
+
+/// Requests with these tokens and other secrets, through both sidecars and to the admin server.
+fn asked(told: &mut Told, client: &Sidecar, server: &Sidecar, tokens: &[&String]) {
+    for (n, token) in tokens.iter().enumerate() {
         for path in ["/x", "/routed", "//not-normal"] {
             let mut caller = Caller::connect(client.outbound);
             caller.send(format!(
@@ -171,11 +182,4 @@ fn over_http1(second: std::net::SocketAddr) -> (Told, Pair) {
     let mut caller = Caller::connect(server.admin);
     caller.send("POST /reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-admins-own-token-wrong\r\n\r\n");
     told.says("the admin server", caller.answer());
-    // A key that does not fit is told of by its file.
-    let (key, other) = (folder.0.join("tls/server/key.pem"), folder.0.join("tls/client/key.pem"));
-    std::fs::copy(other, key).unwrap();
-    server.signal("HUP");
-    server.says(&["the file was refused"]);
-    let _folders = (folder, app);
-    (told, Pair { server, client, good, bad, _folders })
 }
