@@ -169,7 +169,6 @@ async fn serve(
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
     let (stop, opened) = (Drain::default(), Opened::default());
     let running = Running { core, doors, refresher, prober, jwks, agent, stop, tasks, opened };
-
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);

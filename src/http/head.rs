@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Method, Uri, Version};
 
 use super::authority::Authority;
+use super::forwarded;
 use super::hop::{
     HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, connection_names, hop_by_hop, list, named_by_connection,
 };
@@ -52,6 +53,8 @@ pub struct Rules<'a> {
     pub forward_proxy: bool,
     /// Whether `Forwarded` and `X-Forwarded-*` of this caller are believed.
     pub trusted: bool,
+    /// Whether a caller that is believed and says nothing of where it comes from is told of as another is.
+    pub fills: bool,
     /// The caller's address, where one is to be told in `X-Forwarded-For`.
     pub client: Option<&'a HeaderValue>,
     /// Whether the caller's connection is TLS.
@@ -436,10 +439,7 @@ fn add(
     if found.request_id.is_none() {
         headers.insert(REQUEST_ID, id.clone());
     }
-    if let (false, Some(client)) = (rules.trusted, rules.client) {
-        headers.insert(FORWARDED_FOR, client.clone());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if rules.tls { "https" } else { "http" }));
-    }
+    forwarded::tell(headers, rules);
     Ok(())
 }
 
@@ -484,6 +484,7 @@ mod tests {
     const RULES: Rules<'_> = Rules {
         forward_proxy: false,
         trusted: false,
+        fills: false,
         client: None,
         tls: false,
         upgrades: &[],
@@ -597,6 +598,27 @@ mod tests {
             (&parts.headers["x-forwarded-for"], parts.headers.contains_key("x-forwarded-client-cert")),
             (&HeaderValue::from_static("6.6.6.6"), false)
         );
+    }
+
+    #[test]
+    fn a_sidecar_of_the_mesh_is_believed_and_told_of_where_it_says_nothing() {
+        let client = HeaderValue::from_static("10.0.0.9");
+        let mesh = Rules { trusted: true, fills: true, client: Some(&client), ..RULES };
+        for (said, expect) in [
+            (&[][..], &[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "http")][..]),
+            (
+                &[("x-forwarded-for", "6.6.6.6, 10.1.1.1")],
+                &[("x-forwarded-for", "6.6.6.6, 10.1.1.1"), ("x-forwarded-proto", "http")],
+            ),
+            (&[("x-forwarded-proto", "https")], &[("x-forwarded-proto", "https"), ("x-forwarded-for", "10.0.0.9")]),
+            (&[("forwarded", "for=6.6.6.6;proto=https")], &[("forwarded", "for=6.6.6.6;proto=https")]),
+        ] {
+            let fields = [&[("host", "a")], said].concat();
+            let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &mesh).unwrap();
+            let told = parts.headers.iter().filter(|(name, _)| name.as_str().contains("forwarded"));
+            let told: Vec<_> = told.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            assert_eq!(told, expect);
+        }
     }
 
     #[test]

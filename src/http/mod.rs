@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod body;
+mod forwarded;
 pub mod guard;
 pub mod h2io;
 pub mod head;
