@@ -97,7 +97,7 @@ pub async fn serve(conn: Conn, io: Io) {
         io.set_user_timeout(Some(conn.door.limits.body_idle));
     }
     // Where TLS may come, the first bytes are looked at whatever is declared.
-    if conn.door.tls.is_some() || conn.door.mtls != Mtls::Off {
+    if conn.door.tls.is_some() || conn.door.mtls != Mtls::Off || conn.door.passes_all {
         return Box::pin(detect(conn, io)).await;
     }
     match conn.door.protocol {
@@ -397,7 +397,7 @@ fn unused(dialled: Option<(Opaque, Io)>) {
 
 /// Whether a ClientHello's name is listed to be handed through.
 fn passes(conn: &Conn, sni: Option<&str>) -> bool {
-    sni.is_some_and(|sni| conn.door.passes(sni))
+    conn.door.passes_all || sni.is_some_and(|sni| conn.door.passes(sni))
 }
 
 /// Opaque bytes to the peer of the door.

@@ -21,7 +21,7 @@ use super::trust::{Domain, Trust};
 use super::untrusted::{Role, Untrusted};
 use super::verify::{ClientVerifier, PeerVerifier, Wanted};
 use crate::plan::door::Protocol;
-use crate::plan::identity::IdentityPlan;
+use crate::plan::identity::FilesPlan;
 use crate::spiffe::SpiffeId;
 
 /// Sessions kept for one endpoint.
@@ -42,12 +42,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the files of `plan`.
+    /// Reads `files`.
     ///
     /// # Errors
     /// As [`Material::read`] and [`Identity::new`].
-    pub fn read(plan: &IdentityPlan, now: UnixTime) -> Result<Self, String> {
-        Self::new(Material::read(plan)?, now)
+    pub fn read(files: &FilesPlan, now: UnixTime) -> Result<Self, String> {
+        Self::new(Material::read(files)?, now)
     }
 
     /// Believes `material` if it fits together. What is merely out of date at `now` is taken, and told by
@@ -213,6 +213,14 @@ fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result
         true => Ok(domains),
         false => Err(format!("no roots are given for the own trust domain `{}`, that of {id}", id.trust_domain())),
     }
+}
+
+/// Whether a certificate can be a root at all.
+///
+/// # Errors
+/// Why not, to follow "a root".
+pub fn usable_root(root: &CertificateDer<'static>) -> Result<(), &'static str> {
+    root_of(root).map(drop)
 }
 
 fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {

@@ -68,17 +68,25 @@ impl Offer {
 
 impl Mesh {
     /// `None` for a peer without mutual TLS.
-    ///
-    /// # Errors
-    /// There is no identity.
-    pub(super) fn of(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<Self>, String> {
-        let Some(ids) = &plan.source.mtls else { return Ok(None) };
-        let store = shared.identity().ok_or_else(|| format!("peer `{}`: `mtls` without `identity`", plan.name))?;
+    pub(super) fn of(plan: &PeerPlan, shared: &Upstreams) -> Option<Self> {
+        let ids = plan.source.mtls.clone()?;
+        let store = shared.identity().clone();
         let host = match &plan.source.addresses {
             Addresses::Dns { host, .. } => host.trim_end_matches('.').to_owned(),
             Addresses::Static(_) | Addresses::Srv { .. } | Addresses::File { .. } => String::new(),
         };
-        Ok(Some(Self { store, ids: ids.clone(), host }))
+        Some(Self { store, ids, host })
+    }
+
+    /// Who we are, if we are somebody yet: to be asked before anything is dialled.
+    ///
+    /// # Errors
+    /// `NoIdentity`.
+    pub(super) fn identity(&self) -> Result<Arc<Identity>, ConnectError> {
+        self.store.current().ok_or_else(|| {
+            let why = self.store.lack().unwrap_or_default();
+            ConnectError { reason: Reason::NoIdentity, detail: format!("mutual TLS needs an identity: {why}") }
+        })
     }
 
     /// Shakes hands over `io` and learns who is there; `version` is what a pooled connection is to speak, `None` for a
@@ -93,7 +101,7 @@ impl Mesh {
         io: Io,
     ) -> Result<(Io, Alpn), ConnectError> {
         let wanted = Wanted::new(self.ids.clone(), endpoint.spec().identity.clone());
-        let identity = self.store.current();
+        let identity = self.identity()?;
         let config = kept(endpoint, &identity, &wanted, Offer::of(version));
         let name = self.name(endpoint.addr());
         let failed = |reason, why: String| ConnectError { reason, detail: format!("{}: {why}", endpoint.addr()) };

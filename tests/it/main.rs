@@ -30,6 +30,7 @@ mod http2;
 mod limits;
 mod memory;
 mod mtls;
+mod mtls_peers;
 mod policy;
 mod reload;
 mod retries;
@@ -38,3 +39,5 @@ mod start;
 mod tcp;
 mod together;
 mod traps;
+#[cfg(feature = "spiffe")]
+mod workload_api;

@@ -10,7 +10,7 @@ use http::Request;
 use crate::harness::http2::{App2, Caller2, soon};
 use crate::harness::{App, Caller, Folder, Sidecar, field, until};
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
 /// An authority for the trust domain `shop`, and what it issued.
 pub(crate) struct Authority(pub(crate) Folder);
@@ -339,4 +339,22 @@ fn a_reload_with_a_bad_identity_leaves_all_as_it_was() {
     until("the reload", || (server.metric(&["outrigger_reloads_total"]) >= 1.0).then_some(()));
     let second = authority.client(server.inbound, "spiffe://shop/server", "");
     assert!(ask(second.outbound, "/y", "").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_rate_of_each_identity_is_the_callers_own_and_plaintext_shares_one() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server =
+        authority.server("server", app.addr, ", mtls: permissive, limits: { rate: { limit: 2/h, per: identity } }");
+    let one = authority.client(server.inbound, "spiffe://shop/server", "");
+    let other = Sidecar::start(&calling(&authority.identity("other"), server.inbound, "spiffe://shop/server", ""));
+    // Whatever a caller says of itself, it is who it has proven to be.
+    let claim = "X-Forwarded-Client-Cert: URI=spiffe://shop/other\r\n";
+    let passed = |to: SocketAddr| {
+        let answers = [(); 4].map(|()| ask(to, "/", claim));
+        let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ")).collect::<Vec<_>>();
+        assert!(refused.iter().all(|answer| answer.contains("`rate: 2/h` of each identity")), "{answers:?}");
+        answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200 ")).count()
+    };
+    assert_eq!([one.outbound, server.inbound, other.outbound, server.inbound].map(passed), [2, 2, 2, 0]);
 }

@@ -63,7 +63,7 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     {
         return Ok(said.refused(&failure));
     }
-    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
+    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &[]));
     let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));
     if let Err(failure) = authorized(loaded, door, settled, &mut said) {
         return Ok(said.refused(&failure));
