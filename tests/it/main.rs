@@ -21,6 +21,7 @@ mod ejection;
 mod failure;
 mod fallback;
 mod grpc;
+mod handshakes;
 mod heads;
 mod health;
 mod hedge;
