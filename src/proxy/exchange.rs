@@ -84,9 +84,7 @@ async fn pass(
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref() };
-    if let Some(tokens) = world.jwt.as_ref().filter(|_| conn.side() == Door::Inbound) {
-        tokens.strip(&mut parts);
-    }
+    without_token(conn, &world, &mut parts);
     if let Some(taken) = &route {
         // Boxed: routes are rare, and must not make every exchange larger.
         let told = by_route(conn, &world, taken, &mut parts, &facts, deadline, record);
@@ -131,6 +129,13 @@ async fn pass(
     let filling = kept.and_then(|kept| kept.filling(conn, &peer, &answer));
     given_back(route.as_deref(), &stuck, record, answer.headers_mut());
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
+}
+
+/// Takes away a token that the file keeps from the app.
+fn without_token(conn: &Conn, world: &World, parts: &mut Parts) {
+    if let Some(tokens) = world.jwt.as_ref().filter(|_| conn.side() == Door::Inbound) {
+        tokens.strip(parts);
+    }
 }
 
 /// Where the request leads, if its door's limits let it through.
