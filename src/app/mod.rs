@@ -161,15 +161,7 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let core = Arc::new(Core {
-        world: ArcSwap::from_pointee(world),
-        metrics: metrics.clone(),
-        access,
-        inbound: Direction::default(),
-        outbound: Direction::default(),
-        stale: Stales::default(),
-        mirrors: Mirrors::default(),
-    });
+    let core = Arc::new(core(world, &metrics, access));
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
@@ -177,7 +169,6 @@ async fn serve(
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
     let (stop, opened) = (Drain::default(), Opened::default());
     let running = Running { core, doors, refresher, prober, jwks, agent, stop, tasks, opened };
-
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
@@ -204,6 +195,19 @@ async fn serve(
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
+}
+
+/// What all connections share.
+fn core(world: World, metrics: &Arc<Metrics>, access: AccessLog) -> Core {
+    Core {
+        world: ArcSwap::from_pointee(world),
+        metrics: metrics.clone(),
+        access,
+        inbound: Direction::default(),
+        outbound: Direction::default(),
+        stale: Stales::default(),
+        mirrors: Mirrors::default(),
+    }
 }
 
 /// Waits for first endpoints and an identity, whether they all come or not: where one is lacking the answer is 503 with

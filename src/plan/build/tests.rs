@@ -26,6 +26,7 @@ use crate::plan::rules::{
 
 mod identity;
 mod mistakes;
+mod rules;
 mod same;
 
 const FULL: &str = include_str!("../../../config/full.yaml");
