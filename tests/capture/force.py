@@ -194,5 +194,34 @@ def killed_at_random(lab, chosen):
     print(f"killed {killed} times before it was done, {turn - killed} times after")
 
 
+def several_at_once(lab, _):
+    """Each of them reads, then changes all at once: whoever was too late has to look again."""
+    lab.redirect("apply", file=GOLDEN / "tproxy.yaml")
+    meant = standing()
+    lab.redirect("remove")
+    for _ in range(5):
+        argv = [str(lab.binary), "redirect", "apply", "-c", str(GOLDEN / "tproxy.yaml")]
+        children = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(6)]
+        for child in children:
+            said, _ = child.communicate(timeout=30)
+            same((child.returncode, "rules are in force" in said), (0, True), said)
+        same(differs(meant, standing()), "", "together")
+        lab.redirect("remove")
+
+
+def very_many_rules(lab, _):
+    """What is too much for one step is refused, and what is in force stays."""
+    def many(count):
+        networks = ", ".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(count))
+        return lab.file(f"service: a\nredirect: {{ outbound: {{ except: {{ networks: [{networks}] }} }} }}\n")
+
+    lab.redirect("apply", file=many(1000))
+    same(out("nft", "list", "ruleset").count("outbound.except.networks"), 1000, "a thousand networks")
+    before = standing()
+    has(lab.redirect("apply", file=many(60000), code=1), "there are too many rules for one step")
+    same(differs(before, standing()), "", "after too many")
+    lab.redirect("remove")
+
+
 CASES = (what_is_set_is_what_nft_makes_of_the_script, nothing_stays_behind, the_iptables_script_does_the_same,
-         killed_at_any_step, killed_at_random)
+         killed_at_any_step, killed_at_random, several_at_once, very_many_rules)

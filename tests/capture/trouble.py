@@ -36,6 +36,10 @@ def rules_of_others_are_refused(lab, _):
         lab.redirect("remove")
         same(standing(), before, name)
         out("nft", "flush", "ruleset")
+    # What cannot be seen is at least told.
+    if legacy := find("iptables-legacy"):
+        out(legacy, "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "9", "-j", "REDIRECT", "--to-ports", "9")
+        has(lab.redirect("apply", file=PLAIN), "warning: iptables-legacy is in use")
 
 
 def a_table_of_our_name_may_be_somebody_elses(lab, _):

@@ -30,6 +30,7 @@ mod limits;
 mod memory;
 mod mtls;
 mod policy;
+mod redirect;
 mod reload;
 mod retries;
 mod routes;
