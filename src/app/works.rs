@@ -9,11 +9,14 @@ use tracing::warn;
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
+use crate::control::spiffe::Source;
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
@@ -30,6 +33,8 @@ pub(super) struct Wiring {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    jwks: Arc<Jwks>,
+    agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
     facts: Facts,
@@ -57,6 +62,8 @@ impl Wiring {
             doors: running.doors.clone(),
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
+            jwks: running.jwks.clone(),
+            agent: running.agent.clone(),
             upstreams,
             path: path.to_owned(),
             facts: facts.clone(),
@@ -96,9 +103,12 @@ impl Works for Wiring {
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        // At once: what an agent gives must not replace the files' that the World has just put in force.
+        self.agent.set(plan.identity.as_ref(), world.identity.as_ref());
         // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
         self.refresher.also(&before, &world);
-        self.refresher.first_answers(FIRST_ENDPOINTS).await;
+        futures_util::future::join(self.refresher.first_answers(FIRST_ENDPOINTS), self.agent.first(FIRST_ENDPOINTS))
+            .await;
         Ok(Ready { world, prepared })
     }
 
@@ -113,6 +123,7 @@ impl Works for Wiring {
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
+        self.jwks.set(world.jwt.as_ref());
         self.doors.commit(ready.prepared);
     }
 }
@@ -141,6 +152,15 @@ impl Rooms for InForce {
         all.filter(|(_, _, rule)| !rule.is_open())
             .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
             .collect()
+    }
+
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        self.0.world.load().identity.as_ref().and_then(|store| store.lack())
+    }
+
+    fn issuers(&self) -> Vec<SourceState> {
+        let world = self.0.world.load();
+        world.jwt.iter().flat_map(|tokens| tokens.sources()).map(|source| source.state()).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

@@ -2,8 +2,10 @@
 
 pub mod admin;
 pub mod child;
+pub mod fetch;
 pub mod files;
 pub mod here;
+pub mod jwks;
 pub mod load;
 pub mod lookups;
 pub mod probe;
@@ -11,6 +13,7 @@ pub mod ready;
 pub mod refresh;
 pub mod reload;
 pub mod signals;
+pub mod spiffe;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod unlisted;
@@ -23,6 +26,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
@@ -37,6 +41,15 @@ pub trait Rooms: Send + Sync + 'static {
     /// The limits of each door and route, with what is used of them.
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
+    }
+    /// Why this sidecar has no identity, where its file says that it has one.
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// The issuers whose tokens are believed.
+    fn issuers(&self) -> Vec<SourceState> {
+        Vec::new()
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;

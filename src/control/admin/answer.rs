@@ -15,6 +15,7 @@ use super::guard::{self, Caller, Refusal};
 use crate::control::reload::{Report, Trigger};
 use crate::control::{House, ready};
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
 use crate::plan::door::{DoorPlan, Leads};
 use crate::plan::peer::PeerKind;
@@ -173,6 +174,8 @@ struct State {
     /// By door or route; without those that have no limit.
     limits: BTreeMap<String, BTreeMap<&'static str, LimitState>>,
     peers: Vec<PeerState>,
+    /// Whose tokens are believed, and how many of their keys are known.
+    issuers: Vec<SourceState>,
     config: Report,
 }
 
@@ -203,6 +206,7 @@ impl State {
             doors: plan.doors.iter().map(|door| DoorState::of(door, &plan)).collect(),
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
+            issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }
     }
