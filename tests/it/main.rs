@@ -33,6 +33,7 @@ mod memory;
 mod mtls;
 mod mtls_peers;
 mod policy;
+mod redirect;
 mod reload;
 mod retries;
 mod routes;
