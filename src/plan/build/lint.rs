@@ -16,6 +16,7 @@ pub fn lint(config: &Config, problems: &mut Problems) {
     priorities(config, problems);
     app_in_the_open(config, problems);
     open_proxy(config, problems);
+    super::dns::lint(config, problems);
     for (_, peer) in &config.peers.0 {
         opaque_without_port(peer, problems);
         port_in_the_open(peer, problems);
