@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod child;
+pub mod dnsdoor;
 pub mod files;
 pub mod here;
 pub mod load;
@@ -27,6 +28,7 @@ use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::state::{LimitState, PeerState};
+use dnsdoor::DnsState;
 
 /// What is in force, as the admin server asks for it.
 pub trait Rooms: Send + Sync + 'static {
@@ -37,6 +39,10 @@ pub trait Rooms: Send + Sync + 'static {
     /// The limits of each door and route, with what is used of them.
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
+    }
+    /// The DNS door, where there is one.
+    fn dns(&self) -> Option<DnsState> {
+        None
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;
