@@ -21,6 +21,7 @@ use crate::resilience::verdict::{self, Asking, Outcome};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, OnInformational, SendError, Version};
+use crate::upstream::unread;
 
 /// What became of an attempt.
 enum Ended {
@@ -246,6 +247,7 @@ impl<'a> Tries<'a> {
                     let code = verdict::grpc_code(trailers.as_ref().unwrap_or(answer.headers()));
                     in_flight.answered(self.now, Seen::answer(answer.status(), code));
                 }
+                unread::discard(self.call.peer, answer);
             }
         }
     }

@@ -21,6 +21,7 @@ use super::record::Exchange;
 use super::route::Taken;
 use super::stale::Filling;
 use super::target::{Target, aim, target};
+use super::tokens;
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
 use crate::call::attempt::{Call, in_time};
@@ -84,6 +85,9 @@ async fn pass(
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref() };
+    if let Some(tokens) = world.jwt.as_ref().filter(|_| conn.side() == Door::Inbound) {
+        tokens.strip(&mut parts);
+    }
     if let Some(taken) = &route {
         // Boxed: routes are rare, and must not make every exchange larger.
         let told = by_route(conn, &world, taken, &mut parts, &facts, deadline, record);
@@ -136,7 +140,9 @@ async fn led(
     record: &mut Exchange,
 ) -> Result<Target, Failure> {
     // Before the limits: who is kept out takes nothing from the others.
-    record.would_deny = policy::request(conn, world, parts, facts)?;
+    policy::proven(conn, world, parts, facts)?;
+    let tokens = tokens::held(conn, world, parts).await;
+    record.would_deny = policy::request(conn, world, parts, facts, tokens)?;
     let aim = aim(conn, world, parts, facts)?;
     record.priority = bounds::priority(aim.priority(), facts);
     bounds::door(conn, world, parts, record)?;

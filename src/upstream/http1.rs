@@ -225,14 +225,20 @@ fn describe(hold: &OneHold, error: hyper::Error, unsent: Option<Request<Body>>) 
     let alert = alert(&error);
     let reason = match body_error(&error) {
         Some(error) => reason_of_body(error),
-        None if alert == Some(Alert::Certificate) => Reason::RefusedByPeer,
+        None if matches!(alert, Some(Alert::Certificate(_))) => Reason::RefusedByPeer,
         None if alert.is_some() => Reason::TlsFailed,
         None if error.is_parse_too_large() => Reason::ResponseHeadTooLarge,
         None if error.is_parse() => Reason::BadResponse,
         None => Reason::Reset,
     };
-    let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-    let detail = format!("HTTP/1 with {}: {error}{cause}", hold.endpoint().addr());
+    let addr = hold.endpoint().addr();
+    let detail = match &alert {
+        Some(Alert::Certificate(why)) => format!("{addr}: {why}"),
+        _ => {
+            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+            format!("HTTP/1 with {addr}: {error}{cause}")
+        }
+    };
     SendError {
         reason,
         unprocessed: alert.is_some() || unsent.is_some(),
@@ -268,8 +274,9 @@ fn alert(error: &hyper::Error) -> Option<Alert> {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             return match tls {
-                Some(rustls::Error::AlertReceived(_)) if refused_by_peer(io).is_some() => Some(Alert::Certificate),
-                Some(rustls::Error::AlertReceived(_)) => Some(Alert::Other),
+                Some(rustls::Error::AlertReceived(_)) => {
+                    Some(refused_by_peer(io).map_or(Alert::Other, Alert::Certificate))
+                }
                 _ => None,
             };
         }
@@ -279,10 +286,9 @@ fn alert(error: &hyper::Error) -> Option<Alert> {
 }
 
 /// What an alert is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Alert {
-    /// Our certificate.
-    Certificate,
+    /// Our certificate, and what is said of it.
+    Certificate(&'static str),
     /// Anything else.
     Other,
 }

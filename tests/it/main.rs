@@ -29,6 +29,7 @@ mod http2;
 mod limits;
 mod memory;
 mod mtls;
+mod mtls_peers;
 mod names;
 mod policy;
 mod reload;
@@ -38,3 +39,5 @@ mod start;
 mod tcp;
 mod together;
 mod traps;
+#[cfg(feature = "spiffe")]
+mod workload_api;

@@ -10,19 +10,19 @@ use http::Request;
 use crate::harness::http2::{App2, Caller2, soon};
 use crate::harness::{App, Caller, Folder, Sidecar, field, until};
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
 /// An authority for the trust domain `shop`, and what it issued.
-struct Authority(Folder);
+pub(crate) struct Authority(pub(crate) Folder);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let authority = Self(Folder::new());
         authority.run("init --trust-domain shop");
         authority
     }
 
-    fn run(&self, line: &str) -> String {
+    pub(crate) fn run(&self, line: &str) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         let output = command.current_dir(&self.0.0).arg("ca").args(line.split(' ')).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
@@ -30,38 +30,38 @@ impl Authority {
     }
 
     /// The section `identity` for a service of the mesh.
-    fn identity(&self, service: &str) -> String {
+    pub(crate) fn identity(&self, service: &str) -> String {
         self.run(&format!("issue --service {service}"));
         let at = self.0.0.join("tls").join(service).display().to_string();
         format!("identity: {{ certificate: {at}/cert.pem, key: {at}/key.pem, roots: {at}/roots.pem }}\n")
     }
 
     /// A sidecar that is `service`, in front of `app`; `more` follows in its `inbound` section.
-    fn server(&self, service: &str, app: SocketAddr, more: &str) -> Sidecar {
+    pub(crate) fn server(&self, service: &str, app: SocketAddr, more: &str) -> Sidecar {
         Sidecar::start(&serving(&self.identity(service), service, app, more))
     }
 
     /// A sidecar that is `client` and calls `to`, which must be `id`; it has a port of its own at `inbound`.
-    fn client(&self, to: SocketAddr, id: &str, more: &str) -> Sidecar {
+    pub(crate) fn client(&self, to: SocketAddr, id: &str, more: &str) -> Sidecar {
         Sidecar::start(&calling(&self.identity("client"), to, id, more))
     }
 }
 
-fn serving(identity: &str, service: &str, app: SocketAddr, more: &str) -> String {
+pub(crate) fn serving(identity: &str, service: &str, app: SocketAddr, more: &str) -> String {
     format!(
         "service: {service}\n{identity}admin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{app}'{more} }}\n\
          outbound: {{ listen: '{{out}}' }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
     )
 }
 
-fn calling(identity: &str, to: SocketAddr, id: &str, more: &str) -> String {
+pub(crate) fn calling(identity: &str, to: SocketAddr, id: &str, more: &str) -> String {
     format!(
         "service: client\n{identity}admin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  server: {{ static: \
          ['{to}'], listen: '{{in}}', mtls: {{ id: '{id}' }}{more} }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
     )
 }
 
-fn ask(to: SocketAddr, path: &str, fields: &str) -> String {
+pub(crate) fn ask(to: SocketAddr, path: &str, fields: &str) -> String {
     let mut caller = Caller::connect(to);
     caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n{fields}\r\n")).answer()
 }
@@ -339,4 +339,22 @@ fn a_reload_with_a_bad_identity_leaves_all_as_it_was() {
     until("the reload", || (server.metric(&["outrigger_reloads_total"]) >= 1.0).then_some(()));
     let second = authority.client(server.inbound, "spiffe://shop/server", "");
     assert!(ask(second.outbound, "/y", "").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_rate_of_each_identity_is_the_callers_own_and_plaintext_shares_one() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server =
+        authority.server("server", app.addr, ", mtls: permissive, limits: { rate: { limit: 2/h, per: identity } }");
+    let one = authority.client(server.inbound, "spiffe://shop/server", "");
+    let other = Sidecar::start(&calling(&authority.identity("other"), server.inbound, "spiffe://shop/server", ""));
+    // Whatever a caller says of itself, it is who it has proven to be.
+    let claim = "X-Forwarded-Client-Cert: URI=spiffe://shop/other\r\n";
+    let passed = |to: SocketAddr| {
+        let answers = [(); 4].map(|()| ask(to, "/", claim));
+        let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ")).collect::<Vec<_>>();
+        assert!(refused.iter().all(|answer| answer.contains("`rate: 2/h` of each identity")), "{answers:?}");
+        answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200 ")).count()
+    };
+    assert_eq!([one.outbound, server.inbound, other.outbound, server.inbound].map(passed), [2, 2, 2, 0]);
 }

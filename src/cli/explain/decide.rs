@@ -22,6 +22,7 @@ use crate::plan::policy::{Facts as Who, Verdict};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
 use crate::plan::rules::Priority;
 use crate::proxy::bounds;
+use crate::proxy::connection::TLS_AT_PLAIN_DOOR;
 use crate::proxy::policy;
 use crate::proxy::route::Taken;
 use crate::proxy::target::unlisted;
@@ -62,7 +63,7 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     {
         return Ok(said.refused(&failure));
     }
-    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
+    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &[]));
     let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));
     if let Err(failure) = authorized(loaded, door, settled, &mut said) {
         return Ok(said.refused(&failure));
@@ -186,10 +187,7 @@ fn unseen<'l>(
     let sni = plain(asking.url.host().unwrap_or_default());
     let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off;
     if ends && door.side == Door::Inbound && !door.passes(&sni) {
-        return said.refused(&Failure::new(
-            Reason::ClientTlsFailed,
-            "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
-        ));
+        return said.refused(&Failure::new(Reason::ClientTlsFailed, TLS_AT_PLAIN_DOOR));
     }
     if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni) {
         let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--from` says who calls";

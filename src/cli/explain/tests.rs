@@ -163,7 +163,7 @@ const EVERY_LINE: &str = "GET http://shop/pay
   door             outbound 127.0.0.1:15001  [default]
   door limits      100 requests in flight, the last tenth for high priority  [/f:4]
   door limits      adaptive, 4 to 1000 requests in flight, the last tenth for high priority  [/f:6]
-  door limits      10 requests of each `x-user` in 60s, 20 at once; answers tell what is left  [/f:5]
+  door limits      10 requests of each x-user in 60s, 20 at once; answers tell what is left  [/f:5]
   peer             shop, by its host `shop` with any port  [/f:11]
   route            `peers.shop.routes[0]` means it  [/f:13]
   priority         high: the last tenth of each limit in flight is kept for it  [/f:14]

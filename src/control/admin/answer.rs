@@ -16,6 +16,7 @@ use crate::control::dnsdoor::DnsState;
 use crate::control::reload::{Report, Trigger};
 use crate::control::{House, ready};
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
 use crate::plan::door::{DoorPlan, Leads};
 use crate::plan::peer::PeerKind;
@@ -176,6 +177,8 @@ struct State {
     peers: Vec<PeerState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<DnsState>,
+    /// Whose tokens are believed, and how many of their keys are known.
+    issuers: Vec<SourceState>,
     config: Report,
 }
 
@@ -207,6 +210,7 @@ impl State {
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
             dns: house.rooms.dns(),
+            issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }
     }

@@ -199,7 +199,7 @@ fn matching(set: &Set<said::Match>, problems: &mut Problems) -> Match {
 }
 
 /// Reports any number of keys other than one.
-fn exactly_one<T>(set: &Set<T>, given: usize, problems: &mut Problems) {
+pub fn exactly_one<T>(set: &Set<T>, given: usize, problems: &mut Problems) {
     if given != 1 {
         set.refuse(problems, format!("expected exactly one of its keys, found {given}"));
     }

@@ -134,7 +134,7 @@ fn limits_that_cannot_be_meant() {
         ),
         (
             &with("outbound: { limits: { rate: [{ limit: 1/s, per: x-user }] } }"),
-            "f:3:49: outbound.limits.rate[0].per: expected `address`, or `header` and a field's name such as `header x-user`, found `x-user`; did you mean `header x-user`?",
+            "f:3:49: outbound.limits.rate[0].per: expected `address`, `identity`, or `header` and a field's name such as `header x-user`, found `x-user`; did you mean `header x-user`?",
         ),
         (
             &with("peers: { a: { static: [10.0.0.1:1], routes: [{ limits: {} }] } }"),
@@ -439,11 +439,47 @@ fn retries_and_priorities_that_cannot_be_meant() {
 }
 
 #[test]
+fn a_rate_of_each_identity_needs_callers_that_have_one() {
+    const ID: &str = "identity: { certificate: c.pem, key: k.pem, roots: r.pem }";
+    const NOBODY: &str =
+        "is one rate for all: without mutual TLS (`identity`, and not `inbound.mtls: off`) no caller has one";
+    const OURSELVES: &str = "is one rate for all: whoever calls through an outbound door is this service";
+    let inbound = "inbound: { app: 127.0.0.1:1, limits: { rate: { per: identity, limit: 1/s } } }";
+    let off =
+        "inbound: { app: 127.0.0.1:1, mtls: off, limits: { rate: [{ limit: 5/s }, { per: identity, limit: 1/s }] } }";
+    let route = "inbound: { app: 127.0.0.1:1, routes: [{ limits: { rate: { per: identity, limit: 1/s } } }] }";
+    let outbound =
+        "outbound: { limits: { rate: { per: identity, limit: 1/s } } }\npeers: { a: { dns: b:1, mtls: off } }";
+    let peer = "peers: { a: { dns: b:1, mtls: off, routes: [{ limits: { rate: { per: identity, limit: 1/s } } }] } }";
+    for (text, at, why) in [
+        (inbound, "f:3:53: warning: inbound.limits.rate.per", NOBODY),
+        (off, "f:3:81: warning: inbound.limits.rate[1].per", NOBODY),
+        (route, "f:3:64: warning: inbound.routes[0].limits.rate.per", NOBODY),
+        (outbound, "f:3:36: warning: outbound.limits.rate.per", OURSELVES),
+        (peer, "f:3:70: warning: peers.a.routes[0].limits.rate.per", OURSELVES),
+    ] {
+        // With an identity a door asks for its callers' unless it says that it does not.
+        for (identity, said) in [("", true), (ID, why == OURSELVES || text == off)] {
+            let expect = if said { format!("{at}: {why}") } else { String::new() };
+            assert_eq!(problems(&format!("service: x\n{identity}\n{text}\n")), expect, "{text}");
+        }
+    }
+}
+
+#[test]
 fn mutual_tls_says_who_is_who() {
     const ID: &str = "identity: { certificate: c.pem, key: k.pem, roots: r.pem }";
     for (text, expect) in [
-        ("identity: {}", "identity.certificate: is missing"),
-        ("identity: {}", "identity.roots: is missing"),
+        ("identity: {}", "identity: does not say where it comes from: give `certificate`, `key` and `roots`, or"),
+        ("identity: { certificate: c.pem, key: k.pem }", "identity.roots: is missing"),
+        ("identity: { key: k.pem, roots: r.pem }", "identity.certificate: is missing"),
+        ("identity: { certificate: c, key: k, roots: r, id: spiffe://a/b }", "identity.id: chooses among what"),
+        ("identity: { key: k, workload-api: unix:/a }", "identity.key: cannot be beside `workload-api`"),
+        ("identity: { roots: k, workload-api: unix:/a }", "identity.roots: cannot be beside `workload-api`"),
+        ("identity: { crls: [k], workload-api: unix:/a }", "identity.crls: cannot be beside `workload-api`"),
+        ("identity: { workload-api: on }", "identity.workload-api: `on` means the socket that SPIFFE_ENDPOINT_SOCKET"),
+        ("identity: { workload-api: a.sock }", "identity.workload-api: expected"),
+        ("identity: { workload-api: \"tcp:10.0.0.1:80\" }", "a private key would cross the network unencrypted"),
         ("identity: { roots: [] }", "identity.roots: expected"),
         ("identity: { roots: { file: r, trust-domain: A/b } }", "identity.roots.trust-domain: expected a trust domain"),
         ("inbound: { app: 127.0.0.1:1, mtls: strict }", "inbound.mtls: needs `identity`"),
