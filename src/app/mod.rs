@@ -163,7 +163,7 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let core = Arc::new(core(world, metrics.clone(), access));
+    let core = Arc::new(core(world, &metrics, access));
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let dns = Arc::new(DnsDoor::new(plan.clone(), tasks.clone(), metrics.clone()));
     let (servers, names, mut prepared) = bind_all(&plan, &loaded, &doors, &dns).await?;
@@ -172,7 +172,6 @@ async fn serve(
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
     let (stop, opened) = (Drain::default(), Opened::default());
     let running = Running { core, doors, refresher, prober, dns, jwks, agent, stop, tasks, opened };
-
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
@@ -202,10 +201,11 @@ async fn serve(
     Ok(until_the_end(signals, running, child, &reloads).await)
 }
 
-fn core(world: World, metrics: Arc<Metrics>, access: AccessLog) -> Core {
+/// What all connections share.
+fn core(world: World, metrics: &Arc<Metrics>, access: AccessLog) -> Core {
     Core {
         world: ArcSwap::from_pointee(world),
-        metrics,
+        metrics: metrics.clone(),
         access,
         inbound: Direction::default(),
         outbound: Direction::default(),

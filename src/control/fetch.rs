@@ -130,9 +130,70 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use http::HeaderValue;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::control::testing::plan;
+    use crate::life::tasks::Tasks;
+    use crate::plan::door::ServerTlsPlan;
+
+    /// A root, and a certificate for `localhost` under it.
+    fn certificates(folder: &std::path::Path) -> (PathBuf, ServerTlsPlan) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &root).unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.join(name), text).unwrap();
+            folder.join(name)
+        };
+        let served =
+            ServerTlsPlan { certificate: write("c.pem", &leaf.pem()), key: write("k.pem", &key.serialize_pem()) };
+        (write("ca.pem", &root.pem()), served)
+    }
+
+    #[tokio::test]
+    async fn a_server_is_believed_by_its_roots_and_its_name() {
+        let folder = std::env::temp_dir().join(format!("outrigger-fetch-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (roots, served) = certificates(&folder);
+        let acceptor = TlsAcceptor::from(crate::tls::server::config(&served).unwrap());
+        std::fs::remove_file(served.key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, tasks) = (listener.local_addr().unwrap().port(), Tasks::default());
+        let server = tasks.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut head = vec![0; 1024];
+                let n = stream.read(&mut head).await.unwrap();
+                let head = String::from_utf8_lossy(&head[..n]).into_owned();
+                let body = head.lines().next().unwrap().to_owned() + &head.contains("host: localhost:").to_string();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let resolver = Resolver::new(&plan().dns);
+        let roots = Roots::File(roots);
+        let url = Url { host: "localhost", port, target: "/k?a", roots: Some(&roots) };
+        let got = fetch(&url, &resolver, 1000).await.unwrap();
+        assert_eq!((&*got.body, got.max_age), (&b"GET /k?a HTTP/1.1true"[..], None));
+        assert!(fetch(&url, &resolver, 10).await.err().unwrap().contains("length limit exceeded"));
+        let named = Url { host: "127.0.0.1", ..url };
+        let error = fetch(&named, &resolver, 1000).await.err().unwrap();
+        assert!(error.contains("not valid for name"), "{error}");
+        let strange = Url { host: "localhost", roots: Some(&Roots::System), ..named };
+        let error = fetch(&strange, &resolver, 1000).await.err().unwrap();
+        assert!(error.contains("UnknownIssuer") || error.contains("no root certificates"), "{error}");
+        server.abort();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn a_servers_word_on_keeping_is_read() {

@@ -32,6 +32,11 @@ fn in_field<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Option<&'r 
             found = Some(token?);
         }
     }
+    // Servers that map `-` to `_` would take one for the other.
+    let alike = |other: &HeaderName| other.as_str().contains('_') && other.as_str().replace('_', "-") == name.as_str();
+    if name.as_str().contains('-') && headers.keys().any(alike) {
+        return Err(Fault::Invalid("it stands in a field with `_` in its name, which some servers take for another"));
+    }
     // Also a token beside credentials of another kind: a service could read either.
     if tokens > 0 && fields_seen > 1 { Err(SEVERAL) } else { Ok(found) }
 }

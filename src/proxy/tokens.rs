@@ -43,7 +43,7 @@ async fn in_time(tokens: &Tokens, parts: &Parts, fault: Fault) -> Result<Held, F
 }
 
 /// A fault in the words of the one list; no word of the token itself.
-fn failure(tokens: &Tokens, fault: Fault) -> Failure {
+pub fn failure(tokens: &Tokens, fault: Fault) -> Failure {
     match fault {
         Fault::Invalid(why) => Failure::new(Reason::TokenInvalid, format!("the token is not believed: {why}")),
         Fault::UnknownKey(_) => {

@@ -110,11 +110,12 @@ mod tests {
     async fn a_short_rest_resets_no_stream() {
         let rig = Rig::new(Protocol::Auto);
         let (said, heard) = tokio::sync::oneshot::channel();
+        let tasks = rig.upstreams.tasks.clone();
         let lease = rig.connect_http2(h2::server::Builder::new(), |mut connection| async move {
             let (_, mut respond) = connection.accept().await.unwrap().unwrap();
             let head = http::Response::builder().status(503).body(()).unwrap();
             let mut body = respond.send_response(head, false).unwrap();
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 tokio::time::sleep(LONGEST / 2).await;
                 body.send_data("busy".into(), true).unwrap();
                 let end = tokio::time::timeout(Duration::from_secs(1), std::future::poll_fn(|cx| body.poll_reset(cx)));

@@ -5,6 +5,7 @@ use http::request::Parts;
 use http::{Method, Request, Uri};
 
 use super::rules::{self, percent};
+use super::tokens;
 use super::{Asking, Explained, Outcome};
 use crate::call::Failure;
 use crate::config::units::Share;
@@ -46,6 +47,7 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     let rules = Rules {
         forward_proxy: door.side == Door::Outbound,
         trusted: false,
+        fills: false,
         client: None,
         tls: https && door.tls.is_some(),
         upgrades: &door.upgrades,
@@ -63,9 +65,11 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     {
         return Ok(said.refused(&failure));
     }
-    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &[]));
-    let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));
-    if let Err(failure) = authorized(loaded, door, settled, &mut said) {
+    let judged = tokens::held(loaded, asking, &parts, &mut said).and_then(|held| {
+        let verdict = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &held));
+        verdict.and_then(|verdict| policy::settled(verdict).map(|()| verdict))
+    });
+    if let Err(failure) = authorized(loaded, door, judged, &mut said) {
         return Ok(said.refused(&failure));
     }
     match door.side {
@@ -105,7 +109,7 @@ fn authorized(
     said: &mut Explained<'_>,
 ) -> Result<(), Failure> {
     let policy = &loaded.plan.policy;
-    if policy.is_empty() || door.side == Door::Outbound {
+    if door.side == Door::Outbound || (policy.is_empty() && judged.is_ok()) {
         return Ok(());
     }
     let audit = [String::from("inbound.authorization")];

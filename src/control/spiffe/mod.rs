@@ -3,7 +3,7 @@
 //! What the agent gives is believed only after `Identity::new` has judged it, as what files give. Whatever goes wrong,
 //! the last good identity stays: an agent that restarts, a socket that is gone, an update that fits nothing together.
 
-#[cfg(feature = "spiffe")]
+#[cfg_attr(not(feature = "spiffe"), path = "absent.rs")]
 mod agent;
 #[cfg(test)]
 mod tests;
@@ -36,6 +36,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Agents learn of new entries every few seconds, so a longer pause would only keep the service waiting.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// Characters of a complaint.
+const MOST_WORDS: usize = 1000;
 
 /// One message of the agent, as read and not yet believed.
 pub struct Update {
@@ -117,22 +120,15 @@ impl Source {
         if let (Some(plan), Some(store)) = (plan, store)
             && let IdentityPlan::WorkloadApi(wanted) = &**plan
         {
-            *running = self.begin(plan, wanted, store);
+            *running = Some(self.begin(plan, wanted, store));
         }
     }
 
-    #[cfg(feature = "spiffe")]
-    fn begin(&self, plan: &Arc<IdentityPlan>, wanted: &WorkloadApiPlan, store: &Arc<IdentityStore>) -> Option<Running> {
+    fn begin(&self, plan: &Arc<IdentityPlan>, wanted: &WorkloadApiPlan, store: &Arc<IdentityStore>) -> Running {
         let (told, came) = watch::channel(false);
         let taking = Taking::new(wanted.clone(), store.clone(), self.metrics.clone(), told);
         let task = self.tasks.spawn(taking.for_ever(agent::Socket::of(wanted)));
-        Some(Running { plan: plan.clone(), task, came })
-    }
-
-    /// A file that names a Workload API is refused by such a build, so nothing is left to do.
-    #[cfg(not(feature = "spiffe"))]
-    fn begin(&self, _: &Arc<IdentityPlan>, _: &WorkloadApiPlan, _: &Arc<IdentityStore>) -> Option<Running> {
-        None
+        Running { plan: plan.clone(), task, came }
     }
 
     /// Waits for the first identity from the agent of the plan in force, for at most `limit`.
@@ -260,7 +256,10 @@ impl Taking {
     }
 
     fn complain(&mut self, fault: &Fault) {
-        let text = format!("the Workload API at {}: {}", self.plan.agent, words(fault));
+        // Some of it is the agent's own: it becomes a line of a log and of `/ready`.
+        let words: String =
+            words(fault).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect();
+        let text = format!("the Workload API at {}: {words}", self.plan.agent);
         self.store.lacks(&text);
         if self.said.as_ref() == Some(&text) {
             debug!("identity: {text}");

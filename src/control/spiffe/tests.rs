@@ -188,6 +188,11 @@ async fn it_is_said_why_there_is_none() {
     let why = stage.store.lack().unwrap();
     assert!(why.starts_with("the Workload API at unix:/run/a.sock: the agent knows no identity for this workload (no"));
     assert!(why.contains("register an entry whose selectors fit it (uid "), "{why}");
+    let forged = Fault::NoEntry(format!("no\r\ntime={}", "x".repeat(5000)));
+    let stage = Stage::new(Some(B), vec![Act::Refuse(forged)]);
+    stage.pass(1).await;
+    let why = stage.store.lack().unwrap();
+    assert!(why.contains("(no  time=xx") && why.len() < 1200, "{why}");
     let stage = Stage::new(Some(B), vec![Act::Say(vec![Ok(authority.update(&[A]))], false)]);
     stage.pass(1).await;
     let why = stage.store.lack().unwrap();

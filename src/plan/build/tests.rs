@@ -27,6 +27,7 @@ use crate::plan::rules::{
 mod identity;
 mod mistakes;
 mod names;
+mod rules;
 mod same;
 
 const FULL: &str = include_str!("../../../config/full.yaml");
