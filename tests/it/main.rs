@@ -32,6 +32,7 @@ mod limits;
 mod memory;
 mod mtls;
 mod mtls_peers;
+mod names;
 mod policy;
 mod redirect;
 mod reload;
