@@ -44,7 +44,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
 use data::Data;
-use works::{InForce, Wiring};
+use works::{Follow, InForce, Wiring};
 
 /// How long inbound waits for first endpoints at start; two services that wait for each other's names must both start.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
@@ -123,6 +123,7 @@ struct Running {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    follow: Arc<Follow>,
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
@@ -158,7 +159,9 @@ async fn serve(
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
-    let running = Running { core, doors, refresher, prober, stop: Drain::default(), tasks, opened: Opened::default() };
+    let follow = works::live(&core, &tasks);
+    let running =
+        Running { core, doors, refresher, prober, follow, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());

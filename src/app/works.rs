@@ -4,22 +4,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls_pki_types::UnixTime;
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
+use crate::control::certs::{self, Followed};
+use crate::control::judge::judge;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
 use crate::ids::PeerName;
+use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
 use crate::proxy::Core;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
 use crate::resilience::gate::Gate;
+use crate::tls::state::IdentityState;
 use crate::upstream::peer::Discovery;
 use crate::upstream::state::{LimitState, PeerState};
 use crate::upstream::world::{Upstreams, World};
@@ -31,6 +37,7 @@ pub(super) struct Wiring {
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
     upstreams: Arc<Upstreams>,
+    follow: Arc<Follow>,
     path: PathBuf,
     facts: Facts,
     variables: Arc<HashMap<String, String>>,
@@ -58,6 +65,7 @@ impl Wiring {
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
             upstreams,
+            follow: running.follow.clone(),
             path: path.to_owned(),
             facts: facts.clone(),
             variables,
@@ -113,8 +121,28 @@ impl Works for Wiring {
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
+        follow(&self.follow, &world);
         self.doors.commit(ready.prepared);
     }
+}
+
+/// Who is told what identity is to be followed.
+pub(super) type Follow = watch::Sender<Option<Arc<Followed>>>;
+
+/// Lets the identity live: its files are followed, and open connections judged.
+pub(super) fn live(core: &Arc<Core>, tasks: &Tasks) -> Arc<Follow> {
+    let sender = Arc::new(Follow::new(None));
+    follow(&sender, &core.world.load());
+    tasks.spawn(certs::follow(sender.subscribe(), tasks.clone()));
+    tasks.spawn(judge(sender.subscribe(), core.metrics.clone(), UnixTime::now));
+    sender
+}
+
+/// Tells whose files are to be followed, and whose connections judged, from now on.
+pub(super) fn follow(follow: &Follow, world: &World) {
+    let (plan, grace) = (world.plan.identity.clone(), world.plan.grace);
+    let followed = plan.zip(world.identity.clone()).map(|(plan, store)| Arc::new(Followed { plan, store, grace }));
+    follow.send_replace(followed);
 }
 
 /// The house as the admin server sees it.
@@ -141,6 +169,10 @@ impl Rooms for InForce {
         all.filter(|(_, _, rule)| !rule.is_open())
             .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
             .collect()
+    }
+
+    fn identity(&self) -> Option<IdentityState> {
+        self.0.world.load().identity.as_deref().map(IdentityState::of)
     }
 
     fn pending(&self) -> Vec<PeerName> {

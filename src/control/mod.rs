@@ -1,9 +1,11 @@
 //! Everything that watches or changes the house; never on the path of a request.
 
 pub mod admin;
+pub mod certs;
 pub mod child;
 pub mod files;
 pub mod here;
+pub mod judge;
 pub mod load;
 pub mod lookups;
 pub mod probe;
@@ -26,6 +28,7 @@ use crate::ids::PeerName;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::state::IdentityState;
 use crate::upstream::state::{LimitState, PeerState};
 
 /// What is in force, as the admin server asks for it.
@@ -37,6 +40,10 @@ pub trait Rooms: Send + Sync + 'static {
     /// The limits of each door and route, with what is used of them.
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
+    }
+    /// Who this sidecar is; `None` without `identity`.
+    fn identity(&self) -> Option<IdentityState> {
+        None
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;

@@ -1,6 +1,6 @@
 //! Where this sidecar's own identity is read from, and whom it trusts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The files of an identity.
@@ -16,6 +16,14 @@ pub struct IdentityPlan {
     pub crls: Vec<PathBuf>,
     /// Whether TLS 1.2 is spoken with whoever has no 1.3.
     pub tls12: bool,
+}
+
+impl IdentityPlan {
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let roots = self.roots.iter().map(|roots| &roots.file);
+        [&self.certificate, &self.key].into_iter().chain(roots).chain(&self.crls).map(PathBuf::as_path)
+    }
 }
 
 /// A file of roots.

@@ -16,14 +16,16 @@ use crate::plan::door::Protocol;
 use crate::reason::Reason;
 use crate::spiffe::SpiffeId;
 use crate::tls::identity::{Identity, fingerprint};
+use crate::tls::proof::Proof;
 use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 
 /// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
 pub async fn identify(conn: Arc<Conn>, io: Io) {
     let world = conn.core.world.load_full();
-    let Some(identity) = world.identity.as_ref().map(|store| store.current()) else {
+    let Some(store) = &world.identity else {
         return record::refused(&conn, Reason::Internal, "this sidecar has no identity any more");
     };
+    let identity = store.current();
     let offers: &[&[u8]] = match conn.door.protocol {
         Protocol::Auto => &[b"h2", b"http/1.1"],
         Protocol::Http1 => &[b"http/1.1"],
@@ -38,17 +40,18 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
     };
     let tls = stream.get_ref().1;
     let (chain, alpn) = (tls.peer_certificates(), tls.alpn_protocol().map(<[u8]>::to_vec));
-    // Also of a resumed session, whose chain rustls does not judge again.
-    let id = match identity.identify_client(chain, UnixTime::now()) {
-        Ok(id) => id,
+    let proof = match Proof::new(&identity, chain, None, UnixTime::now()) {
+        Ok(proof) => proof,
         Err(untrusted) => {
             return record::refused(&conn, untrusted.reason(Role::Client), &untrusted.to_string());
         }
     };
-    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, &id));
+    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, proof.id()));
     let stream = Io::Tls(Box::new(stream.into()));
     let Some(inner) = Arc::into_inner(conn) else { return };
-    let conn = Conn { identity: Some(id), client_cert, ..inner };
+    store.proofs.keep(&proof);
+    let drain = inner.drain.clone().beside(proof.drain());
+    let conn = Conn { proof: Some(proof), client_cert, drain, ..inner };
     match alpn.as_deref() {
         Some(b"h2") => serve_http2(Arc::new(conn), stream).await,
         Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,

@@ -8,7 +8,9 @@ pub mod facts;
 pub mod files;
 pub mod identity;
 pub mod material;
+pub mod proof;
 pub mod server;
+pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;

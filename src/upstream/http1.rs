@@ -21,6 +21,7 @@ use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
 use crate::resilience::limit;
+use crate::tls::proof::Proof;
 use crate::tls::untrusted::refused_by_peer;
 
 /// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
@@ -40,6 +41,8 @@ pub struct One {
     task: AbortHandle,
     /// Dropped when nothing uses the connection any more: its task, which has its place under the limits, waits for that.
     used: oneshot::Sender<()>,
+    /// What its endpoint has proven of itself, where mutual TLS is spoken to it.
+    proof: Option<Arc<Proof>>,
 }
 
 /// A connection that became a tunnel, under the limits until this is dropped.
@@ -47,8 +50,22 @@ pub struct One {
 pub struct Tunnelled(#[expect(dead_code, reason = "it is only held")] Arc<(oneshot::Sender<()>, Option<limit::Held>)>);
 
 impl One {
-    pub(super) fn new(sender: SendRequest<Outgoing>, task: AbortHandle, used: oneshot::Sender<()>) -> Self {
-        Self { sender, task, used }
+    pub(super) fn new(
+        sender: SendRequest<Outgoing>,
+        task: AbortHandle,
+        used: oneshot::Sender<()>,
+        proof: Option<Arc<Proof>>,
+    ) -> Self {
+        Self { sender, task, used, proof }
+    }
+
+    pub(super) fn proof(&self) -> Option<&Arc<Proof>> {
+        self.proof.as_ref()
+    }
+
+    /// Whether its endpoint is still believed to be who it has proven to be.
+    pub(super) fn is_believed(&self) -> bool {
+        self.proof.as_ref().is_none_or(|proof| proof.holds())
     }
 
     /// It is a tunnel from now on, which has this place among the requests in flight at the endpoint.
@@ -63,7 +80,7 @@ impl One {
 
     /// Whether a request can be sent at once.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        self.sender.is_ready() && self.is_believed()
     }
 
     /// Whether the connection has ended.
@@ -71,9 +88,9 @@ impl One {
         self.sender.is_closed()
     }
 
-    /// Waits until a request can be sent; false if the connection ends instead.
+    /// Waits until a request can be sent; false if the connection ends instead, or may not be used any more.
     pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        self.sender.ready().await.is_ok() && self.is_believed()
     }
 }
 

@@ -339,6 +339,12 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
         self.serve(now)
     }
 
+    /// Lets go of connections that are to be used no more; what is in use ends after its exchange.
+    pub fn retain(&mut self, one: impl Fn(&O) -> bool, many: impl Fn(&M) -> bool) {
+        self.idle.retain(|idle| one(&idle.conn));
+        self.shared.retain(|shared| many(&shared.conn));
+    }
+
     /// Says when a shared connection is to be replaced.
     pub fn replace_at(&mut self, id: u64, at: Option<Instant>) {
         if let Some(shared) = self.shared.iter_mut().find(|shared| shared.id == id) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -16,11 +17,13 @@ use crate::control::reload::{Report, Trigger};
 use crate::control::{House, ready};
 use crate::ids::PeerName;
 use crate::life::drain::Phase;
-use crate::plan::door::{DoorPlan, Leads};
+use crate::plan::door::{DoorPlan, Leads, Mtls};
 use crate::plan::peer::PeerKind;
 use crate::plan::{AdminPlan, Plan};
 use crate::telemetry::exposition;
+use crate::telemetry::plaintext::PlaintextState;
 use crate::telemetry::stamp::Stamp;
+use crate::tls::state::IdentityState;
 use crate::upstream::state::{LimitState, PeerState};
 
 /// An answer; small and whole.
@@ -139,10 +142,20 @@ fn metrics_page(house: &House) -> Answer {
         apps: apps.map(|peer| peer.name.clone()).collect(),
         started: house.started,
         process: exposition::Process::now(),
+        identity: house.rooms.identity().map(|identity| identity_facts(&identity)),
     };
     house.metrics.forget_gone();
     let text = exposition::render(&house.metrics, facts);
     made(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
+}
+
+fn identity_facts(identity: &IdentityState) -> exposition::IdentityFacts {
+    let expiries = identity.first_expiries().into_iter();
+    exposition::IdentityFacts {
+        expiries: expiries.map(|((of, domain), unix)| (of, domain.to_owned(), unix)).collect(),
+        rotations: identity.rotations,
+        refusals: identity.refusals,
+    }
 }
 
 async fn reload_page(house: &House) -> Answer {
@@ -173,6 +186,11 @@ struct State {
     /// By door or route; without those that have no limit.
     limits: BTreeMap<String, BTreeMap<&'static str, LimitState>>,
     peers: Vec<PeerState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<IdentityState>,
+    /// Who would be refused if `inbound.mtls` were `strict`; absent where it is not `permissive`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plaintext: Option<PlaintextState>,
     config: Report,
 }
 
@@ -203,9 +221,15 @@ impl State {
             doors: plan.doors.iter().map(|door| DoorState::of(door, &plan)).collect(),
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
+            identity: house.rooms.identity(),
+            plaintext: is_permissive(&plan).then(|| house.metrics.plaintext.state(SystemTime::now())),
             config: house.reloads.report(),
         }
     }
+}
+
+fn is_permissive(plan: &Plan) -> bool {
+    plan.doors.iter().any(|door| door.mtls == Mtls::Permissive)
 }
 
 impl DoorState {
