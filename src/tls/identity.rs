@@ -32,6 +32,8 @@ pub struct Identity {
     /// Where its chain came from.
     origin: String,
     chain: Vec<CertificateDer<'static>>,
+    /// The last second of the chain.
+    shown_until: UnixTime,
     trust: Arc<Trust>,
     expiries: Vec<Expiry>,
     /// SHA-256 over all that it was made of but the key, which belongs to the leaf.
@@ -70,12 +72,14 @@ impl Identity {
         vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
             format!("{origin}: {why}; its issuer belongs into the roots, intermediates after the leaf")
         })?;
+        let dates = chain.iter().filter_map(|certificate| Facts::read(certificate)).map(|facts| facts.validity.until);
+        let shown_until = dates.min().unwrap_or(facts.validity.until);
         let trusted = trust_of(&id, &roots, &crls);
         let digest = digest_of(&chain, &trusted, tls12);
         let certified = CertifiedKey::from_der(chain.clone(), key.it, &provider)
             .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
         let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
-        Ok(Self { id, origin, chain, trust, expiries, digest, trusted, server, client })
+        Ok(Self { id, origin, chain, shown_until, trust, expiries, digest, trusted, server, client })
     }
 
     /// Whom the own certificate names.
@@ -159,6 +163,11 @@ impl Identity {
     /// When the leaf, each root and each CRL expires: the leaf first.
     pub fn expiries(&self) -> &[Expiry] {
         &self.expiries
+    }
+
+    /// Whether the own certificate, or one that is sent with it, has expired.
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        self.shown_until < now
     }
 
     /// What an operator should look at: parts past two thirds of their time, and what others would refuse us for.

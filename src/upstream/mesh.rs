@@ -130,10 +130,12 @@ impl Mesh {
     }
 }
 
-/// The configuration for an endpoint; made anew where the identity in force, or who is wanted, is another.
+/// The configuration for an endpoint; made anew where the identity in force, or who is wanted, is another. A certificate
+/// that has expired begins no session again: by an alert, which only a full handshake has, we learn why we are refused.
 fn kept(endpoint: &Endpoint, identity: &Arc<Identity>, wanted: &Wanted, offer: Offer) -> Arc<ClientConfig> {
     let mut kept = endpoint.mesh().lock();
-    if kept.as_ref().is_none_or(|kept| !Arc::ptr_eq(&kept.identity, identity) || kept.wanted != *wanted) {
+    let same = |kept: &Kept| Arc::ptr_eq(&kept.identity, identity) && kept.wanted == *wanted;
+    if !kept.as_ref().is_some_and(same) || identity.is_expired(UnixTime::now()) {
         *kept = None;
     }
     let kept = kept.get_or_insert_with(|| Kept {

@@ -32,6 +32,7 @@ mod mtls;
 mod policy;
 mod reload;
 mod retries;
+mod rotation;
 mod routes;
 mod start;
 mod tcp;
