@@ -159,7 +159,7 @@ async fn serve(
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
-    let follow = works::live(&core, &tasks);
+    let follow = Follow::start(&core, &tasks);
     let running =
         Running { core, doors, refresher, prober, follow, stop: Drain::default(), tasks, opened: Opened::default() };
 
@@ -179,6 +179,7 @@ async fn serve(
     // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
     let file = discovery::file_changes(path, &running.tasks);
     running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
+    running.follow.plain(&running.tasks, reloads.clone());
     info!(service = %plan.service, "ready");
     let child = match (!command.is_empty()).then(|| Child::start(command, &running.tasks)).transpose() {
         Ok(child) => child,

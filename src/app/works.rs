@@ -1,6 +1,6 @@
 //! What a reload does to the running house, and what the admin server sees of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::control::judge::judge;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
-use crate::control::reload::{Hash, Reading, Works};
+use crate::control::reload::{Handle, Hash, Reading, Trigger, Works};
 use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
@@ -121,28 +121,41 @@ impl Works for Wiring {
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
-        follow(&self.follow, &world);
+        self.follow.set(&world);
         self.doors.commit(ready.prepared);
     }
 }
 
-/// Who is told what identity is to be followed.
-pub(super) type Follow = watch::Sender<Option<Arc<Followed>>>;
-
-/// Lets the identity live: its files are followed, and open connections judged.
-pub(super) fn live(core: &Arc<Core>, tasks: &Tasks) -> Arc<Follow> {
-    let sender = Arc::new(Follow::new(None));
-    follow(&sender, &core.world.load());
-    tasks.spawn(certs::follow(sender.subscribe(), tasks.clone()));
-    tasks.spawn(judge(sender.subscribe(), core.metrics.clone(), UnixTime::now));
-    sender
+/// Tells whoever follows files of certificates which these are.
+pub(super) struct Follow {
+    identity: watch::Sender<Option<Arc<Followed>>>,
+    plain: watch::Sender<BTreeSet<PathBuf>>,
 }
 
-/// Tells whose files are to be followed, and whose connections judged, from now on.
-pub(super) fn follow(follow: &Follow, world: &World) {
-    let (plan, grace) = (world.plan.identity.clone(), world.plan.grace);
-    let followed = plan.zip(world.identity.clone()).map(|(plan, store)| Arc::new(Followed { plan, store, grace }));
-    follow.send_replace(followed);
+impl Follow {
+    /// Lets the identity live: its files are followed, and open connections judged.
+    pub(super) fn start(core: &Arc<Core>, tasks: &Tasks) -> Arc<Self> {
+        let follow = Self { identity: watch::Sender::new(None), plain: watch::Sender::default() };
+        follow.set(&core.world.load());
+        tasks.spawn(certs::follow(follow.identity.subscribe(), tasks.clone()));
+        tasks.spawn(judge(follow.identity.subscribe(), core.metrics.clone(), UnixTime::now));
+        Arc::new(follow)
+    }
+
+    /// Has other files of certificates followed too, which take a reload.
+    pub(super) fn plain(&self, tasks: &Tasks, reloads: Handle) {
+        let ask = move || reloads.ask(Trigger::Certificates);
+        tasks.spawn(certs::follow_plain(self.plain.subscribe(), tasks.clone(), ask));
+    }
+
+    /// These are in force from now on.
+    fn set(&self, world: &World) {
+        let (plan, grace) = (world.plan.identity.clone(), world.plan.grace);
+        let followed = plan.zip(world.identity.clone()).map(|(plan, store)| Arc::new(Followed { plan, store, grace }));
+        self.identity.send_replace(followed);
+        let plain = certs::plain_files(&world.plan);
+        self.plain.send_if_modified(|before| std::mem::replace(before, plain.clone()) != plain);
+    }
 }
 
 /// The house as the admin server sees it.

@@ -4,7 +4,9 @@
 //! Certificate, key and roots are several files, and whoever replaces them does so one after the other. So what does not
 //! fit together is tried again for a moment before it is called wrong; what is in force stays so meanwhile.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,7 +19,9 @@ use tracing::{info, warn};
 
 use super::watch::{Pace, watch as watch_file};
 use crate::life::tasks::Tasks;
+use crate::plan::Plan;
 use crate::plan::identity::IdentityPlan;
+use crate::plan::peer::Roots;
 use crate::tls::store::IdentityStore;
 
 /// A few files that are replaced together are quiet for longer than this only when all of them are.
@@ -60,7 +64,7 @@ pub async fn follow(mut following: Following, tasks: Tasks) {
 }
 
 async fn files(followed: &Followed, tasks: &Tasks) {
-    let watch = |path: &std::path::Path| watch::Receiver::from(watch_file(tasks, path.to_owned(), PACE));
+    let watch = |path: &Path| watch::Receiver::from(watch_file(tasks, path.to_owned(), PACE));
     let mut watched: Vec<watch::Receiver<_>> = followed.plan.files().map(watch).collect();
     let (mut trying, mut again) = (Trying::default(), None);
     loop {
@@ -85,6 +89,42 @@ async fn files(followed: &Followed, tasks: &Tasks) {
                 warn!("identity: {why}; the changed files are refused, what was in force stays so");
                 followed.store.refuse(&why);
             }
+        }
+    }
+}
+
+/// Files that a reload reads: certificates of doors, and roots of peers outside the mesh.
+pub fn plain_files(plan: &Plan) -> BTreeSet<PathBuf> {
+    let doors = plan.doors.iter().filter_map(|door| door.tls.as_ref()).flat_map(|tls| [&tls.certificate, &tls.key]);
+    let peers = plan.peers.iter().filter_map(|peer| match &peer.source.tls.as_ref()?.roots {
+        Roots::File(path) => Some(path),
+        Roots::System => None,
+    });
+    doors.chain(peers).cloned().collect()
+}
+
+/// Asks for a reload a moment after one of `files` has changed, until the sender is gone.
+pub async fn follow_plain(mut files: watch::Receiver<BTreeSet<PathBuf>>, tasks: Tasks, ask: impl Fn()) {
+    loop {
+        let now = files.borrow_and_update().clone();
+        let changes = async {
+            let watch = |path: &PathBuf| watch::Receiver::from(watch_file(&tasks, path.clone(), PACE));
+            let mut watched: Vec<watch::Receiver<_>> = now.iter().map(watch).collect();
+            // What they hold at first is what the reload that named them has read.
+            for one in &mut watched {
+                let _ = one.changed().await;
+            }
+            while any(&mut watched).await {
+                // The rest of what belongs together.
+                sleep(LASTS).await;
+                watched.iter_mut().for_each(watch::Receiver::mark_unchanged);
+                ask();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            changed = files.changed() => if changed.is_err() { return },
+            () = changes => {}
         }
     }
 }

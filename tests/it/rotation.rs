@@ -52,6 +52,7 @@ fn distrusted(sidecar: &Sidecar, door: &str, reason: &str) -> f64 {
     sidecar.metric(&["outrigger_distrusted_connections_total", door, reason])
 }
 
+/// The serial number of the certificate that a sidecar shows to `client`.
 fn shown(sidecar: &Sidecar, authority: &Authority) -> String {
     let inspect = Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(["ca", "inspect", &sidecar.inbound.to_string(), "--cert", "tls/client/cert.pem"])
@@ -297,4 +298,19 @@ fn who_would_be_refused_is_said_before_a_door_becomes_strict() {
     let (code, said) = check(&client);
     assert!(code == 1 && said.contains("no inbound door is `mtls: permissive`"), "{said}");
     client.says(&["peer_id=spiffe://shop/server", "path=/x", "status=200"]);
+}
+
+#[test]
+fn certificates_outside_the_mesh_are_followed_too() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    authority.run("issue --service client");
+    authority.run("issue --service web --dns web.test");
+    let at = authority.0.0.join("tls/web").display().to_string();
+    let tls = format!(", tls: {{ certificate: {at}/cert.pem, key: {at}/key.pem }}");
+    let server = Sidecar::start(&serving("", "web", app.addr, &tls));
+    let before = shown(&server, &authority);
+    authority.run("issue --service web --dns web.test");
+    until("the new certificate is shown", || (shown(&server, &authority) != before).then_some(()));
+    server.says(&["the file is in force", "Certificates"]);
+    assert_eq!(server.metric(&["outrigger_reloads_total", "rejected"]), 0.0);
 }
