@@ -558,6 +558,25 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_be_used_any_more_is_let_go() {
+        let (mut pool, t) = (pool(Bounds::default()), Instant::now());
+        for conn in ["a", "b"] {
+            assert_eq!(pool.checkout(t, H1), Checkout::Now(Offer::Connect(H1)));
+            let _ = pool.opened_one(t, H1);
+            assert_eq!(pool.checkout(t, H2), Checkout::Now(Offer::Connect(H2)));
+            let _ = pool.opened_many(t, H2, conn, 1);
+        }
+        for (id, conn) in [(1, "a"), (3, "b")] {
+            assert_eq!(read(pool.returned(t, id, conn, None)), []);
+        }
+        pool.retain(|one| *one == "a", |many| *many == "b");
+        let left = Counts { http1: 2, idle: 1, http2: 1, streams: 1, ..Counts::default() };
+        assert_eq!(pool.counts(), left);
+        assert!(matches!(pool.checkout(t, H1), Checkout::Now(Offer::One(_, "a"))));
+        assert_eq!(pool.checkout(t, H2), Checkout::Now(Offer::Connect(H2)), "the stream of the other holds it open");
+    }
+
+    #[test]
     fn a_server_that_closes_idle_connections_is_believed() {
         let (mut pool, t) = (pool(Bounds::default()), Instant::now());
         let _ = pool.checkout(t, H1);

@@ -25,6 +25,25 @@ fn echo() -> App {
     })
 }
 
+/// An app that answers requests for `/slow` when it is told to.
+fn patient() -> (App, mpsc::Sender<()>) {
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    let app = App::start(move |stream, report| {
+        let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+        let mut writer = stream;
+        while let Some(head) = read_head(&mut reader) {
+            let waits = head.contains("/slow");
+            report.send(head).unwrap();
+            if waits {
+                gate.lock().unwrap().recv().unwrap();
+            }
+            let _ = writer.write_all(OK.as_bytes());
+        }
+    });
+    (app, go)
+}
+
 /// The file of a sidecar that is `service` by the files in `folder`.
 fn identity(folder: &std::path::Path) -> String {
     let at = folder.display();
@@ -138,22 +157,7 @@ fn a_folder_that_is_swapped_by_its_link_is_followed() {
 #[test]
 fn callers_whose_root_is_gone_are_closed_in_order_and_others_notice_nothing() {
     let (mesh, other) = (Authority::new(), Authority::new());
-    // An app that answers when it is told to, and echoes opaque bytes.
-    let (go, gate) = mpsc::channel::<()>();
-    let gate = Arc::new(Mutex::new(gate));
-    let app = App::start(move |stream, report| {
-        let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
-        let mut writer = stream;
-        while let Some(head) = read_head(&mut reader) {
-            let waits = head.contains("/slow");
-            report.send(head).unwrap();
-            if waits {
-                gate.lock().unwrap().recv().unwrap();
-            }
-            let _ = writer.write_all(OK.as_bytes());
-        }
-    });
-    let bytes = echo();
+    let ((app, go), bytes) = (patient(), echo());
     let (own, others) = (mesh.identity("server"), other.identity("stranger"));
     let root = fs::read_to_string(mesh.0.0.join("tls/server/roots.pem")).unwrap();
     let both = format!("{root}{}", fs::read_to_string(other.0.0.join("tls/stranger/roots.pem")).unwrap());
@@ -193,6 +197,38 @@ fn callers_whose_root_is_gone_are_closed_in_order_and_others_notice_nothing() {
     assert!(is_open(&mut stays));
     assert!(ask(friend.outbound, "/x", "").starts_with("HTTP/1.1 200 "));
     assert_eq!(friend.metric(&["outrigger_peer_connects_total", "server"]), 1.0, "on the connection of before");
+}
+
+#[test]
+fn a_peer_whose_root_is_gone_gets_nothing_more() {
+    let (mesh, other, (app, go)) = (Authority::new(), Authority::new(), patient());
+    let server_id = other.identity("server");
+    mesh.identity("client");
+    let root = fs::read_to_string(mesh.0.0.join("tls/client/roots.pem")).unwrap();
+    let both = format!("{root}{}", fs::read_to_string(other.0.0.join("tls/server/roots.pem")).unwrap());
+    other.0.write("tls/server/roots.pem", &both);
+    mesh.0.write("tls/client/roots.pem", &both);
+    let server = Sidecar::start(&serving(&server_id, "server", app.addr, ""));
+    let id = identity(&mesh.0.0.join("tls/client"));
+    let client =
+        Sidecar::start(&calling(&id, server.inbound, "spiffe://shop/server", ", timeout: { keep-alive: 60s }"));
+    let (mut running, mut idle) = (Caller::connect(client.outbound), Caller::connect(client.outbound));
+    running.send("GET /slow HTTP/1.1\r\nHost: server\r\n\r\n");
+    app.next();
+    assert!(idle.send(GET).answer().starts_with("HTTP/1.1 200 "));
+    app.next();
+    mesh.0.write("tls/client/roots.pem", &root);
+    until("both connections are judged", || (distrusted(&client, "outbound", "peer_untrusted") == 2.0).then_some(()));
+    // At once, before anything has swept.
+    let answer = idle.send(GET).answer();
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("reason=peer_untrusted"), "{answer}");
+    until("the idle one is closed", || {
+        (client.metric(&["outrigger_peer_connections{", "server"]) == 1.0).then_some(())
+    });
+    go.send(()).unwrap();
+    assert!(running.answer().starts_with("HTTP/1.1 200 "), "what was under way is answered");
+    until("the other one too", || (client.metric(&["outrigger_peer_connections{", "server"]) == 0.0).then_some(()));
+    app.unseen();
 }
 
 #[test]
