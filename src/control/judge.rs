@@ -36,7 +36,7 @@ pub async fn judge(mut following: Following, metrics: Arc<Metrics>, clock: impl 
         if let Some(followed) = &followed {
             let identity = followed.store.current();
             // What a start or a reload has found was told there.
-            for warning in warnings.new(&identity, clock()).into_iter().filter(|_| !reloaded) {
+            for warning in warnings.fresh(&identity, clock()).into_iter().filter(|_| !reloaded) {
                 warn!("{warning}");
             }
             draining.look(followed, &identity, &metrics, clock()).await;
@@ -113,7 +113,7 @@ struct Warnings(HashSet<String>);
 
 impl Warnings {
     /// What is to be told at `now` and was not before.
-    fn new(&mut self, identity: &Identity, now: UnixTime) -> Vec<String> {
+    fn fresh(&mut self, identity: &Identity, now: UnixTime) -> Vec<String> {
         let before = std::mem::replace(&mut self.0, identity.warnings(now).into_iter().collect());
         self.0.difference(&before).cloned().collect()
     }

@@ -119,9 +119,8 @@ async fn reached(drain: &mut watch::Receiver<Phase>, phase: Phase) -> Phase {
 }
 
 async fn own_reached(own: &mut watch::Receiver<Phase>, phase: Phase) -> Phase {
-    match own.wait_for(|now| *now >= phase).await {
-        Ok(now) => return *now,
-        Err(_) => {}
+    if let Ok(now) = own.wait_for(|now| *now >= phase).await {
+        return *now;
     }
     std::future::pending().await
 }

@@ -22,7 +22,7 @@ use crate::spiffe::{IdMatch, SpiffeId};
 /// Who is at the other end of a connection, and whether that still holds.
 pub struct Proof {
     id: SpiffeId,
-    chain: Arc<[CertificateDer<'static>]>,
+    chain: Chain,
     judged: Mutex<Judged>,
     /// Why it holds no longer.
     over: OnceLock<Untrusted>,
@@ -44,7 +44,10 @@ struct Judged {
 
 /// Verdicts of one look at many connections: those of one caller have one chain.
 #[derive(Default)]
-pub struct Verdicts(HashMap<(bool, Arc<[CertificateDer<'static>]>), Result<SpiffeId, Untrusted>>);
+pub struct Verdicts(HashMap<(bool, Chain), Result<SpiffeId, Untrusted>>);
+
+/// The leaf first.
+type Chain = Arc<[CertificateDer<'static>]>;
 
 impl Proof {
     /// Judges who is at the other end by what holds at `now`; who is `wanted` is `None` for a caller. To be asked on
@@ -62,7 +65,7 @@ impl Proof {
             None => identity.identify_client(chain, now)?,
             Some(wanted) => identity.identify_peer(chain, wanted, now)?,
         };
-        let chain: Arc<[_]> = chain.unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
+        let chain: Chain = chain.unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
         let judged = Judged { wanted, trust: identity.trust(), due: due(&chain, identity, now) };
         Ok(Arc::new(Self {
             id,

@@ -84,7 +84,9 @@ class Rotator:
                 next_roots = now + ROOTS
             if plan and now >= plan[0][0]:
                 _, self.authority, roots = plan.popleft()
-                (self.authority / "root.pem").write_text(roots)
+                # The looks read it at any time.
+                (self.authority / "root.new").write_text(roots)
+                (self.authority / "root.new").replace(self.authority / "root.pem")
                 turns.append(not plan)
             if now >= next_leaf:
                 next_leaf = max(next_leaf + LEAF, now - LEAF)
@@ -148,7 +150,9 @@ class Looks:
                 context.verify_mode = ssl.CERT_OPTIONAL
                 context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
                 for authority in self.lab.folder.glob("ca-*/root.pem"):
-                    context.load_verify_locations(authority)
+                    # One that is just being made has signed nothing yet.
+                    with contextlib.suppress(ssl.SSLError):
+                        context.load_verify_locations(authority)
                 raw.settimeout(5)
                 # A leaf of ours that was read while roots change may be refused: then there is nothing to see.
                 with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True) as tls:
