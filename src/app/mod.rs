@@ -146,13 +146,12 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let (inbound, outbound) = (Direction::default(), Direction::default());
     let core = Arc::new(Core {
         world: ArcSwap::from_pointee(world),
         metrics: metrics.clone(),
         access,
-        inbound,
-        outbound,
+        inbound: Direction::default(),
+        outbound: Direction::default(),
         stale: Stales::default(),
         mirrors: Mirrors::default(),
     });
@@ -177,9 +176,7 @@ async fn serve(
     running.doors.open(&mut prepared, Door::Inbound);
     running.opened.set();
     // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
-    let file = discovery::file_changes(path, &running.tasks);
-    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
-    running.follow.plain(&running.tasks, reloads.clone());
+    follow_files(path, &running, reloader, &reloads);
     info!(service = %plan.service, "ready");
     let child = match (!command.is_empty()).then(|| Child::start(command, &running.tasks)).transpose() {
         Ok(child) => child,
@@ -191,6 +188,13 @@ async fn serve(
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
+}
+
+/// Reloads when asked to, and when the file or what it names has changed.
+fn follow_files(path: &Path, running: &Running, reloader: Reloader<Wiring>, reloads: &Handle) {
+    let file = discovery::file_changes(path, &running.tasks);
+    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
+    running.follow.plain(&running.tasks, reloads.clone());
 }
 
 /// Waits for first endpoints, whether they all come or not: who has none answers 503 with the reason. `false` when the
