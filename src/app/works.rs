@@ -13,11 +13,14 @@ use crate::config::facts::Facts;
 use crate::control::Rooms;
 use crate::control::certs::{self, Followed};
 use crate::control::judge::judge;
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Handle, Hash, Reading, Trigger, Works};
+use crate::control::spiffe::Source;
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
@@ -36,6 +39,8 @@ pub(super) struct Wiring {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    jwks: Arc<Jwks>,
+    agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
     follow: Arc<Follow>,
     path: PathBuf,
@@ -64,6 +69,8 @@ impl Wiring {
             doors: running.doors.clone(),
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
+            jwks: running.jwks.clone(),
+            agent: running.agent.clone(),
             upstreams,
             follow: running.follow.clone(),
             path: path.to_owned(),
@@ -104,9 +111,12 @@ impl Works for Wiring {
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        // At once: what an agent gives must not replace the files' that the World has just put in force.
+        self.agent.set(plan.identity.as_ref(), world.identity.as_ref());
         // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
         self.refresher.also(&before, &world);
-        self.refresher.first_answers(FIRST_ENDPOINTS).await;
+        futures_util::future::join(self.refresher.first_answers(FIRST_ENDPOINTS), self.agent.first(FIRST_ENDPOINTS))
+            .await;
         Ok(Ready { world, prepared })
     }
 
@@ -122,6 +132,7 @@ impl Works for Wiring {
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
         self.follow.set(&world);
+        self.jwks.set(world.jwt.as_ref());
         self.doors.commit(ready.prepared);
     }
 }
@@ -185,7 +196,16 @@ impl Rooms for InForce {
     }
 
     fn identity(&self) -> Option<IdentityState> {
-        self.0.world.load().identity.as_deref().map(IdentityState::of)
+        self.0.world.load().identity.as_deref().and_then(IdentityState::of)
+    }
+
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        self.0.world.load().identity.as_ref().and_then(|store| store.lack())
+    }
+
+    fn issuers(&self) -> Vec<SourceState> {
+        let world = self.0.world.load();
+        world.jwt.iter().flat_map(|tokens| tokens.sources()).map(|source| source.state()).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::watch::{Pace, watch as watch_file};
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
-use crate::plan::identity::IdentityPlan;
+use crate::plan::identity::{FilesPlan, IdentityPlan};
 use crate::plan::peer::Roots;
 use crate::tls::store::IdentityStore;
 
@@ -51,8 +51,8 @@ pub async fn follow(mut following: Following, tasks: Tasks) {
     loop {
         let now = following.borrow_and_update().clone();
         let files = async {
-            match now {
-                Some(followed) => files(&followed, &tasks).await,
+            match now.as_deref().and_then(|followed| Some((followed.plan.files()?, &*followed.store))) {
+                Some((plan, store)) => files(plan, store, &tasks).await,
                 None => std::future::pending().await,
             }
         };
@@ -63,9 +63,9 @@ pub async fn follow(mut following: Following, tasks: Tasks) {
     }
 }
 
-async fn files(followed: &Followed, tasks: &Tasks) {
+async fn files(plan: &FilesPlan, store: &IdentityStore, tasks: &Tasks) {
     let watch = |path: &Path| watch::Receiver::from(watch_file(tasks, path.to_owned(), PACE));
-    let mut watched: Vec<watch::Receiver<_>> = followed.plan.files().map(watch).collect();
+    let mut watched: Vec<watch::Receiver<_>> = plan.paths().map(watch).collect();
     let (mut trying, mut again) = (Trying::default(), None);
     loop {
         tokio::select! {
@@ -77,9 +77,8 @@ async fn files(followed: &Followed, tasks: &Tasks) {
             () = sleep(again.unwrap_or_default()), if again.is_some() => {}
         }
         again = None;
-        let read = followed.store.reload(&followed.plan, UnixTime::now());
-        if let Ok(true) = read {
-            let identity = followed.store.current();
+        let read = store.reload(plan, UnixTime::now());
+        if let (Ok(true), Some(identity)) = (&read, store.current()) {
             info!(id = %identity.id(), fingerprint = identity.fingerprint(), "the files of the identity have changed and are in force");
         }
         match trying.came_to(read, Instant::now()) {
@@ -87,7 +86,7 @@ async fn files(followed: &Followed, tasks: &Tasks) {
             Next::Again => again = Some(AGAIN),
             Next::Tell(why) => {
                 warn!("identity: {why}; the changed files are refused, what was in force stays so");
-                followed.store.refuse(&why);
+                store.refuse(&why);
             }
         }
     }

@@ -33,8 +33,7 @@ pub async fn judge(mut following: Following, metrics: Arc<Metrics>, clock: impl 
     let mut reloaded = true;
     loop {
         let followed = following.borrow_and_update().clone();
-        if let Some(followed) = &followed {
-            let identity = followed.store.current();
+        if let Some((followed, identity)) = followed.as_ref().and_then(|it| Some((it, it.store.current()?))) {
             // What a start or a reload has found was told there.
             for warning in warnings.fresh(&identity, clock()).into_iter().filter(|_| !reloaded) {
                 warn!("{warning}");

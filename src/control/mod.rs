@@ -3,9 +3,11 @@
 pub mod admin;
 pub mod certs;
 pub mod child;
+pub mod fetch;
 pub mod files;
 pub mod here;
 pub mod judge;
+pub mod jwks;
 pub mod load;
 pub mod lookups;
 pub mod probe;
@@ -13,6 +15,7 @@ pub mod ready;
 pub mod refresh;
 pub mod reload;
 pub mod signals;
+pub mod spiffe;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod unlisted;
@@ -25,6 +28,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
@@ -41,9 +45,19 @@ pub trait Rooms: Send + Sync + 'static {
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
     }
-    /// Who this sidecar is; `None` without `identity`.
+    /// Who this sidecar is; `None` without an identity.
     fn identity(&self) -> Option<IdentityState> {
         None
+    }
+
+    /// Why this sidecar has no identity, where its file says that it has one.
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// The issuers whose tokens are believed.
+    fn issuers(&self) -> Vec<SourceState> {
+        Vec::new()
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;

@@ -1,6 +1,7 @@
 //! The document made true: immutable, complete, checked. Pure: it never awaits, reads a clock or opens anything.
 
 pub mod build;
+pub mod claims;
 pub mod control_file;
 pub mod door;
 pub mod egress;
@@ -8,6 +9,7 @@ pub mod fallback;
 pub mod health;
 pub mod hosts;
 pub mod identity;
+pub mod jwt;
 pub mod keyhash;
 pub mod matching;
 pub mod path;
@@ -26,6 +28,7 @@ use crate::telemetry::{access, line};
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
 use identity::IdentityPlan;
+use jwt::JwtPlan;
 use peer::PeerPlan;
 use policy::Policy;
 use rules::DoorGates;
@@ -61,6 +64,8 @@ pub struct Plan {
     pub gates: DoorGates,
     /// Who may ask what of the service.
     pub policy: Policy,
+    /// Whose tokens are believed; `None` where none are looked at.
+    pub jwt: Option<Arc<JwtPlan>>,
 }
 
 /// Where the admin server listens and who may change things through it.

@@ -33,6 +33,7 @@ use crate::upstream::world::{Upstreams, World};
 
 mod detection;
 mod http2;
+mod paths;
 mod routes;
 mod tunnels;
 

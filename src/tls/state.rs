@@ -44,10 +44,10 @@ pub struct ExpiryState {
 }
 
 impl IdentityState {
-    /// As of now.
-    pub fn of(store: &IdentityStore) -> Self {
-        let identity = store.current();
-        Self {
+    /// As of now; `None` as long as there is none.
+    pub fn of(store: &IdentityStore) -> Option<Self> {
+        let identity = store.current()?;
+        Some(Self {
             id: identity.id().to_string(),
             fingerprint: identity.fingerprint(),
             source: identity.origin().to_owned(),
@@ -55,7 +55,7 @@ impl IdentityState {
             news: store.news(),
             rotations: store.rotations.get(),
             refusals: store.refusals.get(),
-        }
+        })
     }
 
     /// The first expiry of each kind, and of roots for each trust domain: unix time by kind and trust domain.

@@ -1,9 +1,10 @@
-//! `IdentityStore`: the identity in force, replaced whole or not at all, and the connections that were proven to it.
+//! `IdentityStore`: the identity in force, replaced whole or not at all, and the connections that were proven to it; empty
+//! until a source has brought the first.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
@@ -11,14 +12,20 @@ use tokio::sync::Notify;
 
 use super::identity::Identity;
 use super::proof::Proofs;
-use crate::plan::identity::IdentityPlan;
+use crate::plan::identity::FilesPlan;
 use crate::telemetry::metrics::Counter;
 use crate::telemetry::stamp::Stamp;
 
+/// What is said where no source has said anything.
+const NOTHING_YET: &str = "no identity has come yet";
+
 /// Holds the identity in force. Whoever brings a new one calls [`replace`](Self::replace): the files' watcher through
 /// [`reload`](Self::reload), or another source that fills in a `Material`. One at a time.
+#[derive(Default)]
 pub struct IdentityStore {
-    current: ArcSwap<Identity>,
+    current: ArcSwapOption<Identity>,
+    /// Why the source has brought nothing, in its last words.
+    why: Mutex<Option<Arc<str>>>,
     /// What open connections have proven.
     pub proofs: Proofs,
     /// Identities that took the place of another one.
@@ -30,10 +37,11 @@ pub struct IdentityStore {
 }
 
 /// What became of replacements last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct News {
     /// Since when the identity in force is.
-    pub changed: Stamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Stamp>,
     /// The replacement that was refused, if none was taken since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
@@ -44,40 +52,58 @@ pub struct News {
 pub struct Refused {
     /// When.
     pub at: Stamp,
-    /// Why; it names the file and never holds a secret.
+    /// Why; it names where it came from and never holds a secret.
     pub why: String,
 }
 
 impl IdentityStore {
     /// Starts with `identity`.
     pub fn new(identity: Identity) -> Self {
-        Self {
-            current: ArcSwap::from_pointee(identity),
-            proofs: Proofs::default(),
-            rotations: Counter::default(),
-            refusals: Counter::default(),
-            news: Mutex::new(News { changed: Stamp(SystemTime::now()), refused: None }),
-            changed: Notify::new(),
-        }
+        let store = Self::default();
+        store.replace(identity);
+        store
     }
 
-    /// The one in force. A connection keeps it to the end of its handshake and is judged by it; what is built from it
-    /// is out of date once `Arc::ptr_eq` with a later one fails.
-    pub fn current(&self) -> Arc<Identity> {
+    /// The one in force; `None` until the first has come. A connection keeps it to the end of its handshake and is
+    /// judged by it; what is built from it is out of date once `Arc::ptr_eq` with a later one fails.
+    pub fn current(&self) -> Option<Arc<Identity>> {
         self.current.load_full()
+    }
+
+    /// Why there is none, for who is refused because of it; `None` where there is one.
+    pub fn lack(&self) -> Option<Arc<str>> {
+        if self.current.load().is_some() {
+            return None;
+        }
+        Some(self.why.lock().clone().unwrap_or_else(|| NOTHING_YET.into()))
+    }
+
+    /// Notes why the source has brought nothing.
+    pub fn lacks(&self, why: &str) {
+        *self.why.lock() = Some(why.into());
     }
 
     /// Puts `identity` in force, and says whether anything is new: the same again keeps its sessions.
     pub fn replace(&self, identity: Identity) -> bool {
         self.news.lock().refused = None;
-        let new = !self.current.load().is_same_as(&identity);
-        if new {
-            self.current.store(Arc::new(identity));
-            self.rotations.inc();
-            self.news.lock().changed = Stamp(SystemTime::now());
-            self.changed.notify_one();
+        let before = self.current.load_full();
+        if before.as_ref().is_some_and(|before| before.is_same_as(&identity)) {
+            return false;
         }
-        new
+        self.current.store(Some(Arc::new(identity)));
+        self.news.lock().changed = Some(Stamp(SystemTime::now()));
+        if before.is_some() {
+            self.rotations.inc();
+        }
+        self.changed.notify_one();
+        true
+    }
+
+    /// Forgets the one in force: this sidecar is nobody any more.
+    pub fn clear(&self) {
+        self.current.store(None);
+        *self.why.lock() = None;
+        *self.news.lock() = News::default();
     }
 
     /// Notes that a replacement was refused; what is in force stays.
@@ -100,7 +126,7 @@ impl IdentityStore {
     ///
     /// # Errors
     /// As [`Identity::read`].
-    pub fn reload(&self, plan: &IdentityPlan, now: UnixTime) -> Result<bool, String> {
-        Ok(self.replace(Identity::read(plan, now)?))
+    pub fn reload(&self, files: &FilesPlan, now: UnixTime) -> Result<bool, String> {
+        Ok(self.replace(Identity::read(files, now)?))
     }
 }

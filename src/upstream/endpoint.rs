@@ -709,7 +709,7 @@ mod tests {
         let lease = lease.unwrap();
         let waiting = rig.endpoint.lease(&rig.peer, Version::Http1, Deadline::NONE);
         assert!(size_of_val(&waiting) <= 256, "lease: {}", size_of_val(&waiting));
-        assert!(size_of_val(&lease) <= 104, "Lease: {}", size_of_val(&lease));
+        assert!(size_of_val(&lease) <= 96, "Lease: {}", size_of_val(&lease));
         let sending = lease.send(get("/"), None);
         assert!(size_of_val(&sending) <= 1152, "send: {}", size_of_val(&sending));
         let body = size_of::<crate::upstream::lease::AnswerBody>();

@@ -16,6 +16,7 @@ use super::guard::{self, Caller, Refusal};
 use crate::control::reload::{Report, Trigger};
 use crate::control::{House, ready};
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
 use crate::plan::door::{DoorPlan, Leads, Mtls};
 use crate::plan::peer::PeerKind;
@@ -191,6 +192,8 @@ struct State {
     /// Who would be refused if `inbound.mtls` were `strict`; absent where it is not `permissive`.
     #[serde(skip_serializing_if = "Option::is_none")]
     plaintext: Option<PlaintextState>,
+    /// Whose tokens are believed, and how many of their keys are known.
+    issuers: Vec<SourceState>,
     config: Report,
 }
 
@@ -223,6 +226,7 @@ impl State {
             peers: house.rooms.peers(),
             identity: house.rooms.identity(),
             plaintext: is_permissive(&plan).then(|| house.metrics.plaintext.state(SystemTime::now())),
+            issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }
     }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod doors;
 pub mod fallback;
 pub mod identity;
+pub mod jwt;
 pub mod limits;
 pub mod lint;
 pub mod peers;
@@ -62,6 +63,8 @@ pub enum Content {
     Key,
     /// PEM CRLs.
     Crls,
+    /// A JWK set.
+    Jwks,
     /// The admin server's token.
     Token,
     /// The endpoints of this peer.
@@ -87,11 +90,14 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     check::addresses(config, &mut parts);
     let gates = limits::doors(config, parts.problems);
     let policy = policy::policy(config, parts.problems);
+    let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
-        lint::lint(config, parts.problems);
+        let asks = asks_identity(&parts.doors);
+        lint::lint(config, asks, parts.problems);
         if let Some(inbound) = &config.inbound {
-            policy::lint(inbound, &policy, asks_identity(&parts.doors), parts.problems);
+            policy::lint(inbound, &policy, asks, parts.problems);
+            jwt::lint(inbound, parts.problems);
         }
     }
     let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
@@ -110,6 +116,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         access_log: access_log(&config.telemetry),
         gates,
         policy,
+        jwt,
     };
     Built { plan, door_keys, files }
 }

@@ -26,14 +26,14 @@ fn identity(own: &Chain, roots: &[&Authority], crl: Option<(&Authority, &[u64], 
 
 /// Keeps the proof of a connection whose end shows `chain`.
 fn keep(store: &IdentityStore, chain: &Chain, wanted: Option<Wanted>) -> Arc<Proof> {
-    let proof = Proof::new(&store.current(), Some(&chain.certificates), wanted, now()).unwrap();
+    let proof = Proof::new(&store.current().unwrap(), Some(&chain.certificates), wanted, now()).unwrap();
     store.proofs.keep(&proof);
     proof
 }
 
 /// Why connections are refused by a look at `at`, and how many were looked at.
 fn look(store: &IdentityStore, at: UnixTime) -> (Vec<Untrusted>, usize) {
-    let (identity, mut seen) = (store.current(), Verdicts::default());
+    let (identity, mut seen) = (store.current().unwrap(), Verdicts::default());
     let due = store.proofs.due(&identity, at);
     (due.iter().filter_map(|proof| proof.judge(&identity, &mut seen, at).err()).collect(), due.len())
 }
@@ -86,7 +86,7 @@ fn roots_that_go_end_whom_they_vouched_for_and_nothing_else_does() {
     look(&store, now());
     assert!(!by_old.holds());
     // Proven under the roots of before, after these were looked at.
-    let late = Proof::new(&store.current(), Some(&old.issue(CALLER).certificates), None, now()).unwrap();
+    let late = Proof::new(&store.current().unwrap(), Some(&old.issue(CALLER).certificates), None, now()).unwrap();
     assert!(store.replace(identity(&own_new, &[&new], None)));
     look(&store, now());
     store.proofs.keep(&late);
@@ -130,7 +130,14 @@ fn our_own_expired_leaf_keeps_being_shown_and_others_are_still_judged() {
     let root = Authority::root("root");
     let own = root.issue_with(OWN, |params| dates(params, -2, -1));
     let store = IdentityStore::new(identity(&own, &[&root], None));
-    assert!(store.current().warnings(now()).iter().any(|warning| warning.contains("our own certificate expired at")));
+    assert!(
+        store
+            .current()
+            .unwrap()
+            .warnings(now())
+            .iter()
+            .any(|warning| warning.contains("our own certificate expired at"))
+    );
     let caller = keep(&store, &root.issue(CALLER), None);
     assert_eq!(look(&store, time(1)), (vec![], 0));
     assert!(caller.holds());
