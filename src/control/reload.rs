@@ -95,6 +95,8 @@ pub enum Trigger {
     Signal,
     /// The file's content changed.
     File,
+    /// A file of certificates that a reload reads changed.
+    Certificates,
     /// `POST /reload`.
     Admin,
     /// The file was refused some seconds ago.

@@ -15,7 +15,7 @@ use crate::life::tasks::Tasks;
 use crate::net::accept::{Backoff, Bound, bind};
 use crate::plan::Plan;
 use crate::plan::build::check::collide;
-use crate::plan::door::DoorPlan;
+use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
 
 /// A listener that could not be bound.
@@ -67,7 +67,12 @@ struct Open {
     side: Door,
     listen: Addr,
     drain: Drain,
+    plaintext: Plaintext,
 }
+
+/// What those obey besides who came to a door without proving who they are: it begins once the door has become strict,
+/// and is another one for those that come later.
+type Plaintext = Arc<Mutex<Drain>>;
 
 /// Listeners that are bound and not yet served.
 pub struct Prepared {
@@ -136,8 +141,30 @@ impl Doors {
             }
             stays
         });
+        self.end_plaintext(&prepared.plan);
         self.open(&mut prepared, Door::Outbound);
         self.open(&mut prepared, Door::Inbound);
+    }
+
+    /// Ends what came in plaintext through doors that are strict by now.
+    fn end_plaintext(&self, plan: &Plan) {
+        let strict = |open: &&Open| {
+            let mut doors = plan.doors.iter();
+            doors.any(|door| door.listen == open.listen && door.side == open.side && door.mtls == Mtls::Strict)
+        };
+        for open in self.open.lock().iter().filter(strict) {
+            let before = std::mem::take(&mut *open.plaintext.lock());
+            if !before.is_watched() {
+                continue;
+            }
+            before.advance(Phase::Draining);
+            let _runtime = self.data.enter();
+            let grace = plan.grace;
+            self.accepting.spawn(async move {
+                tokio::time::sleep(grace).await;
+                before.advance(Phase::Forced);
+            });
+        }
     }
 
     /// Every open door: its side and its address.
@@ -149,10 +176,12 @@ impl Doors {
         let drain = Drain::default();
         let local = bound.local_addr().map_or_else(|| door.listen.clone(), Addr::Tcp);
         tracing::info!(door = door.side.word(), listen = %local, "listening");
-        let open = Open { side: door.side, listen: door.listen.clone(), drain: drain.clone() };
+        let plaintext = Plaintext::default();
+        let open =
+            Open { side: door.side, listen: door.listen.clone(), drain: drain.clone(), plaintext: plaintext.clone() };
         let side = self.core.direction(door.side).drain.watch();
         let follow = follow(side, drain.clone(), self.core.clone());
-        let accept = accept(self.core.clone(), door.clone(), bound, drain);
+        let accept = accept(self.core.clone(), door.clone(), bound, drain, plaintext);
         let _runtime = self.data.enter();
         self.accepting.spawn(accept);
         self.accepting.spawn(follow);
@@ -209,7 +238,7 @@ impl Drop for Place {
 }
 
 /// Accepts until the door drains. What a connection is subject to is read anew for each, from the World of that moment.
-async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drain) {
+async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drain, plaintext: Plaintext) {
     let listener = match bound.listen() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(listen = %first.listen, %error, "cannot listen"),
@@ -252,7 +281,11 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         metrics.open.add(1);
         open.fetch_add(1, Ordering::AcqRel);
         let place = Place { core: core.clone(), side: first.side, open: open.clone() };
-        let mut conn = connection::accepted(&core, &world.plan, door, &learned, client, drain.watch());
+        let watch = match door.side {
+            Door::Inbound => drain.watch().beside(&plaintext.lock()),
+            Door::Outbound => drain.watch(),
+        };
+        let mut conn = connection::accepted(&core, &world.plan, door, &learned, client, watch);
         conn.place = Some(place);
         core.direction(first.side).open.spawn(connection::serve(conn, io));
     }

@@ -243,7 +243,7 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
     let rules = Rules {
         forward_proxy: conn.side() == Door::Outbound,
         trusted: conn.trusted,
-        fills: conn.identity.is_some(),
+        fills: conn.proof.is_some(),
         client: conn.client_field.as_ref(),
         tls: conn.tls,
         upgrades: &conn.door.upgrades,

@@ -23,7 +23,6 @@ use crate::reason::{Reason, Side};
 use crate::resilience::gate::Through;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{Skip, grpc_code};
-use crate::spiffe::SpiffeId;
 use crate::telemetry::line::Line;
 use crate::upstream::guards::{Admitted, Outcome};
 use crate::upstream::in_flight::Owed;
@@ -363,7 +362,8 @@ impl Exchange {
             time: SystemTime::now(),
             door: self.conn.side(),
             client: self.conn.caller.client,
-            client_id: self.conn.identity.as_ref().map_or("", SpiffeId::as_str),
+            client_id: self.conn.client_id(),
+            peer_id: self.trail.peer_id(),
             method: self.method.as_str(),
             scheme: if self.conn.tls { "https" } else { "http" },
             host: self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
@@ -430,7 +430,7 @@ pub fn refused_with(conn: &Conn, reason: Reason, status: Option<StatusCode>, det
         status: status.map(|status| status.as_u16()),
         reason: Some((reason, failure::side(reason, None))),
         detail,
-        client_id: conn.identity.as_ref().map_or("", SpiffeId::as_str),
+        client_id: conn.client_id(),
         ..Line::new(SystemTime::now(), conn.side(), conn.caller.client)
     });
 }

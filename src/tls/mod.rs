@@ -9,7 +9,9 @@ pub mod files;
 pub mod identity;
 mod judged;
 pub mod material;
+pub mod proof;
 pub mod server;
+pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,11 @@ impl Trust {
         Self { domains, crls, layers, algorithms, judged: Judged::default() }
     }
 
+    /// Whether there is any list of the revoked.
+    pub(super) fn revokes(&self) -> bool {
+        !self.crls.is_empty()
+    }
+
     /// Who the holder of `leaf` is, if the roots of its own trust domain vouch for it at `now`. Nothing but the one
     /// URI counts as identity: no common name, no DNS name (X509-SVID §5).
     ///
