@@ -26,6 +26,7 @@ pub mod dns;
 pub mod http;
 pub mod jwt;
 pub mod net;
+pub mod redirect;
 pub mod tls;
 // floor 6: the living side of the plan
 pub mod upstream;

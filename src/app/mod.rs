@@ -23,6 +23,7 @@ use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
+use crate::control::dnsdoor::{self, DnsDoor};
 use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
@@ -126,6 +127,7 @@ struct Running {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    dns: Arc<DnsDoor>,
     jwks: Arc<Jwks>,
     agent: Arc<Source>,
     stop: Drain,
@@ -163,16 +165,18 @@ async fn serve(
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
     let core = Arc::new(core(world, &metrics, access));
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
-    let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
+    let dns = Arc::new(DnsDoor::new(plan.clone(), tasks.clone(), metrics.clone()));
+    let (servers, names, mut prepared) = bind_all(&plan, &loaded, &doors, &dns).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
     let jwks = Arc::new(Jwks::new(tasks.clone(), refresher.clone(), metrics.clone()));
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
     let (stop, opened) = (Drain::default(), Opened::default());
-    let running = Running { core, doors, refresher, prober, jwks, agent, stop, tasks, opened };
+    let running = Running { core, doors, refresher, prober, dns, jwks, agent, stop, tasks, opened };
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
 
+    running.dns.commit(names, &plan)?;
     running.doors.open(&mut prepared, Door::Outbound);
     running.follow();
     if !first_endpoints(&mut signals, &running, &reloads).await {
@@ -238,10 +242,19 @@ async fn first_endpoints(signals: &mut Signals, running: &Running, reloads: &Han
 }
 
 /// Binds everything, or says all that cannot be bound.
-async fn bind_all(plan: &Arc<Plan>, loaded: &Loaded, doors: &Doors) -> Result<(Servers, Prepared), Stop> {
+async fn bind_all(
+    plan: &Arc<Plan>,
+    loaded: &Loaded,
+    doors: &Doors,
+    dns: &DnsDoor,
+) -> Result<(Servers, dnsdoor::Prepared, Prepared), Stop> {
     let (servers, mut lines) = bind_servers(plan, loaded).await;
+    let names = dns.prepare(plan).unwrap_or_else(|errors| {
+        lines.extend(works::dns_problems(Some(loaded), &errors));
+        dnsdoor::Prepared::default()
+    });
     match doors.prepare(plan) {
-        Ok(prepared) if lines.is_empty() => return Ok((servers, prepared)),
+        Ok(prepared) if lines.is_empty() => return Ok((servers, names, prepared)),
         Ok(_) => {}
         Err(errors) => lines.extend(works::door_problems(Some(loaded), &errors)),
     }
@@ -267,7 +280,7 @@ async fn bind_servers(plan: &Plan, loaded: &Loaded) -> (Servers, Vec<String>) {
 
 fn serve_pages(servers: Servers, running: &Running, reloads: &Handle) {
     let house = Arc::new(House {
-        rooms: Arc::new(InForce(running.core.clone())),
+        rooms: Arc::new(InForce(running.core.clone(), running.dns.clone())),
         metrics: running.core.metrics.clone(),
         started: SystemTime::now(),
         since: Instant::now(),

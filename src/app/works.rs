@@ -1,14 +1,16 @@
 //! What a reload does to the running house, and what the admin server sees of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::Rooms;
+use crate::control::dnsdoor::{self, DnsDoor, DnsState};
 use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
@@ -33,6 +35,7 @@ pub(super) struct Wiring {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    dns: Arc<DnsDoor>,
     jwks: Arc<Jwks>,
     agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
@@ -47,6 +50,7 @@ pub(super) struct Wiring {
 pub(super) struct Ready {
     world: World,
     prepared: Prepared,
+    names: dnsdoor::Prepared,
 }
 
 impl Wiring {
@@ -62,6 +66,7 @@ impl Wiring {
             doors: running.doors.clone(),
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
+            dns: running.dns.clone(),
             jwks: running.jwks.clone(),
             agent: running.agent.clone(),
             upstreams,
@@ -101,6 +106,7 @@ impl Works for Wiring {
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
         let prepared = self.doors.prepare(plan);
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
+        let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
         // At once: what an agent gives must not replace the files' that the World has just put in force.
@@ -109,7 +115,7 @@ impl Works for Wiring {
         self.refresher.also(&before, &world);
         futures_util::future::join(self.refresher.first_answers(FIRST_ENDPOINTS), self.agent.first(FIRST_ENDPOINTS))
             .await;
-        Ok(Ready { world, prepared })
+        Ok(Ready { world, prepared, names })
     }
 
     fn apply(&mut self, plan: Arc<Plan>, ready: Ready) {
@@ -123,13 +129,16 @@ impl Works for Wiring {
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
+        if let Err(error) = self.dns.commit(ready.names, &world.plan) {
+            error!(%error, "the DNS door cannot be opened");
+        }
         self.jwks.set(world.jwt.as_ref());
         self.doors.commit(ready.prepared);
     }
 }
 
 /// The house as the admin server sees it.
-pub(super) struct InForce(pub(super) Arc<Core>);
+pub(super) struct InForce(pub(super) Arc<Core>, pub(super) Arc<DnsDoor>);
 
 impl Rooms for InForce {
     fn plan(&self) -> Arc<Plan> {
@@ -152,6 +161,10 @@ impl Rooms for InForce {
         all.filter(|(_, _, rule)| !rule.is_open())
             .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
             .collect()
+    }
+
+    fn dns(&self) -> Option<DnsState> {
+        self.1.state()
     }
 
     fn lacks_identity(&self) -> Option<Arc<str>> {
@@ -185,4 +198,13 @@ pub(super) fn door_problems(loaded: Option<&Loaded>, errors: &[DoorError]) -> Ve
         Some(loaded.bind_problem(loaded.plan.doors.iter().position(same)?, &error.source).to_string())
     };
     errors.iter().map(|error| place(error).unwrap_or_else(|| error.to_string())).collect()
+}
+
+/// The addresses of the DNS door that could not be bound, each with the line of the file that asked for it.
+pub(super) fn dns_problems(loaded: Option<&Loaded>, errors: &[(SocketAddr, std::io::Error)]) -> Vec<String> {
+    let line = |(addr, error): &(SocketAddr, std::io::Error)| match loaded {
+        Some(loaded) => loaded.server_problem("dns.listen", &addr.to_string(), error).to_string(),
+        None => format!("dns.listen: cannot listen on {addr}: {error}"),
+    };
+    errors.iter().map(line).collect()
 }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod child;
+pub mod dnsdoor;
 pub mod fetch;
 pub mod files;
 pub mod here;
@@ -31,6 +32,7 @@ use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::state::{LimitState, PeerState};
+use dnsdoor::DnsState;
 
 /// What is in force, as the admin server asks for it.
 pub trait Rooms: Send + Sync + 'static {
@@ -41,6 +43,10 @@ pub trait Rooms: Send + Sync + 'static {
     /// The limits of each door and route, with what is used of them.
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
+    }
+    /// The DNS door, where there is one.
+    fn dns(&self) -> Option<DnsState> {
+        None
     }
     /// Why this sidecar has no identity, where its file says that it has one.
     fn lacks_identity(&self) -> Option<Arc<str>> {

@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
@@ -63,7 +63,7 @@ impl Identity {
         let id = facts.id().map_err(|why| format!("{origin}: {why}"))?;
         let mut expiries = vec![Expiry { of: Of::Leaf, validity: facts.validity }];
         let domains = domains(&roots, &id, &mut expiries)?;
-        let provider = Arc::new(provider::default_provider());
+        let provider = Arc::new(mesh_provider());
         let revoked = revocations(&crls, &mut expiries)?;
         let trust = Arc::new(Trust::new(domains, revoked, provider.signature_verification_algorithms));
         vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
@@ -264,6 +264,14 @@ fn vouched(trust: &Trust, chain: &[CertificateDer<'static>], now: UnixTime) -> R
     Ok(())
 }
 
+/// The provider with TLS_AES_128_GCM_SHA256 first: SHA-256 has instructions of its own on today's processors, and the
+/// hash is a good part of a resumed handshake.
+fn mesh_provider() -> CryptoProvider {
+    let mut provider = provider::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
 /// Both configurations without what differs by door or endpoint. X25519MLKEM768 comes first in the provider's groups.
 fn configs(
     certified: CertifiedKey,
@@ -282,6 +290,7 @@ fn configs(
     // change every six hours and end with this identity.
     server.ticketer = provider::Ticketer::new()?;
     server.require_ems = true;
+    server.ignore_client_order = true;
     let nobody = PeerVerifier { trust: trust.clone(), wanted: Wanted::new(Arc::default(), None) };
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?

@@ -7,6 +7,7 @@ pub mod expiry;
 pub mod facts;
 pub mod files;
 pub mod identity;
+mod judged;
 pub mod material;
 pub mod server;
 pub mod store;

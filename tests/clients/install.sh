@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the real software that the client suite talks with: Debian packages (as root), a Python venv, npm packages.
+# Installs the real software that the suites need: Debian packages (as root), a Python venv, npm packages.
 # Safe to run again: what is there is left alone.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,11 +16,15 @@ need redis-server redis-server
 need mariadb-server-core /usr/sbin/mariadbd
 need mariadb-client-core /usr/bin/mariadb
 need dnsmasq-base /usr/sbin/dnsmasq
+need bind9-dnsutils dig
 need wrk wrk
 need nghttp2-client h2load
 need nodejs node
 need iproute2 ip
 need util-linux nsenter
+need nftables /usr/sbin/nft
+need iptables /usr/sbin/iptables
+need strace strace
 need systemd systemd-analyze
 need file file
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::guard::{self, Caller, Refusal};
+use crate::control::dnsdoor::DnsState;
 use crate::control::reload::{Report, Trigger};
 use crate::control::{House, ready};
 use crate::ids::PeerName;
@@ -174,6 +175,8 @@ struct State {
     /// By door or route; without those that have no limit.
     limits: BTreeMap<String, BTreeMap<&'static str, LimitState>>,
     peers: Vec<PeerState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<DnsState>,
     /// Whose tokens are believed, and how many of their keys are known.
     issuers: Vec<SourceState>,
     config: Report,
@@ -206,6 +209,7 @@ impl State {
             doors: plan.doors.iter().map(|door| DoorState::of(door, &plan)).collect(),
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
+            dns: house.rooms.dns(),
             issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }

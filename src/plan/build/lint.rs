@@ -19,6 +19,7 @@ pub fn lint(config: &Config, asks_identity: bool, problems: &mut Problems) {
     per_identity(config, asks_identity, problems);
     app_in_the_open(config, problems);
     open_proxy(config, problems);
+    super::dns::lint(config, problems);
     for (_, peer) in &config.peers.0 {
         opaque_without_port(peer, problems);
         port_in_the_open(peer, problems);

@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod check;
+pub mod dns;
 pub mod doors;
 pub mod fallback;
 pub mod identity;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod lint;
 pub mod peers;
 pub mod policy;
+pub mod redirect;
 pub mod retry;
 pub mod routes;
 pub mod standing;
@@ -20,10 +22,10 @@ use std::sync::Arc;
 use super::door::{Allow, DoorPlan, Egress, Mtls, Otherwise};
 use super::hosts::HostTable;
 use super::peer::PeerPlan;
-use super::{AccessLog, AccessLogPlan, AdminPlan, DnsPlan, LogFormat, Plan};
+use super::{AccessLog, AccessLogPlan, AdminPlan, LogFormat, Plan};
 use crate::config::Config;
 use crate::config::kind::Set;
-use crate::config::listener::{self, Dns, Outbound};
+use crate::config::listener::{self, Outbound};
 use crate::config::problem::Problems;
 use crate::config::telemetry::{self, Admin, Telemetry};
 use crate::config::tree::Mark;
@@ -86,10 +88,14 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     if let Some(listen) = status {
         parts.own.push(Own::of(&config.status, Addr::Tcp(listen)));
     }
-    dns_order(&config.dns, parts.problems);
+    let dns = dns::dns(config, &mut parts);
+    let virtual_ips = dns::virtual_ips(&mut parts);
     check::addresses(config, &mut parts);
     let gates = limits::doors(config, parts.problems);
     let policy = policy::policy(config, parts.problems);
+    if !config.redirect.is_default() {
+        redirect::capture(config, parts.problems);
+    }
     let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
@@ -111,8 +117,9 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         doors,
         peers,
         hosts,
+        virtual_ips,
         egress: egress(&config.outbound, &own),
-        dns: dns(&config.dns),
+        dns,
         access_log: access_log(&config.telemetry),
         gates,
         policy,
@@ -207,24 +214,6 @@ fn egress(outbound: &Outbound, own: &[Own]) -> Egress {
         },
         allow: outbound.allow.0.iter().map(allow).collect(),
         own: own.iter().map(|own| own.addr.clone()).collect(),
-    }
-}
-
-fn dns(dns: &Dns) -> DnsPlan {
-    DnsPlan {
-        servers: dns.servers.0.iter().map(|server| server.0).collect(),
-        floor: dns.floor.0,
-        ceiling: dns.ceiling.0,
-        stale_for: dns.stale_for.0,
-        timeout: dns.timeout.0,
-        hosts_file: dns.hosts_file.value,
-    }
-}
-
-fn dns_order(dns: &Dns, problems: &mut Problems) {
-    if dns.floor.0 > dns.ceiling.0 {
-        let said = if dns.floor.is_default() { dns.ceiling.origin.at() } else { dns.floor.origin.at() };
-        problems.error("dns.floor", said, "must not be longer than dns.ceiling", None);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::plan::rules::{
 
 mod identity;
 mod mistakes;
+mod names;
 mod rules;
 mod same;
 
