@@ -227,6 +227,17 @@ impl<'a> Tries<'a> {
         Ok(request)
     }
 
+    /// The answer to a request of which nothing is kept to send it again; `trail` knows why, where the rule names it.
+    pub(super) fn passed_on(&self, trail: &mut Trail, mut answer: Answer, method: &Method) -> Answer {
+        let trailers = self.early_trailers(&mut answer);
+        let outcome =
+            Outcome::Answered { status: answer.status(), fields: answer.headers(), trailers: trailers.as_ref() };
+        // It cannot be repeated, so this takes nothing from the budget.
+        let never = self.judge(trail, &outcome, method, false);
+        debug_assert!(never.is_none(), "nothing is there to be sent again");
+        answer
+    }
+
     /// A gRPC answer's trailers, if they are already there and the rule may name what they say.
     pub(super) fn early_trailers(&self, answer: &mut Answer) -> Option<HeaderMap> {
         let early = self.call.rules.retry.on.looks_at_grpc() && head::is_grpc_call(answer.headers());
