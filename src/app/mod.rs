@@ -36,6 +36,7 @@ use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::proxy::Core;
 use crate::proxy::doors::{Doors, Prepared};
+use crate::proxy::learned::Destinations;
 use crate::proxy::mirror::Mirrors;
 use crate::proxy::stale::Stales;
 use crate::telemetry::access::AccessLog;
@@ -145,15 +146,15 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let (inbound, outbound) = (Direction::default(), Direction::default());
     let core = Arc::new(Core {
         world: ArcSwap::from_pointee(world),
         metrics: metrics.clone(),
         access,
-        inbound,
-        outbound,
+        inbound: Direction::default(),
+        outbound: Direction::default(),
         stale: Stales::default(),
         mirrors: Mirrors::default(),
+        destinations: Destinations::default(),
     });
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;

@@ -1,24 +1,26 @@
 //! What a reload does to the running house, and what the admin server sees of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
-use crate::control::Rooms;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
+use crate::control::{Destination, Rooms};
 use crate::ids::PeerName;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
-use crate::proxy::Core;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
+use crate::proxy::{Core, Learned, Spoken};
 use crate::resilience::gate::Gate;
 use crate::upstream::peer::Discovery;
 use crate::upstream::state::{LimitState, PeerState};
@@ -141,6 +143,16 @@ impl Rooms for InForce {
         all.filter(|(_, _, rule)| !rule.is_open())
             .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
             .collect()
+    }
+
+    fn destinations(&self) -> Vec<Destination> {
+        let now = Instant::now();
+        let shown = |(address, learned): (SocketAddr, Arc<Learned>)| Destination {
+            address,
+            spoken: learned.spoken().map(Spoken::word),
+            answers_http: !learned.may_speak_first(now),
+        };
+        self.0.destinations.all(now).into_iter().map(shown).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

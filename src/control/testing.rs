@@ -21,6 +21,7 @@ pub(crate) fn plan() -> Plan {
         peers: vec![app(Addr::Tcp(([127, 0, 0, 1], 1).into()))],
         hosts: Default::default(),
         egress: Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([]) },
+        capture: None,
         dns: DnsPlan {
             servers: Vec::new(),
             floor: Duration::from_secs(1),
@@ -46,6 +47,7 @@ pub(crate) fn app(addr: Addr) -> PeerPlan {
             protocol: Protocol::Auto,
             tls: None,
             mtls: None,
+            to_app: None,
         },
         policy: Arc::new(PeerPolicy {
             balance: Balance::PeakEwma,

@@ -122,7 +122,8 @@ impl Dialling {
     pub(super) async fn beforehand(self, peer: Arc<Peer>) {
         let addr = self.endpoint.addr().clone();
         // What went wrong is noted where all failures to connect are; the older connection goes on.
-        drop(self.run(&peer, Deadline::NONE, dial::dial(&addr, Deadline::NONE)).await);
+        let to_app = peer.source().to_app;
+        drop(self.run(&peer, Deadline::NONE, dial::dial_to(to_app, &addr)).await);
     }
 
     /// Gives the connection its place in the pool and its task.
@@ -174,7 +175,7 @@ impl Endpoint {
     pub(super) async fn dial_raw(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
         let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
         let connect = async {
-            let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
+            let io = dial::dial_to(peer.source().to_app, self.addr()).await.map_err(refused)?;
             if let Some(mesh) = peer.mesh() {
                 return mesh.secured(self, None, io).await.map(|(io, _)| io);
             }

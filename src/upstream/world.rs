@@ -250,6 +250,7 @@ mod tests {
             peers,
             hosts: Default::default(),
             egress: Egress { otherwise: Otherwise::Deny, allow: Arc::default(), own: Arc::default() },
+            capture: None,
             dns: DnsPlan {
                 servers: Vec::new(),
                 floor: second,

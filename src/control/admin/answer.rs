@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::guard::{self, Caller, Refusal};
 use crate::control::reload::{Report, Trigger};
-use crate::control::{House, ready};
+use crate::control::{Destination, House, ready};
 use crate::ids::PeerName;
 use crate::life::drain::Phase;
 use crate::plan::door::{DoorPlan, Leads};
@@ -21,6 +21,7 @@ use crate::plan::peer::PeerKind;
 use crate::plan::{AdminPlan, Plan};
 use crate::telemetry::exposition;
 use crate::telemetry::stamp::Stamp;
+use crate::upstream::dialled;
 use crate::upstream::state::{LimitState, PeerState};
 
 /// An answer; small and whole.
@@ -133,10 +134,10 @@ fn asks_app(query: &str) -> bool {
 
 fn metrics_page(house: &House) -> Answer {
     let plan = house.rooms.plan();
-    let apps = plan.peers.iter().filter(|peer| peer.kind == PeerKind::App);
+    let apps = plan.peers.iter().filter(|peer| peer.kind == PeerKind::App).map(|peer| peer.name.clone());
     let facts = exposition::Facts {
         service: plan.service.clone(),
-        apps: apps.map(|peer| peer.name.clone()).collect(),
+        apps: apps.chain([PeerName::new(dialled::APPS)]).collect(),
         started: house.started,
         process: exposition::Process::now(),
     };
@@ -173,6 +174,9 @@ struct State {
     /// By door or route; without those that have no limit.
     limits: BTreeMap<String, BTreeMap<&'static str, LimitState>>,
     peers: Vec<PeerState>,
+    /// What captured connections have taught; absent in explicit mode.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    captured: Vec<Destination>,
     config: Report,
 }
 
@@ -203,6 +207,7 @@ impl State {
             doors: plan.doors.iter().map(|door| DoorState::of(door, &plan)).collect(),
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
+            captured: house.rooms.destinations(),
             config: house.reloads.report(),
         }
     }
@@ -216,7 +221,7 @@ impl DoorState {
             listen: door.listen.to_string(),
             peer: match door.leads {
                 Leads::Peer(at) => name(at),
-                Leads::ByAuthority => None,
+                Leads::ByAuthority | Leads::Dialled => None,
             },
             protocol: format!("{:?}", door.protocol).to_ascii_lowercase(),
         }

@@ -1,6 +1,7 @@
 //! `Config` → `Plan`, or all that is wrong: one file per section, then the checks that need the whole.
 
 pub mod balance;
+pub mod capture;
 pub mod check;
 pub mod doors;
 pub mod fallback;
@@ -106,6 +107,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         peers,
         hosts,
         egress: egress(&config.outbound, &own),
+        capture: None,
         dns: dns(&config.dns),
         access_log: access_log(&config.telemetry),
         gates,
