@@ -25,6 +25,7 @@ pub mod resilience;
 pub mod dns;
 pub mod http;
 pub mod net;
+pub mod redirect;
 pub mod tls;
 // floor 6: the living side of the plan
 pub mod upstream;

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("tls", 5),
     ("dns", 5),
     ("http", 5),
+    ("redirect", 5),
     ("upstream", 6),
     ("call", 7),
     ("proxy", 8),

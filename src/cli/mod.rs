@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod explain;
+pub mod redirect;
 pub mod schema;
 pub mod wait;
 
@@ -154,6 +155,12 @@ enum Command {
         #[command(subcommand)]
         command: ca::Command,
     },
+    /// The kernel's rules for transparent interception: what the service sends and is sent goes through the sidecar
+    Redirect {
+        /// What is to be done
+        #[command(subcommand)]
+        command: redirect::Command,
+    },
     /// Run a mesh of small services on this machine, with faults, and a live view
     #[command(after_help = "Example: outrigger demo --for 20s")]
     Demo {
@@ -170,8 +177,9 @@ enum Command {
     },
 }
 
+/// The configuration that a command is about.
 #[derive(clap::Args)]
-struct File {
+pub struct File {
     /// The configuration [default: $OUTRIGGER_CONFIG, ./outrigger.yaml, /etc/outrigger/outrigger.yaml]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -179,8 +187,8 @@ struct File {
 
 impl File {
     /// The file that is meant, whether or not it exists.
-    fn path(self, environment: &Environment) -> PathBuf {
-        let named = self.config.or_else(|| environment.setting("OUTRIGGER_CONFIG").map(PathBuf::from));
+    fn path(&self, environment: &Environment) -> PathBuf {
+        let named = self.config.clone().or_else(|| environment.setting("OUTRIGGER_CONFIG").map(PathBuf::from));
         named.unwrap_or_else(|| {
             let (here, system) = ("outrigger.yaml", "/etc/outrigger/outrigger.yaml");
             let found = if !Path::new(here).exists() && Path::new(system).exists() { system } else { here };
@@ -229,6 +237,10 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             wait::run(admin.as_deref(), timeout, app, &mut err)
         }
         Command::Ca { command } => ca::run(command, SystemTime::now(), &mut out, &mut err),
+        Command::Redirect { command } => {
+            let path = |file: &File| file.path(environment);
+            redirect::run(command, path, &Facts::gather(), &variables, (&mut out, &mut err))
+        }
         Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
         Command::DemoService { arguments } => demo::service(&arguments, &mut err),
     }

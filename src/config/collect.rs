@@ -32,6 +32,10 @@ pub struct Switch<T>(pub Option<T>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
 
+/// A value, or the word `all` for every one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrAll<T>(pub Option<T>);
+
 /// A value, or the word `system` for what the system has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrSystem<T>(pub Option<T>);
@@ -161,6 +165,7 @@ macro_rules! or_word {
 }
 or_word!(OrOff, "off");
 or_word!(OrNone, "none");
+or_word!(OrAll, "all");
 or_word!(OrSystem, "system");
 or_word!(OrSource, "source");
 

@@ -17,6 +17,7 @@ pub mod places;
 pub mod policy;
 pub mod print;
 pub mod problem;
+pub mod redirect;
 pub mod reference;
 pub mod retry;
 pub mod route;
@@ -40,6 +41,7 @@ use listener::{Dns, Inbound, Outbound};
 use peer::{ControlFile, Peer};
 use places::Places;
 use problem::Problems;
+use redirect::Interception;
 use section::section;
 use telemetry::{Admin, Telemetry};
 use tree::{Entry, Node, Trail, What, parse};
@@ -75,6 +77,8 @@ section! {
         outbound "outbound": Set<Outbound> = Is("{}");
         /// The services that are called, by name.
         peers "peers": Set<Named<Peer>> = Is("{}");
+        /// Transparent interception: what the rules of `outrigger redirect` send to the doors.
+        redirect "redirect": Set<Interception> = Is("{}");
         /// How names are resolved.
         dns "dns": Set<Dns> = Is("{}");
         /// What the sidecar says about its work.

@@ -14,6 +14,7 @@ pub mod matching;
 pub mod path;
 pub mod peer;
 pub mod policy;
+pub mod redirect;
 pub mod route;
 pub mod rules;
 

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod lint;
 pub mod peers;
 pub mod policy;
+pub mod redirect;
 pub mod retry;
 pub mod routes;
 pub mod standing;
@@ -88,6 +89,9 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     check::addresses(config, &mut parts);
     let gates = limits::doors(config, parts.problems);
     let policy = policy::policy(config, parts.problems);
+    if !config.redirect.is_default() {
+        redirect::capture(config, parts.problems);
+    }
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);

@@ -1,0 +1,71 @@
+//! What the kernel's rules are to send to the doors: the section `redirect` made true, with the doors' ports.
+
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+
+/// Where captured questions to name servers go.
+pub const DNS_PORT: u16 = 15053;
+
+/// What is captured in a network namespace, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// How inbound connections are sent to their door.
+    pub mode: Mode,
+    /// The user that the sidecar runs as.
+    pub uid: u32,
+    /// A group whose traffic is left alone as well.
+    pub gid: Option<u32>,
+    /// What the service sends; `None` leaves it alone.
+    pub outbound: Option<Way>,
+    /// What the service is sent; `None` leaves it alone.
+    pub inbound: Option<Way>,
+    /// Ports of the sidecar that others may connect to: never captured.
+    pub own: Vec<u16>,
+    /// The name servers whose questions are captured, with an empty list those of all; `None` captures none.
+    pub dns: Option<Vec<IpNet>>,
+    /// The mark of packets and the number of the routing table, with [`Mode::Tproxy`].
+    pub mark: u32,
+}
+
+/// How inbound connections are sent to the inbound door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By changing their destination.
+    Redirect,
+    /// As they are.
+    Tproxy,
+}
+
+/// One direction of what is captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Where it goes.
+    pub door: DoorPorts,
+    /// With any entry, what does not match each kind of entry is left alone.
+    pub only: Pick,
+    /// What matches any entry is left alone.
+    pub except: Pick,
+}
+
+/// The port of a door, for each family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoorPorts {
+    /// Over IPv4.
+    pub v4: u16,
+    /// Over IPv6.
+    pub v6: u16,
+}
+
+/// Connections by what they are; an empty list says nothing about them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pick {
+    /// The port that is called.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Outbound the address that is called, inbound the caller's.
+    pub networks: Vec<IpNet>,
+    /// The user that calls; of outbound ones only.
+    pub uids: Vec<u32>,
+    /// The interface; `*` at the end stands for any rest.
+    pub interfaces: Vec<String>,
+}

@@ -1,0 +1,278 @@
+//! From what is to be captured to rules. What goes where:
+//!
+//! - The app calls out: to the outbound door. It calls a loopback address: untouched.
+//! - The sidecar calls out, or a loopback address: untouched.
+//! - Somebody calls the app: to the inbound door. Traffic that only passes through this machine: untouched.
+//! - The app calls its own address, directly or by way of its service's: the first rule takes it to the outbound door;
+//!   what that door then sends to this machine's own address goes to the inbound door, as from any other caller, so that
+//!   both ends speak mutual TLS and the same rules judge it. The inbound door's call to the app has the same user and
+//!   the same addresses; it is told apart by its differentiated services field ([`TO_APP`]), which needs no privilege,
+//!   never leaves the machine, and lets the app see no loopback address where a remote caller stands behind it.
+
+use std::ops::RangeInclusive;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::rules::{Action, Base, Chain, Family, Hook, Kind, Match, Routing, Rule, Ruleset};
+use crate::plan::redirect::{Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
+
+/// The code point (of the range for local use, RFC 2474 §6) of what the inbound door sends to the app's own address.
+pub const TO_APP: u8 = 0x0f;
+
+/// What the names of all our chains begin with; a table with any other chain is not ours.
+pub const PREFIX: &str = "outrigger-";
+
+// iptables takes 28 bytes of a name, and `-interfaces` may follow.
+const OUTBOUND: &str = "outrigger-outbound";
+const OUT: &str = "outrigger-out";
+const INBOUND: &str = "outrigger-inbound";
+const IN: &str = "outrigger-in";
+const OWN: &str = "outrigger-own";
+const SELF: &str = "outrigger-self";
+const BACK: &str = "outrigger-back";
+
+/// Before `dstnat` (-100): what the app dialled is seen before a container engine or kube-proxy changes it.
+const BEFORE_DSTNAT: i32 = -101;
+const MANGLE: i32 = -150;
+
+/// What is captured, and in which families.
+struct Builder<'c> {
+    capture: &'c Capture,
+    v6: bool,
+}
+
+/// All rules for what is to be captured; without IPv6 those of IPv4 alone.
+pub fn ruleset(capture: &Capture, v6: bool) -> Ruleset {
+    let builder = Builder { capture, v6 };
+    let mut chains = vec![builder.outbound()];
+    if let Some(outbound) = &capture.outbound {
+        chains.extend(builder.picked(OUT, outbound, Side::Out, &builder.redirect(outbound.door)));
+    }
+    let mut routing = None;
+    if let Some(inbound) = &capture.inbound {
+        chains.push(builder.own());
+        chains.extend(builder.picked(SELF, inbound, Side::Here, &builder.redirect(inbound.door)));
+        match capture.mode {
+            Mode::Redirect => {
+                chains.push(builder.arrivals());
+                chains.extend(builder.picked(IN, inbound, Side::In, &builder.redirect(inbound.door)));
+            }
+            Mode::Tproxy => {
+                chains.push(builder.intercept());
+                chains.extend(builder.picked(IN, inbound, Side::In, &builder.tproxy(inbound.door)));
+                chains.push(builder.back());
+                routing = Some(Routing { mark: capture.mark, v6 });
+            }
+        }
+    }
+    Ruleset { chains, routing }
+}
+
+/// Which connections a [`Pick`] is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// Those that leave.
+    Out,
+    /// Those that come in through an interface.
+    In,
+    /// Those from the sidecar to its own machine, which come through no interface.
+    Here,
+}
+
+impl Builder<'_> {
+    /// What was sent on this machine: the first packet of each connection.
+    fn outbound(&self) -> Chain {
+        let mut rules = Vec::new();
+        let own = if self.capture.inbound.is_some() { Action::Goto(OWN.into()) } else { Action::Return };
+        let sends = |who| Rule::new([who], own.clone(), "what the sidecar sends");
+        rules.extend(self.sidecar().into_iter().map(sends));
+        let exempt = self.capture.outbound.iter().flat_map(|way| &way.except.uids);
+        rules.extend(exempt.map(|uid| Rule::new([Match::User(*uid)], Action::Return, "outbound.except.uids")));
+        rules.extend(self.dns());
+        if self.capture.outbound.is_some() {
+            rules.extend(self.loopback());
+            let matches = [Match::Tcp, Match::Opening];
+            rules.push(Rule::new(matches, Action::Goto(OUT.into()), "new connections"));
+        }
+        base(OUTBOUND, Kind::Nat, Hook::Output, BEFORE_DSTNAT, rules)
+    }
+
+    /// By what the sidecar is known.
+    fn sidecar(&self) -> Vec<Match> {
+        let group = self.capture.gid.map(Match::Group);
+        std::iter::once(Match::User(self.capture.uid)).chain(group).collect()
+    }
+
+    /// What the sidecar sent.
+    fn own(&self) -> Chain {
+        let mut rules = self.loopback();
+        let to_app =
+            |family| Rule::new([Match::Dscp(family, TO_APP)], Action::Return, "the inbound door calls the app");
+        rules.extend(self.families().map(to_app));
+        let matches = [Match::Tcp, Match::Opening, Match::ToHere];
+        rules.push(Rule::new(matches, Action::Goto(SELF.into()), "the service calls itself"));
+        chain(OWN, rules)
+    }
+
+    /// What came in through an interface: the first packet of each connection.
+    fn arrivals(&self) -> Chain {
+        let matches = [Match::Tcp, Match::Opening, Match::ToHere];
+        let rules = vec![
+            Rule::new([Match::In("lo".into())], Action::Return, "loopback"),
+            Rule::new(matches, Action::Goto(IN.into()), "new connections to this machine"),
+        ];
+        base(INBOUND, Kind::Nat, Hook::Prerouting, BEFORE_DSTNAT, rules)
+    }
+
+    /// The same where connections keep their addresses: each packet.
+    fn intercept(&self) -> Chain {
+        // A packet that opens a connection must not be taken for one of an old connection with the same ports.
+        let matches = vec![Match::Tcp, Match::Opened, Match::Transparent];
+        let actions = vec![Action::Mark(self.capture.mark), Action::Return];
+        // Answers to what was sent from here may still carry addresses that are to be translated back.
+        let others = [Match::Tcp, Match::Original, Match::ToHere];
+        let rules = vec![
+            Rule::new([Match::In("lo".into())], Action::Return, "loopback"),
+            Rule { matches, actions, why: "connections that the sidecar has".into() },
+            Rule::new(others, Action::Goto(IN.into()), "connections to this machine"),
+        ];
+        base(INBOUND, Kind::Filter, Hook::Prerouting, MANGLE, rules)
+    }
+
+    /// The app's answers to callers whose address the inbound door showed it: back to that door instead of the network.
+    fn back(&self) -> Chain {
+        let mark = self.capture.mark;
+        let called = |who: Match| {
+            self.families().map(move |family| {
+                let matches = [who.clone(), Match::Tcp, Match::Dscp(family, TO_APP)];
+                Rule::new(matches, Action::MarkConnection(mark), "the inbound door calls the app")
+            })
+        };
+        let mut rules: Vec<Rule> = self.sidecar().into_iter().flat_map(called).collect();
+        let matches = [Match::Reply, Match::ConnectionMark(mark)];
+        rules.push(Rule::new(matches, Action::Mark(mark), "the app answers"));
+        base(BACK, Kind::Route, Hook::Output, MANGLE, rules)
+    }
+
+    /// Chains that leave alone what is not to be captured, and end in `last`; the first of them has this name.
+    fn picked(&self, name: &str, way: &Way, side: Side, last: &[Rule]) -> Vec<Chain> {
+        let mut rules = Vec::new();
+        if side != Side::Out {
+            rules.extend(self.capture.own.iter().map(|port| {
+                Rule::new([Match::Tcp, Match::Port(*port..=*port)], Action::Return, "a port of the sidecar")
+            }));
+        }
+        let place = if side == Side::Out { "outbound" } else { "inbound" };
+        // Exempt users were let go before anything else was looked at.
+        for (key, kind) in self.kinds(&way.except, side).into_iter().filter(|(key, _)| *key != "uids") {
+            let why = format!("{place}.except.{key}");
+            rules.extend(kind.into_iter().flatten().map(|found| Rule::new(found, Action::Return, why.clone())));
+        }
+        // Each kind of `only` ends a chain that only a match leads out of.
+        let (mut chains, mut own) = (Vec::new(), name.to_owned());
+        for (key, kind) in self.kinds(&way.only, side) {
+            let Some(kind) = kind else { continue };
+            let (next, why) = (format!("{name}-{key}"), format!("{place}.only.{key}"));
+            rules.extend(kind.into_iter().map(|found| Rule::new(found, Action::Goto(next.clone()), why.clone())));
+            chains.push(chain(&own, std::mem::take(&mut rules)));
+            own = next;
+        }
+        rules.extend_from_slice(last);
+        chains.push(chain(&own, rules));
+        chains
+    }
+
+    /// What a pick looks at, kind by kind: `None` if it says nothing, else what must hold for each entry. Networks of a
+    /// family that is off are left out.
+    fn kinds(&self, pick: &Pick, side: Side) -> [(&'static str, Option<Vec<Vec<Match>>>); 4] {
+        let port = |range: &RangeInclusive<u16>| vec![Match::Tcp, Match::Port(range.clone())];
+        let network = |net: &IpNet| match net.prefix_len() {
+            0 => vec![Match::Family(Family::of(net))],
+            _ if side == Side::Out => vec![Match::Destination(*net)],
+            _ => vec![Match::Source(*net)],
+        };
+        let interface =
+            |name: &String| vec![if side == Side::Out { Match::Out(name.clone()) } else { Match::In(name.clone()) }];
+        let interfaces: &[String] = if side == Side::Here { &[] } else { &pick.interfaces };
+        let networks = pick.networks.iter().filter(|net| self.v6 || Family::of(net) == Family::V4);
+        let said = |empty: bool, kind| (!empty).then_some(kind);
+        [
+            ("interfaces", said(interfaces.is_empty(), interfaces.iter().map(interface).collect())),
+            ("uids", said(pick.uids.is_empty(), pick.uids.iter().map(|uid| vec![Match::User(*uid)]).collect())),
+            ("ports", said(pick.ports.is_empty(), pick.ports.iter().map(port).collect())),
+            ("networks", said(pick.networks.is_empty(), networks.map(network).collect())),
+        ]
+    }
+
+    /// Questions to name servers.
+    fn dns(&self) -> Vec<Rule> {
+        let Some(servers) = &self.capture.dns else { return Vec::new() };
+        let targets: Vec<Vec<Match>> = match servers.as_slice() {
+            [] if self.v6 => vec![Vec::new()],
+            [] => vec![vec![Match::Family(Family::V4)]],
+            listed => {
+                let there = listed.iter().filter(|net| self.v6 || Family::of(net) == Family::V4);
+                let server = |net: &IpNet| match net.prefix_len() {
+                    0 => vec![Match::Family(Family::of(net))],
+                    _ => vec![Match::Destination(*net)],
+                };
+                there.map(server).collect()
+            }
+        };
+        let rule = |target: &Vec<Match>, protocol: &[Match]| {
+            let matches: Vec<Match> = target.iter().chain(protocol).cloned().chain([Match::Port(53..=53)]).collect();
+            Rule::new(matches, Action::Redirect(DNS_PORT), "dns")
+        };
+        let both = |target| [rule(target, &[Match::Udp]), rule(target, &[Match::Tcp, Match::Opening])];
+        targets.iter().flat_map(both).collect()
+    }
+
+    fn loopback(&self) -> Vec<Rule> {
+        let own = |net| Rule::new([Match::Destination(net)], Action::Return, "loopback");
+        self.families().map(|family| own(loopback(family))).collect()
+    }
+
+    fn redirect(&self, door: DoorPorts) -> Vec<Rule> {
+        self.to_door(door, |port| vec![Action::Redirect(port)])
+    }
+
+    fn tproxy(&self, door: DoorPorts) -> Vec<Rule> {
+        let mark = self.capture.mark;
+        self.to_door(door, |port| vec![Action::Tproxy(port), Action::Mark(mark), Action::Accept])
+    }
+
+    /// The last rules, of both families at once where that is the same.
+    fn to_door(&self, door: DoorPorts, actions: impl Fn(u16) -> Vec<Action>) -> Vec<Rule> {
+        let rule = |family: Option<Family>, port| Rule {
+            matches: family.map(Match::Family).into_iter().chain([Match::Tcp]).collect(),
+            actions: actions(port),
+            why: "to the door".into(),
+        };
+        match (self.v6, door.v4 == door.v6) {
+            (true, true) => vec![rule(None, door.v4)],
+            (true, false) => vec![rule(Some(Family::V4), door.v4), rule(Some(Family::V6), door.v6)],
+            (false, _) => vec![rule(Some(Family::V4), door.v4)],
+        }
+    }
+
+    fn families(&self) -> impl Iterator<Item = Family> + use<> {
+        let v6 = self.v6.then_some(Family::V6);
+        std::iter::once(Family::V4).chain(v6)
+    }
+}
+
+/// The addresses that never leave the machine.
+fn loopback(family: Family) -> IpNet {
+    match family {
+        Family::V4 => Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into(),
+        Family::V6 => Ipv6Net::from(std::net::Ipv6Addr::LOCALHOST).into(),
+    }
+}
+
+fn chain(name: &str, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.to_owned(), base: None, rules }
+}
+
+fn base(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.to_owned(), base: Some(Base { kind, hook, priority }), rules }
+}

@@ -1,0 +1,252 @@
+//! Bringing rules into force and taking them away: all or nothing, again and again with the same outcome, and never
+//! anything that is somebody else's.
+//!
+//! The table comes and goes in one batch of the kernel. Policy routing cannot be part of that, and does nothing as long
+//! as nobody marks packets: so it comes before the table and goes after it. Whoever is killed in between leaves only
+//! entries that carry our number, which the next `apply` or `remove` finds.
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+
+use super::netlink::Netlink;
+use super::routing::{self, Entry, What};
+use super::rules::{Chain, Routing, Ruleset};
+use super::tables::{self, Batch, Refused, Standing};
+use super::{TABLE, text};
+
+/// Somebody else changes tables at the same moment: so often it is tried again.
+const TRIES: usize = 10;
+
+/// What is in force in this network namespace.
+#[derive(Debug)]
+pub struct InForce {
+    /// Our table's chains; `None` if there is no table of our name.
+    pub chains: Option<Vec<Chain>>,
+    /// Why the table of our name is not ours, if it is not.
+    pub stranger: Option<String>,
+    /// Chains of ours in which rules stand that are not of our making.
+    pub strange: Vec<String>,
+    /// Our policy routing.
+    pub routing: Vec<Entry>,
+}
+
+/// Whether this network namespace has IPv6: the kernel knows it, and at least one interface is to speak it.
+pub fn has_ipv6() -> bool {
+    let domain = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None);
+    if domain.is_err() {
+        return false;
+    }
+    // Where there is no such folder to read, it is better to capture too much than too little.
+    let Ok(interfaces) = fs::read_dir("/proc/sys/net/ipv6/conf") else { return true };
+    let said = interfaces.flatten().filter_map(|interface| fs::read(interface.path().join("disable_ipv6")).ok());
+    let off: Vec<bool> = said.map(|text| text.trim_ascii() == b"1").collect();
+    off.is_empty() || off.contains(&false)
+}
+
+/// Brings rules into force, in place of those of ours that are there. `beside` allows it where others redirect too.
+///
+/// # Errors
+/// A line that says why, and what to do; then all is as it was.
+pub fn apply(ruleset: &Ruleset, beside: bool) -> Result<(), String> {
+    let mut kernel = open_tables()?;
+    for _ in 0..TRIES {
+        let standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
+        own_table(&standing)?;
+        if !beside {
+            alone(&standing)?;
+        }
+        let added = add_routing(ruleset.routing, beside)?;
+        let mut batch = Batch::begin(kernel.number(), standing.generation);
+        // Deleting needs something to delete.
+        batch.make_table();
+        batch.delete_table(false);
+        batch.make_table();
+        batch.chains(&ruleset.chains);
+        match batch.send(&mut kernel) {
+            Ok(()) => return drop_routing(|entry| !routing::wanted(ruleset.routing).contains(entry)),
+            Err(refused) => {
+                let _ = drop_routing(|entry| added.contains(entry));
+                again(refused)?;
+            }
+        }
+    }
+    Err("something changes the kernel's tables all the time: nothing was changed; try again".into())
+}
+
+/// Takes our rules away; says whether there were any.
+///
+/// # Errors
+/// A line that says why, and what to do.
+pub fn remove() -> Result<bool, String> {
+    let mut kernel = open_tables()?;
+    let mut there = false;
+    for left in (0..TRIES).rev() {
+        let standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
+        own_table(&standing)?;
+        if standing.table.is_none() {
+            break;
+        }
+        there = true;
+        let mut batch = Batch::begin(kernel.number(), standing.generation);
+        batch.delete_table(true);
+        match batch.send(&mut kernel) {
+            Ok(()) => break,
+            Err(_) if left == 0 => {
+                return Err("something changes the kernel's tables all the time: nothing was changed; try again".into());
+            }
+            Err(refused) => again(refused)?,
+        }
+    }
+    there |= !own_routing(None)?.is_empty();
+    drop_routing(|_| true)?;
+    Ok(there)
+}
+
+/// What is in force.
+///
+/// # Errors
+/// A line that says why that cannot be seen, and what to do.
+pub fn look() -> Result<InForce, String> {
+    let mut kernel = open_tables()?;
+    let standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
+    let stranger = standing.stranger();
+    Ok(InForce { stranger, chains: standing.table, strange: standing.strange, routing: own_routing(None)? })
+}
+
+/// What iptables-legacy may do here, which cannot be seen by netlink.
+pub fn legacy_note() -> Option<String> {
+    let used = |path: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().any(|table| table == "nat" || table == "mangle")
+    };
+    (used("/proc/self/net/ip_tables_names") || used("/proc/self/net/ip6_tables_names")).then(|| {
+        "iptables-legacy is in use in this network namespace, and its rules cannot be seen from here: \
+         `iptables-legacy-save` shows whether they redirect connections too"
+            .to_owned()
+    })
+}
+
+fn open_tables() -> Result<Netlink, String> {
+    tables::open().map_err(|error| cannot("open the kernel's packet filter", &error))
+}
+
+/// Refuses a table of our name that somebody else made.
+fn own_table(standing: &Standing) -> Result<(), String> {
+    match standing.stranger() {
+        None => Ok(()),
+        Some(why) => Err(format!(
+            "the table `inet {TABLE}` was not made by `outrigger redirect` ({why}): nothing was changed; \
+             whoever made it must take it away, such as by `nft delete table inet {TABLE}`"
+        )),
+    }
+}
+
+/// Refuses to be a second one that redirects.
+fn alone(standing: &Standing) -> Result<(), String> {
+    let Some(other) = standing.others.first() else { return Ok(()) };
+    let chain = &other.chain;
+    let known = [("ISTIO", "Istio's"), ("PROXY_INIT", "Linkerd's"), ("KUMA", "Kuma's"), ("CONSUL", "Consul's")];
+    let owner = known.iter().find(|(begin, _)| chain.starts_with(begin)).map_or("somebody else's", |(_, owner)| owner);
+    Err(format!(
+        "connections are redirected here already, by {owner} rules in table `{}`, chain `{chain}`: nothing was changed; \
+         take them away, or say `--beside` where both are meant",
+        other.table
+    ))
+}
+
+/// Nothing where a batch is worth another try, because somebody else was in between.
+fn again(refused: Refused) -> Result<(), String> {
+    let Refused { what, error } = refused;
+    if error.raw_os_error() == Some(Errno::RESTART.raw_os_error()) {
+        return Ok(());
+    }
+    let what = if what.is_empty() { "set rules".to_owned() } else { format!("set `{what}`") };
+    Err(cannot(&what, &error))
+}
+
+fn own_routing(table: Option<u32>) -> Result<Vec<Entry>, String> {
+    Ok(all_routing(table)?.into_iter().filter(|entry| entry.ours).collect())
+}
+
+fn all_routing(table: Option<u32>) -> Result<Vec<Entry>, String> {
+    let mut kernel = routing::open().map_err(|error| cannot("open the kernel's routing", &error))?;
+    routing::read(&mut kernel, table).map_err(|error| cannot("read the kernel's routing", &error))
+}
+
+/// Adds what is missing, and says what that was.
+fn add_routing(wanted: Option<Routing>, beside: bool) -> Result<Vec<Entry>, String> {
+    let Some(routing) = wanted else { return Ok(Vec::new()) };
+    let there = all_routing(Some(routing.mark))?;
+    let conflicts = |entry: &&Entry| {
+        !entry.ours
+            && match entry.what {
+                What::Rule { mark, table, .. } => mark == routing.mark || table == routing.mark,
+                What::Route { table } => table == routing.mark,
+            }
+    };
+    if let (Some(other), false) = (there.iter().find(conflicts), beside) {
+        return Err(format!(
+            "`{other}` is somebody else's, and uses the number {}: nothing was changed; \
+             set another `redirect.mark` in the file",
+            routing.mark
+        ));
+    }
+    let mut kernel = routing::open().map_err(|error| cannot("open the kernel's routing", &error))?;
+    let mut added = Vec::new();
+    for entry in routing::wanted(wanted).into_iter().filter(|entry| !there.contains(entry)) {
+        if let Err(error) = routing::add(&mut kernel, entry) {
+            let _ = drop_routing(|entry| added.contains(entry));
+            return Err(cannot(&format!("set `{entry}`"), &error));
+        }
+        added.push(entry);
+    }
+    Ok(added)
+}
+
+/// Takes away those of ours that are meant, each rule before the route that it leads to.
+fn drop_routing(meant: impl Fn(&Entry) -> bool) -> Result<(), String> {
+    let mut kernel = routing::open().map_err(|error| cannot("open the kernel's routing", &error))?;
+    let mut own: Vec<Entry> = own_routing(None)?.into_iter().filter(|entry| meant(entry)).collect();
+    own.sort_by_key(|entry| matches!(entry.what, What::Route { .. }));
+    for entry in own {
+        routing::delete(&mut kernel, entry).map_err(|error| cannot(&format!("take away `{entry}`"), &error))?;
+    }
+    Ok(())
+}
+
+/// Why the kernel does not do something, and what to do about it.
+pub fn cannot(what: &str, error: &io::Error) -> String {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let advice = match errno {
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "it needs CAP_NET_ADMIN in this network namespace: run it as root, or in an init container with that \
+             capability; `outrigger redirect script` prints the rules without any"
+        }
+        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOENT) => {
+            "the kernel has no nf_tables, or a part of it is missing (`modprobe nf_tables nft_chain_nat nft_redir \
+             nft_fib_inet nft_tproxy nft_socket` on the host); `outrigger redirect script --iptables | sh` does without"
+        }
+        Some(Errno::NETDOWN | Errno::NODEV) => "the loopback interface is down: `ip link set lo up`",
+        Some(Errno::MSGSIZE | Errno::NOBUFS) => {
+            "there are too many rules for one step: join ports and networks in the file"
+        }
+        _ => "nothing was changed",
+    };
+    format!("cannot {what}: {error}: {advice}")
+}
+
+/// The table that is in force, as text for `nft`, and its policy routing as commands of `ip`.
+pub fn as_text(in_force: &InForce) -> String {
+    let mut out = in_force.chains.as_deref().map(text::table).unwrap_or_default();
+    for chain in &in_force.strange {
+        out.push_str(&format!(
+            "# chain {chain} has a rule that is not Outrigger's; `nft list table inet {TABLE}` shows it\n"
+        ));
+    }
+    for entry in &in_force.routing {
+        out.push_str(&format!("# {entry}\n"));
+    }
+    out
+}
