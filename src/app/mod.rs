@@ -23,6 +23,7 @@ use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
+use crate::control::dnsdoor::{self, DnsDoor};
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
 use crate::control::ready::Opened;
@@ -124,6 +125,7 @@ struct Running {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    dns: Arc<DnsDoor>,
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
@@ -146,25 +148,19 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let core = Arc::new(Core {
-        world: ArcSwap::from_pointee(world),
-        metrics: metrics.clone(),
-        access,
-        inbound: Direction::default(),
-        outbound: Direction::default(),
-        stale: Stales::default(),
-        mirrors: Mirrors::default(),
-        destinations: Destinations::default(),
-    });
+    let core = Arc::new(core(world, metrics.clone(), access));
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
-    let (servers, mut prepared) = bind_all(&plan, &loaded, &doors).await?;
+    let dns = Arc::new(DnsDoor::new(plan.clone(), tasks.clone(), metrics.clone()));
+    let (servers, names, mut prepared) = bind_all(&plan, &loaded, &doors, &dns).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
-    let running = Running { core, doors, refresher, prober, stop: Drain::default(), tasks, opened: Opened::default() };
+    let running =
+        Running { core, doors, refresher, prober, dns, stop: Drain::default(), tasks, opened: Opened::default() };
 
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
 
+    running.dns.commit(names, &plan)?;
     running.doors.open(&mut prepared, Door::Outbound);
     running.refresher.set_world(&running.core.world.load());
     running.prober.set(&running.core.world.load().peers);
@@ -188,6 +184,19 @@ async fn serve(
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
+}
+
+fn core(world: World, metrics: Arc<Metrics>, access: AccessLog) -> Core {
+    Core {
+        world: ArcSwap::from_pointee(world),
+        metrics,
+        access,
+        inbound: Direction::default(),
+        outbound: Direction::default(),
+        stale: Stales::default(),
+        mirrors: Mirrors::default(),
+        destinations: Destinations::default(),
+    }
 }
 
 /// Waits for first endpoints, whether they all come or not: who has none answers 503 with the reason. `false` when the
@@ -215,10 +224,19 @@ async fn first_endpoints(signals: &mut Signals, running: &Running, reloads: &Han
 }
 
 /// Binds everything, or says all that cannot be bound.
-async fn bind_all(plan: &Arc<Plan>, loaded: &Loaded, doors: &Doors) -> Result<(Servers, Prepared), Stop> {
+async fn bind_all(
+    plan: &Arc<Plan>,
+    loaded: &Loaded,
+    doors: &Doors,
+    dns: &DnsDoor,
+) -> Result<(Servers, dnsdoor::Prepared, Prepared), Stop> {
     let (servers, mut lines) = bind_servers(plan, loaded).await;
+    let names = dns.prepare(plan).unwrap_or_else(|errors| {
+        lines.extend(works::dns_problems(Some(loaded), &errors));
+        dnsdoor::Prepared::default()
+    });
     match doors.prepare(plan) {
-        Ok(prepared) if lines.is_empty() => return Ok((servers, prepared)),
+        Ok(prepared) if lines.is_empty() => return Ok((servers, names, prepared)),
         Ok(_) => {}
         Err(errors) => lines.extend(works::door_problems(Some(loaded), &errors)),
     }
@@ -244,7 +262,7 @@ async fn bind_servers(plan: &Plan, loaded: &Loaded) -> (Servers, Vec<String>) {
 
 fn serve_pages(servers: Servers, running: &Running, reloads: &Handle) {
     let house = Arc::new(House {
-        rooms: Arc::new(InForce(running.core.clone())),
+        rooms: Arc::new(InForce(running.core.clone(), running.dns.clone())),
         metrics: running.core.metrics.clone(),
         started: SystemTime::now(),
         since: Instant::now(),

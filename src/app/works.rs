@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
+use crate::control::dnsdoor::{self, DnsDoor, DnsState};
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
@@ -32,6 +33,7 @@ pub(super) struct Wiring {
     doors: Arc<Doors>,
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
+    dns: Arc<DnsDoor>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
     facts: Facts,
@@ -44,6 +46,7 @@ pub(super) struct Wiring {
 pub(super) struct Ready {
     world: World,
     prepared: Prepared,
+    names: dnsdoor::Prepared,
 }
 
 impl Wiring {
@@ -59,6 +62,7 @@ impl Wiring {
             doors: running.doors.clone(),
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
+            dns: running.dns.clone(),
             upstreams,
             path: path.to_owned(),
             facts: facts.clone(),
@@ -96,12 +100,13 @@ impl Works for Wiring {
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
         let prepared = self.doors.prepare(plan);
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
+        let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
         // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
         self.refresher.also(&before, &world);
         self.refresher.first_answers(FIRST_ENDPOINTS).await;
-        Ok(Ready { world, prepared })
+        Ok(Ready { world, prepared, names })
     }
 
     fn apply(&mut self, plan: Arc<Plan>, ready: Ready) {
@@ -115,12 +120,15 @@ impl Works for Wiring {
         self.core.access.choose(which, format);
         self.refresher.set_world(&world);
         self.prober.set(&world.peers);
+        if let Err(error) = self.dns.commit(ready.names, &world.plan) {
+            error!(%error, "the DNS door cannot be opened");
+        }
         self.doors.commit(ready.prepared);
     }
 }
 
 /// The house as the admin server sees it.
-pub(super) struct InForce(pub(super) Arc<Core>);
+pub(super) struct InForce(pub(super) Arc<Core>, pub(super) Arc<DnsDoor>);
 
 impl Rooms for InForce {
     fn plan(&self) -> Arc<Plan> {
@@ -155,6 +163,10 @@ impl Rooms for InForce {
         self.0.destinations.all(now).into_iter().map(shown).collect()
     }
 
+    fn dns(&self) -> Option<DnsState> {
+        self.1.state()
+    }
+
     fn pending(&self) -> Vec<PeerName> {
         let world = self.0.world.load();
         let pending = world.peers.iter().filter(|peer| matches!(peer.discovery(), Discovery::Pending));
@@ -177,4 +189,13 @@ pub(super) fn door_problems(loaded: Option<&Loaded>, errors: &[DoorError]) -> Ve
         Some(loaded.bind_problem(loaded.plan.doors.iter().position(same)?, &error.source).to_string())
     };
     errors.iter().map(|error| place(error).unwrap_or_else(|| error.to_string())).collect()
+}
+
+/// The addresses of the DNS door that could not be bound, each with the line of the file that asked for it.
+pub(super) fn dns_problems(loaded: Option<&Loaded>, errors: &[(SocketAddr, std::io::Error)]) -> Vec<String> {
+    let line = |(addr, error): &(SocketAddr, std::io::Error)| match loaded {
+        Some(loaded) => loaded.server_problem("dns.listen", &addr.to_string(), error).to_string(),
+        None => format!("dns.listen: cannot listen on {addr}: {error}"),
+    };
+    errors.iter().map(line).collect()
 }

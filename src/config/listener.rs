@@ -9,7 +9,7 @@ use super::policy::{AccessRule, Authorization, Probe};
 use super::route::Route;
 use super::section::section;
 use super::units::{Count, Size, SizeWithin, Span, Timer};
-use super::values::{AllowEntry, FilePath, Listen, Network, ServerName, Target, Upgrade};
+use super::values::{AllowEntry, FilePath, Listen, Network, ServerName, Target, TcpListen, Upgrade};
 
 words! {
     /// What is spoken.
@@ -170,6 +170,8 @@ section! {
 section! {
     /// How names are resolved.
     Dns {
+        /// The DNS door, one address or a list: answers the service's questions, those for hosts of peers itself.
+        listen "listen": Option<Set<OneOrMore<TcpListen>>> = Unset("127.0.0.1:15053");
         /// Servers to ask; an empty list means those of /etc/resolv.conf.
         servers "servers": Set<List<super::values::NameServer>> = Is("[]");
         /// An answer is used at least this long, whatever its TTL.

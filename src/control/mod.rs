@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod child;
+pub mod dnsdoor;
 pub mod files;
 pub mod load;
 pub mod lookups;
@@ -27,6 +28,7 @@ use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::state::{LimitState, PeerState};
+use dnsdoor::DnsState;
 
 /// What is in force, as the admin server asks for it.
 pub trait Rooms: Send + Sync + 'static {
@@ -41,6 +43,10 @@ pub trait Rooms: Send + Sync + 'static {
     /// What is remembered of the addresses that captured connections were going to.
     fn destinations(&self) -> Vec<Destination> {
         Vec::new()
+    }
+    /// The DNS door, where there is one.
+    fn dns(&self) -> Option<DnsState> {
+        None
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;

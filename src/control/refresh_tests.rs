@@ -116,6 +116,7 @@ impl Dir {
     /// A resolver that knows nothing of this machine and is in a hurry.
     pub(crate) fn resolver(&self, server: &TestServer, stale_for: Duration) -> Arc<Resolver> {
         let plan = DnsPlan {
+            listen: Vec::new(),
             servers: vec![server.addr],
             floor: Duration::from_millis(5),
             ceiling: Duration::from_millis(10),
@@ -250,6 +251,7 @@ async fn an_endpoint_that_cannot_be_reached_has_its_name_asked_for_early() {
 async fn an_early_question_waits_for_the_floor_and_for_servers_that_answer() {
     let (floor, doubts) = (Duration::from_secs(7), Arc::new(Notify::new()));
     let plan = DnsPlan {
+        listen: Vec::new(),
         servers: vec!["127.0.0.1:1".parse().unwrap()],
         floor,
         ceiling: FOR_EVER,

@@ -20,9 +20,11 @@ pub(crate) fn plan() -> Plan {
         doors: Vec::new(),
         peers: vec![app(Addr::Tcp(([127, 0, 0, 1], 1).into()))],
         hosts: Default::default(),
+        virtual_ips: Default::default(),
         egress: Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([]) },
         capture: None,
         dns: DnsPlan {
+            listen: Vec::new(),
             servers: Vec::new(),
             floor: Duration::from_secs(1),
             ceiling: Duration::from_secs(300),

@@ -130,16 +130,35 @@ impl Resolver {
         (conf, if self.plan.hosts_file { hosts } else { Arc::default() })
     }
 
+    /// The search list of the machine's own resolver.
+    pub fn search(&self) -> Arc<Conf> {
+        self.system().0
+    }
+
+    /// The servers as they are to be asked now.
+    ///
+    /// # Errors
+    /// All that are known are this sidecar's own door, or what hickory says of its own set-up.
+    pub fn upstream(&self) -> Result<Arc<Servers>, DnsError> {
+        self.servers(&self.system().0)
+    }
+
+    /// Never the own DNS door, which would answer with virtual addresses or ask us again.
     fn servers(&self, conf: &Conf) -> Result<Arc<Servers>, DnsError> {
-        let wanted = if self.plan.servers.is_empty() { &conf.servers } else { &self.plan.servers };
+        let known = if self.plan.servers.is_empty() { &conf.servers } else { &self.plan.servers };
+        let wanted: Vec<SocketAddr> = known.iter().copied().filter(|server| !self.plan.is_own(*server)).collect();
+        if wanted.is_empty() && !known.is_empty() {
+            let why = "resolv.conf knows no server but this sidecar's own DNS door: give others as `dns.servers`";
+            return Err(DnsError::Failed(why.into()));
+        }
         let mut held = self.servers.lock();
         if let Some((addrs, servers)) = held.as_ref()
-            && addrs == wanted
+            && *addrs == wanted
         {
             return Ok(servers.clone());
         }
-        let servers = Arc::new(Servers::new(wanted, self.plan.timeout).map_err(DnsError::Failed)?);
-        *held = Some((wanted.clone(), servers.clone()));
+        let servers = Arc::new(Servers::new(&wanted, self.plan.timeout).map_err(DnsError::Failed)?);
+        *held = Some((wanted, servers.clone()));
         Ok(servers)
     }
 

@@ -23,6 +23,7 @@ impl Etc {
 
     fn resolver(&self, servers: &[SocketAddr], timeout: Duration) -> Arc<Resolver> {
         let plan = DnsPlan {
+            listen: Vec::new(),
             servers: servers.to_vec(),
             floor: Duration::from_secs(1),
             ceiling: Duration::from_secs(300),

@@ -15,6 +15,12 @@ pub fn prefer_reachable(found: &mut Found) {
     });
 }
 
+/// Whether there is a route to an address.
+pub fn is_reachable(ip: IpAddr) -> bool {
+    let unspecified = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    probe(unspecified).is_some_and(|probe| routed(&probe, ip))
+}
+
 /// `test` says for each address of a list whether there is a route.
 fn keep(found: &mut Found, test: impl Fn(IpAddr, &[IpAddr]) -> Vec<bool>) {
     if found.v4.ips().is_empty() || found.v6.ips().is_empty() {

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts, ServerOrderingStrategy};
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError as WireError, NetError};
-use hickory_resolver::proto::op::{DnsRequestOptions, Message, MessageType, OpCode, Query};
+use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use tokio::time::{Instant, sleep_until};
@@ -31,6 +31,29 @@ pub struct Trouble {
     pub spoke: bool,
     /// Who said what.
     pub why: String,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The name; letters in either case are the same.
+    pub name: Name,
+    /// The type of the records.
+    pub kind: RecordType,
+    /// Whether DNSSEC's records are wanted too (DO).
+    pub dnssec_ok: bool,
+    /// Whether the servers need not verify (CD).
+    pub checking_disabled: bool,
+    /// Whether the letters of the name are put in random case, which the answer must keep: for names that others may
+    /// have us ask for. A server that changes them is asked over TCP.
+    pub guarded: bool,
+}
+
+impl Default for Question {
+    fn default() -> Self {
+        let (name, kind) = (Name::root(), RecordType::A);
+        Self { name, kind, dnssec_ok: false, checking_disabled: false, guarded: false }
+    }
 }
 
 /// A list of servers and how to reach them.
@@ -78,6 +101,14 @@ impl Servers {
     /// # Errors
     /// When `deadline` passes, or every server has failed.
     pub async fn ask(&self, name: &Name, kind: RecordType, deadline: Instant) -> Result<Message, Trouble> {
+        self.put(&Question { name: name.clone(), kind, ..Question::default() }, deadline).await
+    }
+
+    /// The same for a question with its flags.
+    ///
+    /// # Errors
+    /// As for [`Self::ask`].
+    pub async fn put(&self, question: &Question, deadline: Instant) -> Result<Message, Trouble> {
         let deadline = deadline.min(Instant::now() + self.timeout);
         let mut waiting = self.order();
         let mut asked = FuturesUnordered::new();
@@ -87,7 +118,7 @@ impl Servers {
             if asked.is_empty() || Instant::now() >= overtake {
                 match waiting.next() {
                     Some((at, server)) => {
-                        asked.push(server.ask(name, kind).map(move |outcome| (at, server.addr, outcome)).boxed());
+                        asked.push(server.ask(question).map(move |outcome| (at, server.addr, outcome)).boxed());
                         overtake = Instant::now() + OVERTAKE.min(self.timeout / 3);
                     }
                     None if asked.is_empty() => return Err(trouble.unwrap_or_else(Trouble::nobody)),
@@ -122,9 +153,15 @@ impl Servers {
 }
 
 impl Server {
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, NetError> {
-        let query = Query::query(name.clone(), kind);
-        match self.pool.lookup(query, DnsRequestOptions::default()).first_answer().await {
+    async fn ask(&self, question: &Question) -> Result<Message, NetError> {
+        let query = Query::query(question.name.clone(), question.kind);
+        let mut options = DnsRequestOptions::default();
+        options.edns_set_dnssec_ok = question.dnssec_ok;
+        options.case_randomization = question.guarded;
+        // Each server hears another id.
+        let mut request = DnsRequest::from_query(query, options);
+        request.metadata.checking_disabled = question.checking_disabled;
+        match self.pool.send(request).first_answer().await {
             Ok(response) => Ok(response.into_message()),
             // hickory turns messages without an answer into an error; what they say is an answer all the same.
             Err(NetError::Dns(WireError::NoRecordsFound(none))) => {

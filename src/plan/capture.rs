@@ -1,7 +1,6 @@
 //! Transparent mode: how captured connections reach the doors, and where they may go.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::door::{DoorPlan, Leads, Otherwise};
@@ -15,8 +14,10 @@ pub const TO_APP: u8 = 0x0f;
 /// What the kernel's rules bring to the doors; in explicit mode there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {
-    /// How connections of the network come to the inbound doors.
-    pub inbound: How,
+    /// Whether connections of the service come to the outbound door; they can only be redirected.
+    pub outbound: bool,
+    /// How connections of the network come to the inbound doors, if they do.
+    pub inbound: Option<How>,
     /// What happens to captured connections of the service that lead to no peer.
     pub otherwise: Otherwise,
     /// The service's ports: which door, by its index in [`super::Plan::doors`], a connection to each belongs to.
@@ -25,8 +26,6 @@ pub struct Capture {
     pub unlisted: Option<Arc<DoorPlan>>,
     /// How a port is called that the file says nothing about.
     pub app: Arc<PeerPolicy>,
-    /// Addresses that stand for a peer, whatever its endpoints are, by the peer's index.
-    pub virtuals: HashMap<IpAddr, usize>,
 }
 
 /// How the kernel hands a captured connection over.
@@ -48,9 +47,8 @@ impl Capture {
     pub fn at(&self, door: &DoorPlan) -> Option<How> {
         match (door.side, door.leads) {
             _ if door.listen.tcp().is_none() => None,
-            (Door::Inbound, _) => Some(self.inbound),
-            // What this machine sends itself can only be redirected.
-            (Door::Outbound, Leads::ByAuthority) => Some(How::Redirect),
+            (Door::Inbound, _) => self.inbound,
+            (Door::Outbound, Leads::ByAuthority) => self.outbound.then_some(How::Redirect),
             (Door::Outbound, Leads::Peer(_) | Leads::Dialled) => None,
         }
     }

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::door::{Allow, Egress};
+use super::virtual_ips::is_virtual;
 use crate::ids::Addr;
 
 /// The IPv6 address of the metadata service of one large cloud; unique-local, so no class of addresses covers it.
@@ -69,6 +70,8 @@ fn plain(ip: IpAddr) -> IpAddr {
 
 fn refusal(ip: IpAddr) -> Option<&'static str> {
     match plain(ip) {
+        // Another sidecar's, or a stranger's answer that wants to look like a peer.
+        ip if is_virtual(ip) => Some("a virtual address"),
         IpAddr::V4(ip) => refusal_v4(ip),
         IpAddr::V6(ip) => refusal_v6(ip),
     }
@@ -146,6 +149,9 @@ mod tests {
             ("[fe80::1]:80", Some("a link-local address")),
             ("[febf::1]:80", Some("a link-local address")),
             ("[fec0::1]:80", None),
+            ("240.240.1.1:80", Some("a virtual address")),
+            ("[2001:2::f0f0:101]:80", Some("a virtual address")),
+            ("240.241.1.1:80", None),
             ("[fd00:ec2::254]:80", Some("a metadata service's address")),
             ("0.0.0.0:80", Some("an unspecified address")),
             ("0.1.2.3:80", Some("an unspecified address")),

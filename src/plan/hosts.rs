@@ -20,6 +20,18 @@ impl HostTable {
         before.filter(|&other| other != peer)
     }
 
+    /// Every host, IP addresses among them; one that is there for any port and for some comes twice.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.any.keys().chain(self.exact.keys()).map(String::as_str)
+    }
+
+    /// The peers that have a host, at any of its ports.
+    pub fn peers(&self, host: &str) -> impl Iterator<Item = usize> {
+        let exact = self.exact.get(host).into_iter().flat_map(|ports| ports.values().copied());
+        let all: std::collections::BTreeSet<usize> = self.any.get(host).copied().into_iter().chain(exact).collect();
+        all.into_iter()
+    }
+
     /// The peer of an authority; `host` in lower case without trailing dot, `port` the explicit or the scheme's one.
     pub fn find(&self, host: &str, port: u16) -> Option<usize> {
         self.entry(host, port).map(|(peer, _)| peer)

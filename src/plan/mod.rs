@@ -17,6 +17,7 @@ pub mod policy;
 pub mod redirect;
 pub mod route;
 pub mod rules;
+pub mod virtual_ips;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use identity::IdentityPlan;
 use peer::PeerPlan;
 use policy::Policy;
 use rules::DoorGates;
+use virtual_ips::VirtualIps;
 
 /// Everything the file means, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Plan {
     pub peers: Vec<PeerPlan>,
     /// Which authority belongs to which peer; used by the shared outbound doors.
     pub hosts: HostTable,
+    /// The virtual address of each host of a peer.
+    pub virtual_ips: VirtualIps,
     /// What happens to names that no peer has.
     pub egress: Egress,
     /// What is captured; `None` in explicit mode.
@@ -68,6 +72,14 @@ pub struct Plan {
     pub policy: Policy,
 }
 
+impl Plan {
+    /// The peer that is meant by who dials a virtual address: the one that the host has at this port. `None` for an
+    /// address that is nobody's, and where the host's peers have other ports only.
+    pub fn virtual_peer(&self, addr: SocketAddr) -> Option<usize> {
+        self.hosts.find(self.virtual_ips.name(addr.ip())?, addr.port())
+    }
+}
+
 /// Where the admin server listens and who may change things through it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminPlan {
@@ -80,6 +92,8 @@ pub struct AdminPlan {
 /// How names are resolved (RFC 1035, 2308, 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsPlan {
+    /// Where the DNS door listens, UDP and TCP at each; empty where there is none. Never asked by ourselves.
+    pub listen: Vec<SocketAddr>,
     /// Servers to ask; empty means those of the system's resolv.conf.
     pub servers: Vec<SocketAddr>,
     /// An answer is used at least this long.

@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, PeerKind};
+use crate::plan::virtual_ips::is_virtual;
 use crate::reason::Reason;
 use crate::upstream::dialled::Going;
 use crate::upstream::endpoint::Endpoint;
@@ -59,16 +60,18 @@ pub enum Way {
 /// # Errors
 /// `NoRoute` where it is nobody's and `otherwise` is `deny`.
 pub fn way(world: &World, to: SocketAddr) -> Result<Way, Failure> {
-    let capture = world.plan.capture.as_ref();
-    if let Some(index) = capture.and_then(|capture| capture.virtuals.get(&to.ip())) {
-        return Ok(Way::Peer(*index));
+    if let Some(index) = world.plan.virtual_peer(to) {
+        return Ok(Way::Peer(index));
+    }
+    if is_virtual(to.ip()) {
+        return Err(Failure::new(Reason::NoRoute, format!("{to} is a virtual address that no peer has at this port")));
     }
     let named = world.peers.iter().enumerate().filter(|(_, peer)| peer.kind() == PeerKind::Named);
     let mut held = named.filter_map(|(index, peer)| Some(Way::Endpoint(index, peer.endpoint_at(to)?)));
     if let Some(held) = held.next() {
         return Ok(held);
     }
-    match capture.map(|capture| capture.otherwise) {
+    match world.plan.capture.as_ref().map(|capture| capture.otherwise) {
         Some(Otherwise::Pass) => Ok(Way::Passed),
         Some(Otherwise::Deny) | None => {
             let todo = "list it under peers, or set outbound.otherwise to pass";
@@ -121,7 +124,7 @@ pub fn from_caller(conn: &Conn, world: &World, peer: Arc<Peer>) -> Result<Arc<Pe
 
 /// The caller's address, where the service is to see it.
 fn kept_address(conn: &Conn, world: &World) -> Option<IpAddr> {
-    let kept = world.plan.capture.as_ref()?.inbound == How::Tproxy && conn.side() == Door::Inbound;
+    let kept = world.plan.capture.as_ref()?.inbound == Some(How::Tproxy) && conn.side() == Door::Inbound;
     let (to, client) = (conn.caller.original.0?.ip(), conn.caller.client.0?.ip());
     // One that calls its own machine is there already.
     (kept && client != to && !client.is_loopback()).then_some(client)
@@ -211,9 +214,7 @@ pub fn is_elsewhere(conn: &Conn, peer: &Peer) -> bool {
         return false;
     };
     let world = conn.core.world.load();
-    let virtuals = world.plan.capture.as_ref().map(|capture| &capture.virtuals);
-    let stands_for = virtuals.and_then(|virtuals| world.peers.get(*virtuals.get(&to.ip())?));
-    match stands_for {
+    match world.plan.virtual_peer(to).and_then(|index| world.peers.get(index)) {
         Some(other) => other.name() != peer.name(),
         None => peer.endpoint_at(to).is_none(),
     }

@@ -23,8 +23,7 @@ use crate::net::io::Io;
 use crate::net::origdst::OriginalDst;
 use crate::net::pipes::{self, PIPE};
 use crate::plan::Plan;
-use crate::plan::build::{self, build};
-use crate::plan::capture::How;
+use crate::plan::build::build;
 use crate::plan::door::DoorPlan;
 use crate::reason::Reason;
 use crate::telemetry::access::{AccessLog, Which};
@@ -77,19 +76,15 @@ impl House {
         let text = format!(
             "service: s\nadmin: {{ listen: off }}\ninbound: {{ listen: \"unix:/door\", app: \"{addr}\"{more} }}\n"
         );
-        Self::of(&text, None, app)
+        Self::of(&text, app)
     }
 
-    /// With the whole file, and what is captured.
-    fn of(text: &str, capture: Option<How>, app: mpsc::Receiver<DuplexStream>) -> Self {
+    /// With the whole file.
+    fn of(text: &str, app: mpsc::Receiver<DuplexStream>) -> Self {
         let mut problems = Problems::new("f");
         let document = read(text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
-        let mut plan = build(&document.config, Path::new("/"), &mut problems).plan;
-        // Warnings are of explicit mode.
-        let wrong = if capture.is_some() { problems.has_errors() } else { !problems.list().is_empty() };
-        assert!(!wrong, "{}", problems.sorted());
-        plan.capture = capture.map(|how| build::capture::capture(how, &document.config, &plan.doors, &mut plan.peers));
-        let plan = Arc::new(plan);
+        let plan = Arc::new(build(&document.config, Path::new("/"), &mut problems).plan);
+        assert!(problems.list().is_empty(), "{}", problems.sorted());
         let metrics = Arc::new(Metrics::default());
         let upstreams = Arc::new(Upstreams::new(metrics.clone(), Tasks::default()));
         let (adhoc, _) = Adhoc::new(upstreams.clone(), Arc::new(default_policy()), Rules::from(&*plan));

@@ -13,7 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::metrics::{
-    BOUNDS_MICROS, CAUSES, Counter, DoorMetrics, Gauge, Histogram, LIMITS, Metrics, PRIORITIES, PeerMetrics, Reasons,
+    BOUNDS_MICROS, CAUSES, Counter, DNS_ANSWERS, DnsMetrics, DoorMetrics, Gauge, Histogram, LIMITS, Metrics,
+    PRIORITIES, PeerMetrics, Reasons,
 };
 use crate::ids::{Door, PeerName};
 use crate::reason::{Reason, Side};
@@ -112,6 +113,7 @@ impl Collector for Scrape {
         peer_traffic(&mut families, &peers)?;
         peer_standing(&mut families, &peers)?;
         peer_bounds(&mut families, &peers)?;
+        dns(&mut families, &self.metrics.dns)?;
         self.control(&mut families)?;
         self.process(&mut families)
     }
@@ -313,6 +315,24 @@ fn peer_bounds(families: &mut Families<'_>, peers: &Peers) -> fmt::Result {
     peers.iter().try_for_each(|(peer, cells)| gauge(&mut family, &[("peer", peer.as_str())], cells.breaker_open.get()))
 }
 
+/// Where there is a DNS door, or was.
+fn dns(families: &mut Families<'_>, dns: &DnsMetrics) -> fmt::Result {
+    if dns.listeners.get() == 0 && dns.all().iter().all(|cell| cell.get() == 0) {
+        return Ok(());
+    }
+    let mut family = families.counter("outrigger_dns_questions", "Questions at the DNS door, by their answer")?;
+    for (answer, cell) in DNS_ANSWERS.iter().zip(dns.all()) {
+        count(&mut family, &[("answer", *answer)], cell)?;
+    }
+    let help = "Packets at the DNS door that were no question, and answers that could not be sent";
+    families.plain_counter("outrigger_dns_dropped", help, &dns.dropped)?;
+    let help = "Connections to the DNS door closed because there were too many";
+    families.plain_counter("outrigger_dns_connections_refused", help, &dns.connections_refused)?;
+    families.gauge("outrigger_dns_connections", "Connections to the DNS door")?.encode_gauge(&dns.connections.get())?;
+    let help = "What the DNS door's kept answers take";
+    families.gauge("outrigger_dns_cache_bytes", help)?.encode_gauge(&dns.cache_bytes.get())
+}
+
 /// Opens families; counters are named without the `_total` that the format adds.
 struct Families<'a>(DescriptorEncoder<'a>);
 
@@ -378,6 +398,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::telemetry::metrics::DnsAnswer;
 
     fn sample() -> String {
         let metrics = Arc::new(Metrics::default());
@@ -394,6 +415,7 @@ mod tests {
         odd.reasons.inc(Reason::ConnectRefused);
         metrics.door(Door::Inbound).reasons.inc(Reason::BadHead);
         metrics.reload_rejected.inc();
+        metrics.dns.answered(DnsAnswer::Stale);
         let facts = Facts {
             service: "checkout".into(),
             apps: vec![PeerName::new("app")],
@@ -452,6 +474,8 @@ mod tests {
             ("outrigger_reloads_total{result=\"applied\"}", 0.0),
             ("outrigger_ejections_total{peer=\"a\\\"b\\\\c\",cause=\"gateway_errors\"}", 1.0),
             ("outrigger_health_checks_total{peer=\"a\\\"b\\\\c\",result=\"failed\"}", 2.0),
+            ("outrigger_dns_questions_total{answer=\"stale\"}", 1.0),
+            ("outrigger_dns_questions_total{answer=\"own\"}", 0.0),
             ("outrigger_picks_failed_open_total{peer=\"app\"}", 0.0),
             ("process_start_time_seconds", 1.5),
             ("process_cpu_seconds_total", 0.5),

@@ -225,12 +225,66 @@ pub struct PeerMetrics {
     pub discovery_failures: Counter,
 }
 
+/// How a question at the DNS door ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsAnswer {
+    /// Our own answer: a peer's host, or a name that no server is asked for.
+    Own,
+    /// An earlier answer that still holds.
+    Cached,
+    /// A server's answer.
+    Forwarded,
+    /// An earlier answer, because the servers fail.
+    Stale,
+    /// No server answered.
+    Failed,
+    /// Malformed, or not what this door is for.
+    Refused,
+    /// Too many questions were under way.
+    Overloaded,
+}
+
+/// The words of [`DnsAnswer`], in its order.
+pub const DNS_ANSWERS: [&str; 7] = ["own", "cached", "forwarded", "stale", "failed", "refused", "overloaded"];
+
+/// What is counted at the DNS door.
+#[derive(Debug, Default)]
+pub struct DnsMetrics {
+    answers: [Counter; DNS_ANSWERS.len()],
+    /// Packets that were no question, and answers that could not be sent.
+    pub dropped: Counter,
+    /// TCP connections open now.
+    pub connections: Gauge,
+    /// TCP connections closed at once because there were too many.
+    pub connections_refused: Counter,
+    /// What the kept answers take.
+    pub cache_bytes: Gauge,
+    /// Addresses that the door listens at.
+    pub listeners: Gauge,
+}
+
+impl DnsMetrics {
+    /// Counts a question that ended this way.
+    pub fn answered(&self, how: DnsAnswer) {
+        if let Some(cell) = self.answers.get(how as usize) {
+            cell.inc();
+        }
+    }
+
+    /// The counts, in the order of [`DNS_ANSWERS`].
+    pub fn all(&self) -> &[Counter] {
+        &self.answers
+    }
+}
+
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub struct Metrics {
     inbound: DoorMetrics,
     outbound: DoorMetrics,
     peers: Mutex<BTreeMap<PeerName, Arc<PeerMetrics>>>,
+    /// What is counted at the DNS door.
+    pub dns: DnsMetrics,
     /// Reloads that took effect.
     pub reloads: Counter,
     /// Reloads that were refused.

@@ -249,9 +249,11 @@ mod tests {
             doors: vec![Arc::new(door)],
             peers,
             hosts: Default::default(),
+            virtual_ips: Default::default(),
             egress: Egress { otherwise: Otherwise::Deny, allow: Arc::default(), own: Arc::default() },
             capture: None,
             dns: DnsPlan {
+                listen: Vec::new(),
                 servers: Vec::new(),
                 floor: second,
                 ceiling: second,

@@ -16,6 +16,7 @@ need redis-server redis-server
 need mariadb-server-core /usr/sbin/mariadbd
 need mariadb-client-core /usr/bin/mariadb
 need dnsmasq-base /usr/sbin/dnsmasq
+need bind9-dnsutils dig
 need wrk wrk
 need nghttp2-client h2load
 need nodejs node

@@ -29,6 +29,7 @@ mod http2;
 mod limits;
 mod memory;
 mod mtls;
+mod names;
 mod policy;
 mod reload;
 mod retries;

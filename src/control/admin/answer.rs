@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::guard::{self, Caller, Refusal};
+use crate::control::dnsdoor::DnsState;
 use crate::control::reload::{Report, Trigger};
 use crate::control::{Destination, House, ready};
 use crate::ids::PeerName;
@@ -177,6 +178,8 @@ struct State {
     /// What captured connections have taught; absent in explicit mode.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     captured: Vec<Destination>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<DnsState>,
     config: Report,
 }
 
@@ -208,6 +211,7 @@ impl State {
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
             captured: house.rooms.destinations(),
+            dns: house.rooms.dns(),
             config: house.reloads.report(),
         }
     }

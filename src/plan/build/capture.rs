@@ -9,9 +9,10 @@ use crate::ids::{Addr, Door};
 use crate::plan::capture::{Capture, How};
 use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, PeerKind, PeerPlan, PeerPolicy, ToApp};
+use crate::plan::redirect::{Capture as Rules, Mode};
 
 /// Makes it for doors and peers that are planned already; the service is called past the rules from now on.
-pub fn capture(inbound: How, config: &Config, doors: &[Arc<DoorPlan>], peers: &mut [PeerPlan]) -> Capture {
+pub fn capture(rules: &Rules, config: &Config, doors: &[Arc<DoorPlan>], peers: &mut [PeerPlan]) -> Capture {
     for app in peers.iter_mut().filter(|peer| peer.kind == PeerKind::App) {
         app.source.to_app = Some(ToApp { from: None });
     }
@@ -19,13 +20,17 @@ pub fn capture(inbound: How, config: &Config, doors: &[Arc<DoorPlan>], peers: &m
     let first = doors.iter().find(|door| door.side == Door::Inbound);
     let unlisted =
         |like: &Arc<DoorPlan>| DoorPlan { leads: Leads::Dialled, protocol: Protocol::Auto, ..(**like).clone() };
+    let how = || match rules.mode {
+        Mode::Redirect => How::Redirect,
+        Mode::Tproxy => How::Tproxy,
+    };
     Capture {
-        inbound,
+        outbound: rules.outbound.is_some(),
+        inbound: rules.inbound.is_some().then(how),
         otherwise: otherwise(config),
         ports: ports(doors, peers),
         unlisted: first.map(|like| Arc::new(unlisted(like))),
         app: app.unwrap_or_else(|| Arc::new(PeerPolicy::default())),
-        virtuals: HashMap::new(),
     }
 }
 

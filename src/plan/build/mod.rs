@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod capture;
 pub mod check;
+pub mod dns;
 pub mod doors;
 pub mod fallback;
 pub mod identity;
@@ -21,10 +22,10 @@ use std::sync::Arc;
 use super::door::{Allow, DoorPlan, Egress, Mtls, Otherwise};
 use super::hosts::HostTable;
 use super::peer::PeerPlan;
-use super::{AccessLog, AccessLogPlan, AdminPlan, DnsPlan, LogFormat, Plan};
+use super::{AccessLog, AccessLogPlan, AdminPlan, LogFormat, Plan};
 use crate::config::Config;
 use crate::config::kind::Set;
-use crate::config::listener::{self, Dns, Outbound};
+use crate::config::listener::{self, Outbound};
 use crate::config::problem::Problems;
 use crate::config::telemetry::{self, Admin, Telemetry};
 use crate::config::tree::Mark;
@@ -85,18 +86,21 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     if let Some(listen) = status {
         parts.own.push(Own::of(&config.status, Addr::Tcp(listen)));
     }
-    dns_order(&config.dns, parts.problems);
+    let dns = dns::dns(config, &mut parts);
+    let virtual_ips = dns::virtual_ips(&mut parts);
     check::addresses(config, &mut parts);
     let gates = limits::doors(config, parts.problems);
     let policy = policy::policy(config, parts.problems);
-    if !config.redirect.is_default() {
-        redirect::capture(config, parts.problems);
-    }
+    // `outrigger redirect` can do without the section; for the doors it is what turns capture on.
+    let rules = if config.redirect.is_default() { None } else { redirect::capture(config, parts.problems) };
+    let capture = rules.map(|rules| capture::capture(&rules, config, &parts.doors, &mut parts.peers));
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
         lint::lint(config, parts.problems);
         if let Some(inbound) = &config.inbound {
-            policy::lint(inbound, &policy, asks_identity(&parts.doors), parts.problems);
+            let captured = capture.as_ref().is_some_and(|capture| capture.inbound.is_some());
+            let doors = policy::Doors { identities: asks_identity(&parts.doors), captured };
+            policy::lint(inbound, &policy, &doors, parts.problems);
         }
     }
     let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
@@ -110,9 +114,10 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         doors,
         peers,
         hosts,
+        virtual_ips,
         egress: egress(&config.outbound, &own),
-        capture: None,
-        dns: dns(&config.dns),
+        capture,
+        dns,
         access_log: access_log(&config.telemetry),
         gates,
         policy,
@@ -206,24 +211,6 @@ fn egress(outbound: &Outbound, own: &[Own]) -> Egress {
         },
         allow: outbound.allow.0.iter().map(allow).collect(),
         own: own.iter().map(|own| own.addr.clone()).collect(),
-    }
-}
-
-fn dns(dns: &Dns) -> DnsPlan {
-    DnsPlan {
-        servers: dns.servers.0.iter().map(|server| server.0).collect(),
-        floor: dns.floor.0,
-        ceiling: dns.ceiling.0,
-        stale_for: dns.stale_for.0,
-        timeout: dns.timeout.0,
-        hosts_file: dns.hosts_file.value,
-    }
-}
-
-fn dns_order(dns: &Dns, problems: &mut Problems) {
-    if dns.floor.0 > dns.ceiling.0 {
-        let said = if dns.floor.is_default() { dns.ceiling.origin.at() } else { dns.floor.origin.at() };
-        problems.error("dns.floor", said, "must not be longer than dns.ceiling", None);
     }
 }
 

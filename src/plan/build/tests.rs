@@ -25,6 +25,7 @@ use crate::plan::rules::{
 };
 
 mod mistakes;
+mod names;
 mod same;
 
 const FULL: &str = include_str!("../../../config/full.yaml");

@@ -1,6 +1,6 @@
 //! Captured connections: whom they reach by name and by address, who speaks first, what fails as it would without us.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::*;
 use crate::plan::door::Protocol;
@@ -31,32 +31,23 @@ impl Net {
     }
 }
 
-/// An address that stands for `a`.
-const VIRTUAL: [u8; 4] = [240, 240, 0, 1];
-
 fn house(more: &str) -> (House, Net) {
     let [a1, a2, b, db, outside] = [(); 5].map(|()| pipes::listen_tcp());
     let text = format!(
-        "service: s\nadmin: {{ listen: off }}\noutbound: {{ listen: 127.0.0.1:15001{more} }}\npeers:\n  \
+        "service: s\nadmin: {{ listen: off }}\nredirect: {{ mode: redirect }}\noutbound: {{ listen: [\"127.0.0.1:15001\", \"[::1]:15001\"]{more} }}\npeers:\n  \
          a: {{ static: [{}, {{ address: {}, weight: 0 }}], retry: off, routes: [{{ match: {{ path: /told }}, respond: {{ status: 204 }} }}] }}\n  \
          b: {{ static: [{}], hosts: [b, \"c:9\"] }}\n  db: {{ static: [{}], protocol: tcp }}\n",
         a1.0, a2.0, b.0, db.0
     );
     let (_, none) = mpsc::channel(1);
-    let mut house = House::of(&text, Some(How::Redirect), none);
-    let mut plan = (*house.plan).clone();
-    plan.capture.as_mut().unwrap().virtuals.insert(IpAddr::from(VIRTUAL), 0);
-    house.put(Arc::new(plan));
+    let house = House::of(&text, none);
     (house, Net { a: [a1, a2], b, db, outside })
 }
 
 impl House {
-    /// Puts another plan in force, with peers that are the same.
-    fn put(&mut self, plan: Arc<Plan>) {
-        let upstreams = Upstreams::new(self.core.metrics.clone(), Tasks::default());
-        let world = World::next(&self.core.world.load(), plan.clone(), &upstreams).unwrap();
-        self.core.world.store(Arc::new(world));
-        self.plan = plan;
+    /// An address that stands for `a`.
+    fn virtual_of_a(&self) -> SocketAddr {
+        SocketAddr::from((self.plan.virtual_ips.find("a").unwrap().v4, 80))
     }
 
     /// A connection of the service that was going to `to`.
@@ -105,9 +96,9 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 #[tokio::test(start_paused = true)]
 async fn a_name_leads_first_then_the_address_then_otherwise() {
-    let virtual_ip = SocketAddr::from((VIRTUAL, 80));
     for otherwise in ["pass", "deny"] {
         let (house, mut net) = house(&format!(", otherwise: {otherwise}"));
+        let virtual_ip = house.virtual_of_a();
         let passed = if otherwise == "pass" { "out" } else { "." };
         let [a1, a2, b, db, out] = [net.a[0].0, net.a[1].0, net.b.0, net.db.0, net.outside.0];
         let nine = SocketAddr::from(([192, 0, 2, 9], 9));
@@ -134,6 +125,7 @@ async fn a_name_leads_first_then_the_address_then_otherwise() {
             (hello("c"), a2, "a2"),
             (hello("a-1.a.svc"), a2, "a2"),
             (hello("x"), virtual_ip, "a1"),
+            (PING.to_vec(), SocketAddr::from(([240, 240, 9, 9], 80)), "."),
             (hello("x"), out, passed),
             // And without any name.
             (PING.to_vec(), a2, "a2"),
@@ -186,7 +178,7 @@ async fn each_request_of_a_connection_goes_by_its_own_host() {
 async fn the_line_tells_what_was_dialled_and_that_it_is_not_the_peers() {
     let (house, mut net) = house("");
     let (a2, outside) = (net.a[1].0, net.outside.0);
-    for to in [a2, outside, SocketAddr::from((VIRTUAL, 80))] {
+    for to in [a2, outside, house.virtual_of_a()] {
         let mut caller = house.going(to, get("a")).await;
         let mut server = net.a[0].1.recv().await.unwrap();
         read_until(&mut server, "\r\n\r\n").await;
@@ -308,10 +300,10 @@ async fn this_sidecar_is_never_dialled() {
 fn service(more: &str) -> (House, SocketAddr, mpsc::Receiver<DuplexStream>) {
     let ((app, listed), (other, unlisted)) = (pipes::listen_tcp(), pipes::listen_tcp());
     let text = format!(
-        "service: s\nadmin: {{ listen: off }}\noutbound: {{ listen: 127.0.0.1:15001 }}\n\
-         inbound: {{ listen: \"0.0.0.0:15006\", app: \"{app}\"{more} }}\n"
+        "service: s\nadmin: {{ listen: off }}\nredirect: {{ mode: redirect }}\noutbound: {{ listen: [\"127.0.0.1:15001\", \"[::1]:15001\"] }}\n\
+         inbound: {{ listen: \"[::]:15006\", app: \"{app}\"{more} }}\n"
     );
-    (House::of(&text, Some(How::Redirect), listed), other, unlisted)
+    (House::of(&text, listed), other, unlisted)
 }
 
 #[tokio::test(start_paused = true)]

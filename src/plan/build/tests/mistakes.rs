@@ -34,6 +34,22 @@ fn each_problem_is_one_line_with_its_place() {
             "f:3:20: dns.hosts-file: expected `true` or `false`, found `on`; did you mean `true`?",
         ),
         (&with("dns: { floor: 10m }"), "f:3:15: dns.floor: must not be longer than dns.ceiling"),
+        (
+            &with("dns: { listen: \"0.0.0.0:15053\" }"),
+            "f:3:16: dns.listen: an answer over UDP must come from the address that was asked: list the addresses one by one",
+        ),
+        (
+            &with("dns: { listen: [\"127.0.0.1:53\", \"[::1]:53\"], servers: [10.0.0.1, \"::1\", 0.0.0.0] }"),
+            "f:3:66: dns.servers[1]: is this sidecar's own DNS door (dns.listen): it would ask itself\nf:3:73: dns.servers[2]: is this sidecar's own DNS door (dns.listen): it would ask itself",
+        ),
+        (
+            &with("dns: { listen: \"127.0.0.1:15000\" }"),
+            "f:3:16: dns.listen: `127.0.0.1:15000` is taken already by admin.listen (127.0.0.1:15000), a default",
+        ),
+        (
+            &with("dns: { listen: \"unix:/x\" }"),
+            "f:3:16: dns.listen: expected an address to listen at, `IP:PORT` or `[IPv6]:PORT`, found `unix:/x`",
+        ),
         (&with("dns: { ceiling: 500ms }"), "f:3:17: dns.floor: must not be longer than dns.ceiling"),
         (
             &with("grace: ${NOT_SET}"),
@@ -362,6 +378,10 @@ fn what_is_probably_not_meant_is_a_warning() {
         (
             &with("peers: { a: { dns: b:1, protocol: tcp } }"),
             "f:3:35: warning: peers.a.protocol: `tcp` without a `listen` of its own: the shared outbound port reaches it by CONNECT only",
+        ),
+        (
+            &with("dns: { listen: [\"127.0.0.1:15053\", \"10.0.0.1:15053\"] }"),
+            "f:3:16: warning: dns.listen: hosts of peers get addresses that lead somewhere only where traffic is captured: the file needs `redirect`\nf:3:36: warning: dns.listen[1]: is not loopback: whoever reaches it can ask, and have answers sent to others",
         ),
         (
             &with("peers: { a: { dns: b:1, listen: 0.0.0.0:1 } }"),
