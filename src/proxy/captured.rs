@@ -113,11 +113,10 @@ pub fn from_caller(conn: &Conn, world: &World, peer: Arc<Peer>) -> Result<Arc<Pe
         _ => None,
     };
     let to = match listens {
-        // "On all addresses" is on the one that was dialled too.
-        Some(addr) if addr.ip().is_unspecified() => SocketAddr::new(to.ip(), addr.port()),
-        Some(addr) if !addr.ip().is_loopback() => addr,
-        // No packet of somebody else comes to loopback.
-        _ => return Ok(peer),
+        // No packet of somebody else comes to loopback: the service must be at the address that was dialled too.
+        Some(addr) if addr.ip().is_loopback() => SocketAddr::new(to.ip(), addr.port()),
+        Some(addr) => addr,
+        None => return Ok(peer),
     };
     at(world, Going::In { to, protocol: peer.source().protocol, from: Some(from) }).map(|led| led.peer)
 }

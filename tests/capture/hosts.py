@@ -56,6 +56,9 @@ class Host:
         if 6 in families:
             self.run("ip", "addr", "add", f"{self.v6}/64", "dev", "eth0", "nodad")
         self.run("ip", "link", "set", "eth0", "up")
+        # As on most machines; without a route for it nothing is sent to an address, and so nothing captured.
+        for family in families:
+            self.run("ip", f"-{family}", "route", "add", "default", "dev", "eth0")
         known = lab.path(f"{name}.hosts")
         known.write_text("127.0.0.1 localhost\n" + names)
         self.run("mount", "--bind", known, "/etc/hosts")

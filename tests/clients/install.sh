@@ -22,6 +22,8 @@ need nghttp2-client h2load
 need nodejs node
 need iproute2 ip
 need util-linux nsenter
+need nftables /usr/sbin/nft
+need redis-tools redis-cli
 need systemd systemd-analyze
 need file file
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)
