@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "clients"), str(ROOT / "benches"), str(ROOT / "tests" / "capture")]
+sys.path[:0] = [str(ROOT / "tests" / "clients"), str(ROOT / "benches"), str(ROOT / "tests" / "capture" / "mesh")]
 
 import hosts  # noqa: E402
 from lab import LOOPBACK, Lab, find, listens  # noqa: E402

@@ -15,12 +15,12 @@ import time
 import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "clients")]
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "clients")]
 
 import hosts
 from lab import Lab, find, wait_for
 
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 SERVERS = HERE / "servers.py"
 # In everything that is sent between sidecars, and so what must not be seen on the way.
 SECRET = "the-secret-that-nobody-reads"
@@ -242,7 +242,7 @@ def postgres(mesh):
 
 @case
 def grpc(mesh):
-    python = HERE.parent / "clients" / ".venv" / "bin" / "python"
+    python = HERE.parents[1] / "clients" / ".venv" / "bin" / "python"
     serve = ("import grpc, concurrent.futures\n"
              "echo = grpc.unary_unary_rpc_method_handler(lambda asked, _: asked + b'!')\n"
              "many = grpc.stream_stream_rpc_method_handler(lambda asked, _: (one + b'!' for one in asked))\n"
@@ -358,7 +358,7 @@ def nobody_on_the_way_reads_any_of_it(mesh):
 
 
 def options():
-    parser = argparse.ArgumentParser(prog="tests/capture/run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tests/capture/mesh/run", description=__doc__)
     parser.add_argument("--binary", type=pathlib.Path, help="the proxy (default: target/release, then target/debug)")
     parser.add_argument("--only", action="append", choices=[one.__name__ for one in CASES], help="this case alone (again for more)")
     parser.add_argument("--keep", action="store_true", help="keep the folder if a case failed")
