@@ -1,5 +1,5 @@
 //! What deciding costs: a pick among few and among ten thousand endpoints, what the resilience machines add to a good
-//! request, and taking over a control file of ten thousand endpoints.
+//! request, what a token costs the first time and later, and taking over a control file of ten thousand endpoints.
 //!
 //! `cargo bench --bench deciding`
 
@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use outrigger::ids::PeerName;
+use outrigger::jwt::tokens::Tokens;
 use outrigger::life::tasks::Tasks;
 use outrigger::plan::control_file;
 use outrigger::plan::door::Protocol;
+use outrigger::plan::jwt::{IssuerPlan, JwtPlan, KeysPlan, Place};
 use outrigger::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerSource, Routes};
 use outrigger::plan::rules::{BreakerRule, EjectRule};
 use outrigger::resilience::breaker::Breaker;
@@ -160,4 +162,44 @@ fn take_over_endpoints(bencher: Bencher<'_, '_>, every_field: bool) {
             specs
         })
         .bench_values(|specs| peer.update(specs));
+}
+
+/// A service that believes an issuer, and a request with its token (ES256).
+fn token() -> Option<(impl Fn() -> Option<Arc<Tokens>>, http::request::Parts)> {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &aws_lc_rs::rand::SystemRandom::new());
+    let key = jsonwebtoken::EncodingKey::from_ec_der(key.ok()?.as_ref());
+    let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).ok()?;
+    let path = std::env::temp_dir().join(format!("outrigger-bench-{}.json", std::process::id()));
+    std::fs::write(&path, serde_json::json!({ "keys": [jwk] }).to_string()).ok()?;
+    let claims = serde_json::json!({ "iss": "i", "aud": "a", "exp": 4_000_000_000_u64, "scope": "orders.write" });
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256), &claims, &key).ok()?;
+    let request = http::Request::builder().header("authorization", format!("Bearer {token}")).body(()).ok()?;
+    let issuer = IssuerPlan {
+        issuer: "i".into(),
+        audiences: Some(vec!["a".into()]),
+        keys: KeysPlan::File(path),
+        place: Place::Header(http::header::AUTHORIZATION),
+        leeway: Duration::from_secs(60),
+        strip: false,
+    };
+    let plan = Arc::new(JwtPlan { issuers: vec![issuer] });
+    let tokens = move || Tokens::next(None, &plan, vec!["scope".into()], &Arc::default()).ok();
+    Some((tokens, request.into_parts().0))
+}
+
+#[divan::bench]
+fn token_first(bencher: Bencher<'_, '_>) {
+    let Some((tokens, parts)) = token() else { return };
+    let now = std::time::SystemTime::now();
+    bencher
+        .with_inputs(&tokens)
+        .bench_values(|tokens| black_box(tokens.map(|tokens| tokens.judge(&parts, now).is_ok())));
+}
+
+#[divan::bench]
+fn token_known(bencher: Bencher<'_, '_>) {
+    let Some((tokens, parts)) = token() else { return };
+    let (now, Some(tokens)) = (std::time::SystemTime::now(), tokens()) else { return };
+    bencher.bench(|| black_box(tokens.judge(&parts, now).is_ok()));
 }

@@ -24,6 +24,7 @@ pub mod resilience;
 // floor 5: bytes, names, heads
 pub mod dns;
 pub mod http;
+pub mod jwt;
 pub mod net;
 pub mod redirect;
 pub mod tls;

@@ -104,6 +104,12 @@ reasons! {
     PlaintextRefused => "plaintext_refused", Client, "http_request_denied";
     /// A rule looks at paths, and this one can be read in two ways.
     PathNotNormal => "path_not_normal", Client, "http_request_error";
+    /// A rule asks for claims, and the request carries no token.
+    TokenMissing => "token_missing", Client, "http_request_denied";
+    /// The request carries a token that is not believed; the detail says why.
+    TokenInvalid => "token_invalid", Client, "http_request_denied";
+    /// The request carries a token, and the keys of its issuer are not known yet.
+    KeysUnavailable => "keys_unavailable", Proxy, "proxy_internal_response";
     /// No rule of `inbound.allow` lets it in, or one of `inbound.deny` keeps it out.
     Denied => "denied", Policy, "http_request_denied";
     /// A fault that a route makes on purpose.
@@ -126,6 +132,8 @@ reasons! {
     Overloaded => "overloaded", Proxy, "connection_limit_reached";
     /// This proxy is shutting down.
     Draining => "draining", Proxy, "proxy_internal_response";
+    /// This proxy has no identity yet, and mutual TLS needs one.
+    NoIdentity => "no_identity", Proxy, "proxy_internal_error";
     /// This proxy met a state that it should not have.
     Internal => "internal", Proxy, "proxy_internal_error";
     /// The peer has no endpoint.

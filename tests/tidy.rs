@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("dns", 5),
     ("http", 5),
     ("redirect", 5),
+    ("jwt", 5),
     ("upstream", 6),
     ("call", 7),
     ("proxy", 8),

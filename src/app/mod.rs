@@ -24,12 +24,14 @@ use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
 use crate::control::child::Child;
 use crate::control::dnsdoor::{self, DnsDoor};
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
 use crate::control::ready::Opened;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Handle, Reloader, Trigger};
 use crate::control::signals::{self, Signals, Told};
+use crate::control::spiffe::Source;
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase};
 use crate::life::shutdown::{Direction, End, Steps, shutdown};
@@ -48,7 +50,8 @@ use crate::upstream::world::{Upstreams, World};
 use data::Data;
 use works::{InForce, Wiring};
 
-/// How long inbound waits for first endpoints at start; two services that wait for each other's names must both start.
+/// How long inbound waits for first endpoints, and for a first identity, at start; two services that wait for each other's
+/// names must both start.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
 
 /// How long copies of requests that are still under way may take in the end.
@@ -126,9 +129,22 @@ struct Running {
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
     dns: Arc<DnsDoor>,
+    jwks: Arc<Jwks>,
+    agent: Arc<Source>,
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
+}
+
+impl Running {
+    /// Lets everything that follows a World follow the first one.
+    fn follow(&self) {
+        let world = self.core.world.load_full();
+        self.refresher.set_world(&world);
+        self.prober.set(&world.peers);
+        self.jwks.set(world.jwt.as_ref());
+        self.agent.set(world.plan.identity.as_ref(), world.identity.as_ref());
+    }
 }
 
 async fn serve(
@@ -148,22 +164,22 @@ async fn serve(
     data.own(upstreams.sweep());
     let (refresher, adhoc) = discovery::start(&plan, &upstreams, &tasks);
     let world = World::first(plan.clone(), &upstreams, adhoc).map_err(Stop::because)?;
-    let core = Arc::new(core(world, metrics.clone(), access));
+    let core = Arc::new(core(world, &metrics, access));
     let doors = Arc::new(Doors::new(core.clone(), data.handle()));
     let dns = Arc::new(DnsDoor::new(plan.clone(), tasks.clone(), metrics.clone()));
     let (servers, names, mut prepared) = bind_all(&plan, &loaded, &doors, &dns).await?;
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
-    let running =
-        Running { core, doors, refresher, prober, dns, stop: Drain::default(), tasks, opened: Opened::default() };
-
+    let jwks = Arc::new(Jwks::new(tasks.clone(), refresher.clone(), metrics.clone()));
+    let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
+    let (stop, opened) = (Drain::default(), Opened::default());
+    let running = Running { core, doors, refresher, prober, dns, jwks, agent, stop, tasks, opened };
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
 
     running.dns.commit(names, &plan)?;
     running.doors.open(&mut prepared, Door::Outbound);
-    running.refresher.set_world(&running.core.world.load());
-    running.prober.set(&running.core.world.load().peers);
+    running.follow();
     if !first_endpoints(&mut signals, &running, &reloads).await {
         running.stop.advance(Phase::Draining);
         return Ok(end(signals, running, None).await);
@@ -186,10 +202,11 @@ async fn serve(
     Ok(until_the_end(signals, running, child, &reloads).await)
 }
 
-fn core(world: World, metrics: Arc<Metrics>, access: AccessLog) -> Core {
+/// What all connections share.
+fn core(world: World, metrics: &Arc<Metrics>, access: AccessLog) -> Core {
     Core {
         world: ArcSwap::from_pointee(world),
-        metrics,
+        metrics: metrics.clone(),
         access,
         inbound: Direction::default(),
         outbound: Direction::default(),
@@ -199,11 +216,14 @@ fn core(world: World, metrics: Arc<Metrics>, access: AccessLog) -> Core {
     }
 }
 
-/// Waits for first endpoints, whether they all come or not: who has none answers 503 with the reason. `false` when the
-/// end was asked for meanwhile.
+/// Waits for first endpoints and an identity, whether they all come or not: where one is lacking the answer is 503 with
+/// the reason. `false` when the end was asked for meanwhile.
 async fn first_endpoints(signals: &mut Signals, running: &Running, reloads: &Handle) -> bool {
     let mut stop = running.stop.watch();
-    let answers = running.refresher.first_answers(FIRST_ENDPOINTS);
+    let answers = futures_util::future::join(
+        running.refresher.first_answers(FIRST_ENDPOINTS),
+        running.agent.first(FIRST_ENDPOINTS),
+    );
     let mut answers = std::pin::pin!(answers);
     loop {
         tokio::select! {

@@ -11,12 +11,15 @@ use tracing::{error, warn};
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
 use crate::control::dnsdoor::{self, DnsDoor, DnsState};
+use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Hash, Reading, Works};
+use crate::control::spiffe::Source;
 use crate::control::{Destination, Rooms};
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
@@ -34,6 +37,8 @@ pub(super) struct Wiring {
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
     dns: Arc<DnsDoor>,
+    jwks: Arc<Jwks>,
+    agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
     path: PathBuf,
     facts: Facts,
@@ -63,6 +68,8 @@ impl Wiring {
             refresher: running.refresher.clone(),
             prober: running.prober.clone(),
             dns: running.dns.clone(),
+            jwks: running.jwks.clone(),
+            agent: running.agent.clone(),
             upstreams,
             path: path.to_owned(),
             facts: facts.clone(),
@@ -103,9 +110,12 @@ impl Works for Wiring {
         let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        // At once: what an agent gives must not replace the files' that the World has just put in force.
+        self.agent.set(plan.identity.as_ref(), world.identity.as_ref());
         // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
         self.refresher.also(&before, &world);
-        self.refresher.first_answers(FIRST_ENDPOINTS).await;
+        futures_util::future::join(self.refresher.first_answers(FIRST_ENDPOINTS), self.agent.first(FIRST_ENDPOINTS))
+            .await;
         Ok(Ready { world, prepared, names })
     }
 
@@ -123,6 +133,7 @@ impl Works for Wiring {
         if let Err(error) = self.dns.commit(ready.names, &world.plan) {
             error!(%error, "the DNS door cannot be opened");
         }
+        self.jwks.set(world.jwt.as_ref());
         self.doors.commit(ready.prepared);
     }
 }
@@ -165,6 +176,15 @@ impl Rooms for InForce {
 
     fn dns(&self) -> Option<DnsState> {
         self.1.state()
+    }
+
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        self.0.world.load().identity.as_ref().and_then(|store| store.lack())
+    }
+
+    fn issuers(&self) -> Vec<SourceState> {
+        let world = self.0.world.load();
+        world.jwt.iter().flat_map(|tokens| tokens.sources()).map(|source| source.state()).collect()
     }
 
     fn pending(&self) -> Vec<PeerName> {

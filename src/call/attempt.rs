@@ -26,6 +26,7 @@ use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
+use crate::upstream::unread;
 
 /// Endpoints that a request passes over because a limit of ours is reached there.
 const MOST_FULL: usize = 32;
@@ -219,7 +220,7 @@ impl<'a> Tries<'a> {
             let code = verdict::grpc_code(answer.headers()).or_else(|| trailers.as_ref().and_then(verdict::grpc_code));
             in_flight.answered(self.now, Seen::answer(status, code));
         }
-        drop(answer);
+        unread::discard(self.call.peer, answer);
         self.rest(pause).await;
         head::mark(request.headers_mut(), self.attempts + 1);
         Ok(request)

@@ -13,6 +13,7 @@ use super::trail::Trail;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::head;
+use crate::http::time_left;
 use crate::plan::rules::HedgeRule;
 use crate::reason::Reason;
 use crate::resilience::limit::Held;
@@ -21,6 +22,7 @@ use crate::resilience::verdict::{self, Asking, Outcome};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, OnInformational, SendError, Version};
+use crate::upstream::unread;
 
 /// What became of an attempt.
 enum Ended {
@@ -50,7 +52,7 @@ impl Leg<'_> {
             Ok(lease) => lease,
             Err(error) => return Ended::Unconnected(error, request),
         };
-        head::pass_deadline(request.headers_mut(), call.deadline);
+        time_left::pass_deadline(request.headers_mut(), call.deadline);
         let (reused, version) = (lease.reused(), lease.version());
         let told: Option<OnInformational> = informational(call, &lease).filter(|_| speaks);
         Ended::Sent { reused, version, sent: send(ends, lease, request, told).await }
@@ -246,6 +248,7 @@ impl<'a> Tries<'a> {
                     let code = verdict::grpc_code(trailers.as_ref().unwrap_or(answer.headers()));
                     in_flight.answered(self.now, Seen::answer(answer.status(), code));
                 }
+                unread::discard(self.call.peer, answer);
             }
         }
     }
@@ -305,7 +308,7 @@ mod tests {
             let call = Call::plain(&peer, &rules, Instant::now());
             let (mut tries, mut trail) = (Tries::new(&call), Trail::default());
             tries.begin(&mut trail).unwrap();
-            let (_, spare) = Spare::of(&rules, false, Request::new(Body::Empty));
+            let spare = Spare::of(&rules, false, &mut Request::new(Body::Empty));
             let (mut beside, _) = tries.beside(&mut trail, &spare.unwrap()).unwrap();
             tries.told(&mut beside, ended(reason));
             assert!(beside.in_flight.is_none());
@@ -320,7 +323,7 @@ mod tests {
         let (mut tries, mut trail) = (Tries::new(&call), Trail::default());
         tries.begin(&mut trail).unwrap();
         peer.update(Vec::new());
-        let (_, spare) = Spare::of(&rules, false, Request::new(Body::Empty));
+        let spare = Spare::of(&rules, false, &mut Request::new(Body::Empty));
         assert!(tries.beside(&mut trail, &spare.unwrap()).is_none());
         assert_eq!(peer.budget().standing(Instant::now(), &rules.retry.budget).used, 0);
         assert_eq!((peer.metrics().hedges.get(), peer.metrics().hedges_skipped.get()), (0, 1));

@@ -123,6 +123,9 @@ enum Command {
         /// With --inbound: the caller's address
         #[arg(long, value_name = "IP", requires = "inbound")]
         address: Option<std::net::IpAddr>,
+        /// With --inbound: what a good token would say; a token that is given itself is verified only by keys in files
+        #[arg(long, value_name = "JSON", requires = "inbound", value_parser = explain::claims)]
+        claims: Option<crate::plan::claims::Claims>,
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
@@ -226,9 +229,9 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
         Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
-        Command::Explain { url, fields, method, inbound, identity, address, json, file } => {
+        Command::Explain { url, fields, method, inbound, identity, address, claims, json, file } => {
             let path = file.path(environment);
-            let asking = explain::Asking { url, method, fields, inbound, identity, address };
+            let asking = explain::Asking { url, method, fields, inbound, identity, address, claims };
             explain::run(&path, &asking, json, &Facts::gather(), &variables, (&mut out, &mut err))
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),

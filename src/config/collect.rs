@@ -20,6 +20,14 @@ pub struct OneOrMore<T>(pub Vec<Set<T>>);
 #[derive(Clone, Debug)]
 pub struct Named<T>(pub Vec<(String, Set<T>)>);
 
+/// Things under any texts that are not empty, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct Keyed<T>(pub Vec<(String, Set<T>)>);
+
+/// A value, or the word `any` for no condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrAny<T>(pub Option<T>);
+
 /// A value, or the word `off` for none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrOff<T>(pub Option<T>);
@@ -39,6 +47,10 @@ pub struct OrAll<T>(pub Option<T>);
 /// A value, or the word `system` for what the system has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrSystem<T>(pub Option<T>);
+
+/// A value, or the word `on` for that of the environment; where that is set it stands in before anything is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrOn<T>(pub Option<T>);
 
 /// A value, or the word `source` for the caller's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,28 +120,57 @@ impl<T: Kind> Kind for Named<T> {
     }
 
     fn read(node: &Node<'_>, trail: &Trail<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let What::Map(entries) = &node.what else {
-            return reader.mismatch(node, trail, &Self::shape().expected());
-        };
-        let mut named = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let trail = trail.key(&entry.key);
-            if !is_name(&entry.key) {
-                let text =
-                    "expected a name of at most 63 letters, digits, `-`, `_` or `.`, beginning with a letter or digit";
-                reader.problems.error(trail, entry.at, text, None);
-            }
-            if let Some(set) = Set::read(&entry.value, &trail, reader) {
-                named.push((entry.key.to_string(), set));
-            }
-        }
-        Some(Self(named))
+        let expected =
+            "expected a name of at most 63 letters, digits, `-`, `_` or `.`, beginning with a letter or digit";
+        keyed(node, trail, reader, (Self::shape(), is_name, expected)).map(Self)
     }
 
     fn print(&self) -> Printed {
-        let entry = |(name, set): &(String, Set<T>)| (name.clone(), set.value.print(), set.origin.clone());
-        Printed::Map(self.0.iter().map(entry).collect())
+        printed_map(&self.0)
     }
+}
+
+impl<T: Kind> Kind for Keyed<T> {
+    fn shape() -> Shape {
+        Shape::Keyed(Box::new(T::shape()))
+    }
+
+    fn read(node: &Node<'_>, trail: &Trail<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        keyed(node, trail, reader, (Self::shape(), |key| !key.is_empty(), "expected a text that is not empty"))
+            .map(Self)
+    }
+
+    fn print(&self) -> Printed {
+        printed_map(&self.0)
+    }
+}
+
+/// The entries of a mapping whose keys pass a test.
+fn keyed<T: Kind>(
+    node: &Node<'_>,
+    trail: &Trail<'_>,
+    reader: &mut Reader<'_>,
+    (shape, fits, expected): (Shape, fn(&str) -> bool, &str),
+) -> Option<Vec<(String, Set<T>)>> {
+    let What::Map(entries) = &node.what else {
+        return reader.mismatch(node, trail, &shape.expected());
+    };
+    let mut named = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let trail = trail.key(&entry.key);
+        if !fits(&entry.key) {
+            reader.problems.error(trail, entry.at, expected, None);
+        }
+        if let Some(set) = Set::read(&entry.value, &trail, reader) {
+            named.push((entry.key.to_string(), set));
+        }
+    }
+    Some(named)
+}
+
+fn printed_map<T: Kind>(entries: &[(String, Set<T>)]) -> Printed {
+    let entry = |(name, set): &(String, Set<T>)| (name.clone(), set.value.print(), set.origin.clone());
+    Printed::Map(entries.iter().map(entry).collect())
 }
 
 /// What [`is_name`] accepts, as a regular expression.
@@ -163,11 +204,13 @@ macro_rules! or_word {
         }
     };
 }
+or_word!(OrAny, "any");
 or_word!(OrOff, "off");
 or_word!(OrNone, "none");
 or_word!(OrAll, "all");
 or_word!(OrSystem, "system");
 or_word!(OrSource, "source");
+or_word!(OrOn, "on");
 
 impl<T: Kind> Kind for Switch<T> {
     fn shape() -> Shape {

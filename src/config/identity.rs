@@ -1,9 +1,9 @@
 //! The section `identity`, and what doors and peers say about mutual TLS.
 
-use super::collect::{List, OneOrMore};
+use super::collect::{List, OneOrMore, OrOn};
 use super::kind::{Set, words};
 use super::section::section;
-use super::values::{FilePath, SpiffeIds, TrustDomain};
+use super::values::{FilePath, SpiffeId, SpiffeIds, TrustDomain, WorkloadApi};
 
 words! {
     /// Whether the callers of the inbound doors must prove who they are.
@@ -19,13 +19,18 @@ words! {
 
 section! {
     /// Who this sidecar is, and whom it trusts: mutual TLS with SPIFFE IDs.
+    /// Either `certificate`, `key` and `roots`, or `workload-api`.
     Identity {
         /// PEM file: the certificate with exactly one SPIFFE ID, then the intermediates.
-        certificate "certificate": Option<Set<FilePath>> = Required("tls/cert.pem");
+        certificate "certificate": Option<Set<FilePath>> = Unset("tls/cert.pem");
         /// PEM file of its private key.
-        key "key": Option<Set<FilePath>> = Required("tls/key.pem");
+        key "key": Option<Set<FilePath>> = Unset("tls/key.pem");
         /// PEM files of roots, one or a list; several at once for a rotation.
-        roots "roots": Option<Set<OneOrMore<TrustedRoots>>> = Required("tls/roots.pem");
+        roots "roots": Option<Set<OneOrMore<TrustedRoots>>> = Unset("tls/roots.pem");
+        /// Instead of files: a Workload API (SPIRE); `on` means $SPIFFE_ENDPOINT_SOCKET.
+        workload_api "workload-api": Option<Set<OrOn<WorkloadApi>>> = Unset("unix:/run/spire.sock");
+        /// Which of several identities that the agent gives; by default the first.
+        id "id": Option<Set<SpiffeId>> = Unset("spiffe://shop/checkout");
         /// PEM files of CRLs.
         crls "crls": Set<List<FilePath>> = Is("[]");
         /// Whether TLS 1.2 is spoken with whoever has no 1.3.

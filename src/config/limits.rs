@@ -108,7 +108,7 @@ section! {
         limit "limit": Option<Set<Pace>> = Required("500/s");
         /// Requests at once; by default as many as `limit` names.
         burst "burst": Option<Set<Count<1, 1_000_000>>> = Unset("1000");
-        /// What has a rate each: `address` or `header NAME`.
+        /// What has a rate each: `address`, `header NAME` or `identity`.
         per "per": Option<Set<RateKey>> = Unset("header x-user");
         /// How many are remembered; others share one rate.
         keys "keys": Set<Count<1, 1_000_000>> = Is("10000");
@@ -131,6 +131,8 @@ pub enum RateKey {
     Address,
     /// The value of this field.
     Header(http::HeaderName),
+    /// Who the caller has proven to be.
+    Identity,
 }
 
 const PERIODS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
@@ -176,20 +178,23 @@ impl Scalar for RateKey {
     const NAME: &'static str = "rate-key";
 
     fn expected() -> String {
-        "`address`, or `header` and a field's name such as `header x-user`".into()
+        "`address`, `identity`, or `header` and a field's name such as `header x-user`".into()
     }
 
     fn pattern() -> String {
-        "^(address|header +[A-Za-z0-9!#$%&'*+.^_`|~-]+)$".into()
+        "^(address|identity|header +[A-Za-z0-9!#$%&'*+.^_`|~-]+)$".into()
     }
 
     fn parse(text: &str) -> Result<Self, Wrong> {
-        if text == "address" {
-            return Ok(Self::Address);
+        match text {
+            "address" => return Ok(Self::Address),
+            "identity" => return Ok(Self::Identity),
+            _ => {}
         }
         let name = text.strip_prefix("header ").map(str::trim_start).and_then(field_name);
         name.map(Self::Header).ok_or_else(|| match text {
             "ip" | "client" | "source" => Wrong::meant("address"),
+            "id" | "spiffe" => Wrong::meant("identity"),
             _ => field_name(text).map_or_else(Wrong::default, |name| Wrong::meant(format!("header {name}"))),
         })
     }
@@ -197,6 +202,7 @@ impl Scalar for RateKey {
     fn write(&self) -> String {
         match self {
             Self::Address => "address".into(),
+            Self::Identity => "identity".into(),
             Self::Header(name) => format!("header {name}"),
         }
     }
@@ -221,8 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_one_of_two_keys() {
+    fn a_rate_has_one_of_three_keys() {
         assert_eq!(RateKey::parse("address"), Ok(RateKey::Address));
+        assert_eq!(RateKey::parse("identity").map(|key| key.write()), Ok("identity".into()));
+        assert_eq!(RateKey::parse("spiffe").unwrap_err().hint.as_deref(), Some("identity"));
         for (text, written) in [("header x-user", "header x-user"), ("header  X-User", "header x-user")] {
             assert_eq!(RateKey::parse(text).unwrap().write(), written);
         }

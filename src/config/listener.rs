@@ -3,13 +3,14 @@
 use super::collect::{List, OneOrMore, OrNone, Switch};
 use super::facts::Facts;
 use super::identity::Mtls;
+use super::jwt::Jwt;
 use super::kind::{Set, words};
 use super::limits::{Adaptive, Rate};
 use super::policy::{AccessRule, Authorization, Probe};
 use super::route::Route;
 use super::section::section;
 use super::units::{Count, Size, SizeWithin, Span, Timer};
-use super::values::{AllowEntry, FilePath, Listen, Network, ServerName, Target, TcpListen, Upgrade};
+use super::values::{AllowEntry, FilePath, Listen, Network, Passed, Target, TcpListen, Upgrade};
 
 words! {
     /// What is spoken.
@@ -50,12 +51,14 @@ section! {
         tls "tls": Option<Set<ServerTls>> = Unset("{}");
         /// Mutual TLS: `strict`, `permissive` or `off`; with `identity` by default `strict`.
         mtls "mtls": Option<Set<Mtls>> = Unset("strict");
-        /// Server names whose TLS is handed to the service untouched.
-        passthrough "passthrough": Set<List<ServerName>> = Is("[]");
+        /// Server names, and ports of this service, whose TLS is handed to the service untouched.
+        passthrough "passthrough": Set<List<Passed>> = Is("[]");
         /// Protocols that may follow an HTTP/1 upgrade, besides websocket.
         upgrades "upgrades": Set<List<Upgrade>> = Is("[]");
         /// Networks whose `Forwarded` and `X-Forwarded-*` are believed; from others they are replaced.
         trusted "trusted": Set<List<Network>> = Is("[]");
+        /// Issuers whose JSON Web Tokens are believed; a token that is none of theirs, or not valid, is refused.
+        jwt "jwt": Set<List<Jwt>> = Is("[]");
         /// Only what one of these rules means is let in, once there is one.
         allow "allow": Option<Set<OneOrMore<AccessRule>>> = Unset("{ from: spiffe://shop/frontend, paths: /orders/* }");
         /// What one of these rules means is kept out, whatever `allow` says.

@@ -8,6 +8,7 @@ pub mod expand;
 pub mod facts;
 pub mod fallback;
 pub mod identity;
+pub mod jwt;
 pub mod kind;
 pub mod limits;
 pub mod listener;
@@ -53,6 +54,9 @@ pub const ADMIN_VARIABLE: &str = "OUTRIGGER_ADMIN";
 
 /// Where this sidecar runs, unless the file says it.
 pub const ZONE_VARIABLE: &str = "OUTRIGGER_ZONE";
+
+/// Where the Workload API is served (SPIFFE_Workload_Endpoint §4), if `identity.workload-api` is `on`.
+pub const WORKLOAD_API_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 section! {
     /// The configuration of one sidecar.
@@ -102,6 +106,7 @@ pub fn read(text: &str, facts: &Facts, variables: Variables<'_>, problems: &mut 
     expand(&mut root, &Trail::Root, variables, problems);
     admin_from_environment(&mut root, variables);
     zone_from_environment(&mut root, variables);
+    workload_api_from_environment(&mut root, variables);
     let places = Places::of(&root, problems.file());
     let mut config = Config::read(&root, &Trail::Root, &mut Reader { facts, problems })?;
     settle::settle(&mut config);
@@ -136,6 +141,20 @@ fn zone_from_environment(root: &mut Node<'_>, variables: Variables<'_>) {
         let value = Node { at: None, what: What::Expanded(zone, ZONE_VARIABLE.into()) };
         entries.push(Entry { key: "zone".into(), at: None, value });
     }
+}
+
+/// Puts the socket that SPIFFE_ENDPOINT_SOCKET names where the file says `on`.
+fn workload_api_from_environment(root: &mut Node<'_>, variables: Variables<'_>) {
+    let said = value_of(root, "identity").and_then(|identity| value_of(identity, "workload-api"));
+    let Some(said) = said.filter(|node| matches!(&node.what, What::Text(word) if word == "on")) else { return };
+    if let Some(socket) = variables(WORKLOAD_API_VARIABLE).filter(|socket| !socket.trim().is_empty()) {
+        said.what = What::Expanded(socket, WORKLOAD_API_VARIABLE.into());
+    }
+}
+
+fn value_of<'n, 't>(node: &'n mut Node<'t>, key: &str) -> Option<&'n mut Node<'t>> {
+    let What::Map(entries) = &mut node.what else { return None };
+    entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.value)
 }
 
 /// Reads a control file, in which variables are not expanded.

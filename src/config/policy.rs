@@ -1,6 +1,7 @@
 //! Who may ask what of the service: the rules below `inbound.allow` and `inbound.deny`.
 
 use super::collect::{Named, OneOrMore};
+use super::jwt::Claims;
 use super::kind::{Scalar, Set, Wrong, words};
 use super::route::{MethodName, Path, TextMatch};
 use super::section::section;
@@ -30,6 +31,8 @@ section! {
         hosts "hosts": Option<Set<OneOrMore<HostEntry>>> = Unset("[orders.shop]");
         /// Fields; a text is exact.
         headers "headers": Option<Set<Named<TextMatch>>> = Unset("{ x-tier: gold }");
+        /// What the claims of a verified token say: a text or a list of such.
+        claims "claims": Option<Set<Claims>> = Unset("{ scope: orders.write }");
         /// Networks that the connection comes from.
         addresses "addresses": Option<Set<OneOrMore<Network>>> = Unset("[10.0.0.0/8]");
         /// Ports of this service that the connection came to.

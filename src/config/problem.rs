@@ -125,6 +125,12 @@ impl Problems {
         self.more > 0 || self.kept.iter().any(|problem| below(&problem.key).is_some_and(ends))
     }
 
+    /// Whether something is wrong with any key of this section already.
+    pub fn within(&self, section: &str) -> bool {
+        let below = |path: &str| path.strip_prefix(section).is_some_and(|rest| rest.starts_with(['.', '[']));
+        self.more > 0 || self.kept.iter().any(|problem| below(&problem.key))
+    }
+
     /// Whether there is an error; warnings alone do not refuse a file.
     pub fn has_errors(&self) -> bool {
         self.errors > 0

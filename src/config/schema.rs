@@ -61,6 +61,11 @@ fn of(shape: &Shape, definitions: &mut Map<String, Value>) -> Value {
             "propertyNames": { "pattern": collect::NAME_PATTERN },
             "additionalProperties": of(item, definitions),
         }),
+        Shape::Keyed(item) => json!({
+            "type": "object",
+            "propertyNames": { "minLength": 1 },
+            "additionalProperties": of(item, definitions),
+        }),
         Shape::Section { name, about, keys, short } => {
             let section = section(about, keys, definitions);
             let short = short.and_then(|short| keys.iter().find(|key| key.name == short));

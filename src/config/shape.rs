@@ -29,6 +29,8 @@ pub enum Shape {
     OneOrMore(Box<Shape>),
     /// A mapping from names of the user's choice.
     Named(Box<Shape>),
+    /// A mapping from any texts.
+    Keyed(Box<Shape>),
     /// A mapping with these keys.
     Section {
         /// Its name in the JSON Schema.
@@ -55,6 +57,7 @@ impl Shape {
             Self::List(item) => format!("a list, each item {}", item.expected()),
             Self::OneOrMore(item) => format!("{}, or a list of such", item.expected()),
             Self::Named(item) => format!("a mapping from names, each to {}", item.expected()),
+            Self::Keyed(item) => format!("a mapping from texts, each to {}", item.expected()),
             Self::Section { keys, .. } => {
                 let names: Vec<_> = keys.iter().map(|key| key.name).collect();
                 format!("a mapping with keys of {}", names.join(", "))

@@ -107,6 +107,15 @@ scalars! {
         },
         Clone::clone;
 
+    /// A server name, or a port of this service.
+    Passed(Result<String, u16>) "server-name-or-port",
+        "a DNS name, `*.` and a DNS name, or a port", HOST,
+        |text| match text.bytes().all(|b| b.is_ascii_digit()) {
+            true => port_number(text).map(Err).ok_or_else(Wrong::default),
+            false => ServerName::parse(text).map(|name| Ok(name.0)),
+        },
+        |passed| passed.as_ref().map_or_else(ToString::to_string, Clone::clone);
+
     /// A protocol of the `Upgrade` field.
     Upgrade(String) "upgrade",
         "an upgrade token such as `foo/2`", r"^[!#$%&'*+.^_`|~0-9A-Za-z/-]+$",
@@ -155,6 +164,14 @@ scalars! {
     TrustDomain(String) "trust-domain",
         "a trust domain such as `shop.internal`", "^[a-z0-9._-]+$",
         |text| if is_trust_domain(text) { Ok(text.to_owned()) } else { Err(Wrong::default()) }, Clone::clone;
+
+    /// Where a Workload API is served, also in the forms of SPIFFE_Workload_Endpoint §4.
+    WorkloadApi(Addr) "workload-api",
+        "the socket of a Workload API, `unix:/PATH` or `tcp:LOOPBACK-IP:PORT`", "^(unix:/.+|tcp:.+)$",
+        workload_api, |addr| match addr {
+            Addr::Tcp(addr) => format!("tcp:{addr}"),
+            Addr::Unix(_) => addr.to_string(),
+        };
 
     /// A SPIFFE ID, or with a last segment of `*` all below it.
     SpiffeIds(crate::spiffe::IdMatch) "spiffe-ids",
@@ -225,6 +242,20 @@ impl Scalar for AllowEntry {
             Self::Host(host) => host.clone(),
             Self::Net(net) => net.to_string(),
         }
+    }
+}
+
+fn workload_api(text: &str) -> Result<Addr, Wrong> {
+    let (scheme, rest) = text.split_once(':').ok_or_else(Wrong::default)?;
+    let bare = rest.strip_prefix("//").unwrap_or(rest);
+    let addr = match scheme {
+        "unix" if bare.starts_with('/') => addr(&format!("unix:{bare}"))?,
+        "tcp" => Addr::Tcp(bare.parse().map_err(|_| Wrong::default())?),
+        _ => return Err(Wrong::default()),
+    };
+    match addr.is_local() {
+        true => Ok(addr),
+        false => Err(Wrong::because("a private key would cross the network unencrypted")),
     }
 }
 

@@ -19,12 +19,13 @@ use crate::control::admin::guard::read_token;
 use crate::control::reload::Hash;
 use crate::control::watch::MOST_BYTES;
 use crate::ids::PeerName;
+use crate::jwt::source::read_file as read_keys;
 use crate::plan::Plan;
 use crate::plan::build::{Built, Content, FileUse, build};
 use crate::plan::control_file::{self, ControlFile};
 use crate::plan::door::Egress;
 use crate::plan::egress::is_own;
-use crate::plan::identity::IdentityPlan;
+use crate::plan::identity::{FilesPlan, IdentityPlan};
 use crate::tls;
 use crate::tls::client::{ClientTls, SystemRoots};
 use crate::tls::identity::Identity;
@@ -164,6 +165,7 @@ fn look_at(files: &[FileUse], egress: &Egress, problems: &mut Problems) {
                 all.peek().is_some() && all.all(|crl| crl.is_ok())
             }),
             Content::Key => pem(&file.path, "private key", |text| PrivateKeyDer::from_pem_slice(text).is_ok()),
+            Content::Jwks => keys(file, problems),
             Content::Token => read_token(&file.path).map(drop).map_err(|why| format!("{}: {why}", file.path.display())),
         };
         if let Err(text) = verdict {
@@ -181,7 +183,12 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
             problems.error(&problem.key, problem.at, problem.text, None);
         }
     };
-    match plan.identity.as_deref().map(|files| (files, Identity::read(files, UnixTime::now()))) {
+    match plan
+        .identity
+        .as_deref()
+        .and_then(IdentityPlan::files)
+        .map(|files| (files, Identity::read(files, UnixTime::now())))
+    {
         Some((files, Err(why))) => say(identity_key(files, &why).to_owned(), why),
         Some((_, Ok(identity))) => {
             for warning in identity.warnings(UnixTime::now()) {
@@ -210,7 +217,7 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
 }
 
 /// The key of the identity's file that a problem begins with.
-fn identity_key(files: &IdentityPlan, why: &str) -> &'static str {
+fn identity_key(files: &FilesPlan, why: &str) -> &'static str {
     let about = |file: &Path| why.strip_prefix(&*file.to_string_lossy()).is_some_and(|rest| rest.starts_with(": "));
     match () {
         () if about(&files.key) => "identity.key",
@@ -218,6 +225,15 @@ fn identity_key(files: &IdentityPlan, why: &str) -> &'static str {
         () if files.crls.iter().any(|file| about(file)) => "identity.crls",
         () => "identity.roots",
     }
+}
+
+/// A file of keys; keys that are passed over are told of.
+fn keys(file: &FileUse, problems: &mut Problems) -> Result<(), String> {
+    let keys = read_keys(&file.path)?;
+    if let Some(warning) = keys.warning() {
+        problems.warning(&file.key, file.at, format!("{}: {warning}", file.path.display()));
+    }
+    Ok(())
 }
 
 fn unreadable(path: &Path, why: &str) -> String {

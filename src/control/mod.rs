@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod child;
 pub mod dnsdoor;
+pub mod fetch;
 pub mod files;
+pub mod jwks;
 pub mod load;
 pub mod lookups;
 pub mod probe;
@@ -11,6 +13,7 @@ pub mod ready;
 pub mod refresh;
 pub mod reload;
 pub mod signals;
+pub mod spiffe;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod unlisted;
@@ -24,6 +27,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
@@ -47,6 +51,15 @@ pub trait Rooms: Send + Sync + 'static {
     /// The DNS door, where there is one.
     fn dns(&self) -> Option<DnsState> {
         None
+    }
+    /// Why this sidecar has no identity, where its file says that it has one.
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// The issuers whose tokens are believed.
+    fn issuers(&self) -> Vec<SourceState> {
+        Vec::new()
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;

@@ -128,7 +128,7 @@ fn at_once(endpoints: usize, rule: &HealthRule) -> usize {
 
 /// Why a check was not passed.
 enum Fault {
-    /// A limit of ours kept it from being made, which says nothing about the endpoint.
+    /// A limit of ours, or that we have no identity, kept it from being made, which says nothing about the endpoint.
     Unasked,
     /// What it found.
     Found(String),
@@ -142,7 +142,10 @@ impl From<String> for Fault {
 
 impl From<ConnectError> for Fault {
     fn from(error: ConnectError) -> Self {
-        if error.reason == Reason::LimitReached { Self::Unasked } else { Self::Found(error.to_string()) }
+        match error.reason {
+            Reason::LimitReached | Reason::NoIdentity => Self::Unasked,
+            _ => Self::Found(error.to_string()),
+        }
     }
 }
 
@@ -279,10 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_limit_of_ours_leaves_an_endpoint_unasked() {
+    fn only_what_is_ours_leaves_an_endpoint_unasked() {
         for reason in Reason::ALL {
             let fault = Fault::from(ConnectError { reason: *reason, detail: "why".into() });
-            assert_eq!(matches!(fault, Fault::Unasked), *reason == Reason::LimitReached, "{reason:?}");
+            let ours = ["limit_reached", "no_identity"].contains(&reason.word());
+            assert_eq!(matches!(fault, Fault::Unasked), ours, "{reason:?}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Whether this sidecar takes traffic, and if not, why not.
 //!
 //! Never waits for the app (it would wait for us), nor longer than a second for peers: two services that wait for each
-//! other's names would never start.
+//! other's names would never start. For an identity it waits as long as that takes, where the service can be called by
+//! nobody or can call nobody without one: it comes from this machine's agent, which waits for no service.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use super::House;
 use crate::ids::Addr;
 use crate::life::drain::Phase;
 use crate::plan::Plan;
+use crate::plan::door::Mtls;
 use crate::plan::peer::{Addresses, PeerKind};
 
 /// How long after the start peers may hold readiness back.
@@ -48,11 +50,21 @@ pub fn reasons(house: &House, now: Instant) -> Vec<String> {
     if !house.opened.get() {
         reasons.push("starting: the doors are not open yet".to_owned());
     }
+    if let Some(why) = house.rooms.lacks_identity()
+        && needs_identity(&house.rooms.plan())
+    {
+        reasons.push(format!("no identity: {why}"));
+    }
     if now.saturating_duration_since(house.since) < PEERS_HOLD {
         let waits = |peer| format!("starting: peer {peer} has no addresses yet (waited for at most 1 s)");
         reasons.extend(house.rooms.pending().into_iter().map(waits));
     }
     reasons
+}
+
+/// Whether anything is refused for want of an identity. A door that is permissive still serves plaintext.
+fn needs_identity(plan: &Plan) -> bool {
+    plan.doors.iter().any(|door| door.mtls == Mtls::Strict) || plan.peers.iter().any(|peer| peer.source.mtls.is_some())
 }
 
 /// Asks the app, at each of its addresses, for a connection; one line for each that does not take one.
@@ -98,6 +110,20 @@ mod tests {
         assert!(reasons(house, now + PEERS_HOLD).is_empty());
         house.stop.advance(Phase::Draining);
         assert_eq!(reasons(house, now + PEERS_HOLD), ["draining: a shutdown has begun"]);
+    }
+
+    #[test]
+    fn an_identity_is_waited_for_as_long_as_it_takes_where_it_is_needed() {
+        let late = |house: &House| reasons(house, house.since + PEERS_HOLD * 100);
+        for (needed, want) in [(true, &["no identity: nobody answers"][..]), (false, &[])] {
+            let mut plan = plan();
+            plan.peers[0].source.mtls = needed.then(|| Arc::from([]));
+            let fake = Fake::new(plan);
+            fake.house.opened.set();
+            assert_eq!(late(&fake.house), [""; 0]);
+            fake.lacks("nobody answers");
+            assert_eq!(late(&fake.house), want);
+        }
     }
 
     #[tokio::test]

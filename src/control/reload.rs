@@ -312,6 +312,7 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
         ("outbound", old.egress == new.egress),
         ("dns", old.dns == new.dns),
         ("access-log", old.access_log == new.access_log),
+        ("inbound.jwt", old.jwt == new.jwt),
     ];
     lines.extend(whole.into_iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
     lines

@@ -35,6 +35,7 @@ pub(crate) fn plan() -> Plan {
         access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
         gates: Default::default(),
         policy: Default::default(),
+        jwt: None,
         identity: None,
     }
 }
@@ -75,6 +76,7 @@ pub(crate) struct House {
 struct Plain {
     plan: Arc<Plan>,
     pending: parking_lot::Mutex<Vec<PeerName>>,
+    lacks: parking_lot::Mutex<Option<Arc<str>>>,
 }
 
 impl super::Rooms for Plain {
@@ -97,6 +99,10 @@ impl super::Rooms for Plain {
             endpoints: Vec::new(),
         };
         self.plan.peers.iter().map(state).collect()
+    }
+
+    fn lacks_identity(&self) -> Option<Arc<str>> {
+        self.lacks.lock().clone()
     }
 
     fn pending(&self) -> Vec<PeerName> {
@@ -143,7 +149,7 @@ impl House {
         let works = Never(plan.clone(), Arc::default());
         let hash = super::reload::Hash::of(b"old");
         let (reloader, reloads) = super::reload::Reloader::new(works, hash, metrics.clone());
-        let rooms = Arc::new(Plain { plan, pending: Default::default() });
+        let rooms = Arc::new(Plain { plan, pending: Default::default(), lacks: Default::default() });
         let house = Arc::new(super::House {
             rooms: rooms.clone(),
             metrics,
@@ -155,6 +161,11 @@ impl House {
             reloads,
         });
         Self { house, rooms, reloader: Some(reloader) }
+    }
+
+    /// Says why there is no identity.
+    pub(crate) fn lacks(&self, why: &str) {
+        *self.rooms.lacks.lock() = Some(why.into());
     }
 
     /// Says which peers have no addresses yet.

@@ -10,9 +10,11 @@ use http::request::Parts;
 use http::{Method, Uri, Version};
 
 use super::authority::Authority;
+use super::forwarded;
 use super::hop::{
     HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, connection_names, hop_by_hop, list, named_by_connection,
 };
+use super::time_left::{GRPC_TIMEOUT, grpc_timeout};
 use crate::deadline::Deadline;
 use crate::plan::matching::is_grpc;
 use crate::reason::Reason;
@@ -39,7 +41,6 @@ const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 /// Our member of `tracestate`, before the number of the attempt.
 const TRACE_MARK: &str = "outrigger=a:";
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const OWN_PREFIX: &str = "x-outrigger-";
 
 /// More sidecars than this on one way are a loop.
@@ -52,6 +53,8 @@ pub struct Rules<'a> {
     pub forward_proxy: bool,
     /// Whether `Forwarded` and `X-Forwarded-*` of this caller are believed.
     pub trusted: bool,
+    /// Whether a caller that is believed and says nothing of where it comes from is told of as another is.
+    pub fills: bool,
     /// The caller's address, where one is to be told in `X-Forwarded-For`.
     pub client: Option<&'a HeaderValue>,
     /// Whether the caller's connection is TLS.
@@ -71,6 +74,8 @@ pub struct Rules<'a> {
 pub struct Facts {
     /// Whom it is for.
     pub authority: Authority,
+    /// `x-request-id`, the caller's or a new one.
+    pub id: HeaderValue,
     /// The token of an upgrade that is listed, in lower case.
     pub upgrade: Option<String>,
     /// Whether the caller waits for a 100 before it sends its body.
@@ -119,7 +124,7 @@ struct Found {
     grpc: bool,
     hops: u8,
     patience: Option<Duration>,
-    request_id: bool,
+    request_id: Option<HeaderValue>,
     marked: bool,
     copied: bool,
     crumbs: usize,
@@ -142,7 +147,7 @@ pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError>
     if found.bytes > rules.bytes {
         return refuse(Reason::HeadTooLarge, "more bytes than the limit");
     }
-    let (authority, absolute) = authority(parts, rules)?;
+    let Meant { authority, absolute, in_host } = authority(parts, rules)?;
     origin_form(parts)?;
     if found.hops >= MOST_HOPS {
         return refuse(Reason::Looped, "the request has passed through more than 10 sidecars");
@@ -150,9 +155,13 @@ pub fn request(parts: &mut Parts, rules: &Rules<'_>) -> Result<Facts, HeadError>
     if found.strip || found.crumbs > 1 {
         rebuild(&mut parts.headers, &found, rules);
     }
-    add(parts, &found, rules, &authority)?;
+    // A field that names it is passed on as it is.
+    let host = if in_host { None } else { Some(authority.raw()) };
+    let id = found.request_id.clone().unwrap_or_else(fresh_id);
+    add(parts, &found, rules, host, &id)?;
     Ok(Facts {
         authority,
+        id,
         upgrade: found.upgrade,
         expects_continue: found.expects_continue,
         grpc: found.grpc,
@@ -231,7 +240,7 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
         Some(b'f') => found.strip |= !rules.trusted && *name == header::FORWARDED,
         Some(b'x') => {
             if *name == REQUEST_ID {
-                found.request_id = true;
+                found.request_id.get_or_insert_with(|| value.clone());
             } else if *name == HOPS {
                 // Rebuilt with one more; a text that is no number counts as a loop rather than as a fresh request.
                 found.strip = true;
@@ -271,31 +280,6 @@ pub fn mark(headers: &mut HeaderMap, n: u32) {
     }
 }
 
-/// Tells the next hop what is left until `deadline`: in gRPC's own field for a gRPC call, else in ours; in both where the
-/// caller gave both. Rounded up: what is called must not give up before its caller.
-pub fn pass_deadline(headers: &mut HeaderMap, deadline: Deadline) {
-    let Some(at) = deadline.instant() else { return };
-    let left = at.saturating_duration_since(tokio::time::Instant::now());
-    if headers.contains_key(GRPC_TIMEOUT) || is_grpc_call(headers) {
-        headers.insert(GRPC_TIMEOUT, grpc_timeout_of(left));
-    }
-    if headers.contains_key(DEADLINE) || !headers.contains_key(GRPC_TIMEOUT) {
-        headers
-            .insert(DEADLINE, HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(1)));
-    }
-}
-
-/// In the smallest unit that has room for it in eight digits.
-fn grpc_timeout_of(time: Duration) -> HeaderValue {
-    const MOST: u128 = 99_999_999;
-    let text = match (time.as_micros() + 1, time.as_millis() + 1) {
-        (micros, _) if micros <= MOST => format!("{micros}u"),
-        (_, millis) if millis <= MOST => format!("{millis}m"),
-        _ => format!("{}S", (u128::from(time.as_secs()) + 1).min(MOST)),
-    };
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("99999999S"))
-}
-
 fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -314,8 +298,18 @@ fn reserved(name: &str, rules: &Rules<'_>) -> bool {
     dashed.starts_with(OWN_PREFIX) || dashed.starts_with("x-forwarded-")
 }
 
-/// Finds whom the request is for (RFC 9112 §3.2, RFC 9113 §8.3.1) and whether it came in absolute-form.
-fn authority(parts: &Parts, rules: &Rules<'_>) -> Result<(Authority, bool), HeadError> {
+/// Whom a request is for.
+struct Meant {
+    authority: Authority,
+    /// Whether it came in absolute-form.
+    absolute: bool,
+    /// Whether the Host field says just that.
+    in_host: bool,
+}
+
+/// Finds whom the request is for (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn authority(parts: &Parts, rules: &Rules<'_>) -> Result<Meant, HeadError> {
+    let by_target = |authority, absolute| Ok(Meant { authority, absolute, in_host: false });
     let host = parts.headers.get(header::HOST);
     let default = if rules.tls { 443 } else { 80 };
     let from_uri = parts
@@ -326,18 +320,18 @@ fn authority(parts: &Parts, rules: &Rules<'_>) -> Result<(Authority, bool), Head
     let absolute = parts.version < Version::HTTP_2 && parts.uri.scheme().is_some();
     match (from_uri, from_host) {
         (Some(None), _) | (None, Some(None)) => bad("the authority is not `host[:port]`"),
-        (Some(Some(uri)), _) if parts.method == Method::CONNECT => Ok((uri, false)),
+        (Some(Some(uri)), _) if parts.method == Method::CONNECT => by_target(uri, false),
         // A proxy replaces Host by the target's authority (RFC 9112 §3.2.2).
-        (Some(Some(uri)), _) if absolute && rules.forward_proxy => Ok((uri, true)),
+        (Some(Some(uri)), _) if absolute && rules.forward_proxy => by_target(uri, true),
         (Some(Some(uri)), Some(Some(host))) if !uri.same(&host, default) => {
             bad("Host and the target's authority differ")
         }
         (Some(Some(_)), Some(None)) => bad("the Host field is not `host[:port]`"),
-        (Some(Some(uri)), _) => Ok((uri, absolute)),
-        (None, Some(Some(host))) => Ok((host, false)),
+        (Some(Some(uri)), _) => by_target(uri, absolute),
+        (None, Some(Some(authority))) => Ok(Meant { authority, absolute: false, in_host: true }),
         (None, None) if host.is_some() || parts.version == Version::HTTP_10 => {
             match rules.default_authority.cloned().and_then(Authority::parse) {
-                Some(authority) => Ok((authority, false)),
+                Some(authority) => by_target(authority, false),
                 None => bad("no host is named"),
             }
         }
@@ -419,13 +413,19 @@ fn joined_cookie(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Adds what the next hop is to know.
-fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authority) -> Result<(), HeadError> {
+fn add(
+    parts: &mut Parts,
+    found: &Found,
+    rules: &Rules<'_>,
+    host: Option<&HeaderValue>,
+    id: &HeaderValue,
+) -> Result<(), HeadError> {
     let names_host = parts.method != Method::CONNECT || is_extended_connect(parts);
     let headers = &mut parts.headers;
     // Room for all that may be added, so that the map grows once at most.
     headers.reserve(6);
-    if headers.get(header::HOST) != Some(authority.raw()) && names_host {
-        headers.insert(header::HOST, authority.raw().clone());
+    if let Some(host) = host.filter(|_| names_host) {
+        headers.insert(header::HOST, host.clone());
     }
     if found.te_trailers || found.grpc {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -436,13 +436,10 @@ fn add(parts: &mut Parts, found: &Found, rules: &Rules<'_>, authority: &Authorit
         headers.insert(header::UPGRADE, token);
     }
     headers.insert(HOPS, hops(found.hops + 1));
-    if !found.request_id {
-        headers.insert(REQUEST_ID, fresh_id());
+    if found.request_id.is_none() {
+        headers.insert(REQUEST_ID, id.clone());
     }
-    if let (false, Some(client)) = (rules.trusted, rules.client) {
-        headers.insert(FORWARDED_FOR, client.clone());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if rules.tls { "https" } else { "http" }));
-    }
+    forwarded::tell(headers, rules);
     Ok(())
 }
 
@@ -472,25 +469,6 @@ pub fn is_grpc_call(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
 }
 
-/// At most eight digits and a unit (gRPC over HTTP/2, `Timeout`).
-fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let n: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(n * 3600)),
-        "M" => Some(Duration::from_secs(n * 60)),
-        "S" => Some(Duration::from_secs(n)),
-        "m" => Some(Duration::from_millis(n)),
-        "u" => Some(Duration::from_micros(n)),
-        "n" => Some(Duration::from_nanos(n)),
-        _ => None,
-    }
-}
-
 impl Facts {
     /// The caller's patience as a deadline, counted from `now`.
     pub fn patience_from(&self, now: tokio::time::Instant) -> Deadline {
@@ -506,6 +484,7 @@ mod tests {
     const RULES: Rules<'_> = Rules {
         forward_proxy: false,
         trusted: false,
+        fills: false,
         client: None,
         tls: false,
         upgrades: &[],
@@ -622,6 +601,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sidecar_of_the_mesh_is_believed_and_told_of_where_it_says_nothing() {
+        let client = HeaderValue::from_static("10.0.0.9");
+        let mesh = Rules { trusted: true, fills: true, client: Some(&client), ..RULES };
+        for (said, expect) in [
+            (&[][..], &[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "http")][..]),
+            (
+                &[("x-forwarded-for", "6.6.6.6, 10.1.1.1")],
+                &[("x-forwarded-for", "6.6.6.6, 10.1.1.1"), ("x-forwarded-proto", "http")],
+            ),
+            (&[("x-forwarded-proto", "https")], &[("x-forwarded-proto", "https"), ("x-forwarded-for", "10.0.0.9")]),
+            (&[("forwarded", "for=6.6.6.6;proto=https")], &[("forwarded", "for=6.6.6.6;proto=https")]),
+        ] {
+            let fields = [&[("host", "a")], said].concat();
+            let (parts, _) = judged("GET /", Version::HTTP_11, &fields, &mesh).unwrap();
+            let told = parts.headers.iter().filter(|(name, _)| name.as_str().contains("forwarded"));
+            let told: Vec<_> = told.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            assert_eq!(told, expect);
+        }
+    }
+
+    #[test]
     fn targets_become_origin_form_and_host_is_the_authority() {
         let proxy = Rules { forward_proxy: true, ..RULES };
         let (parts, facts) = judged("GET http://B:8080?q", Version::HTTP_11, &[("host", "other")], &proxy).unwrap();
@@ -641,37 +641,6 @@ mod tests {
         assert_eq!(parts.headers["host"], "localhost");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_left_of_a_deadline_is_told_in_the_field_that_the_next_hop_reads() {
-        let grpc = ("content-type", "application/grpc");
-        for (fields, left, told) in [
-            (&[][..], 1_500, &[("x-outrigger-deadline-ms", "1501")][..]),
-            (&[("x-outrigger-deadline-ms", "9000")], 1_500, &[("x-outrigger-deadline-ms", "1501")]),
-            (&[grpc], 1_500, &[("grpc-timeout", "1500001u")]),
-            (&[grpc, ("grpc-timeout", "9H")], 99_999, &[("grpc-timeout", "99999001u")]),
-            (&[grpc], 100_000, &[("grpc-timeout", "100001m")]),
-            (&[grpc], 200_000_000, &[("grpc-timeout", "200001S")]),
-            (
-                &[grpc, ("x-outrigger-deadline-ms", "9000")],
-                1,
-                &[("x-outrigger-deadline-ms", "2"), ("grpc-timeout", "1001u")],
-            ),
-        ] {
-            let mut headers: HeaderMap = fields
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-                .collect();
-            let now = tokio::time::Instant::now();
-            pass_deadline(&mut headers, Deadline::after(now, Some(Duration::from_millis(left))));
-            let found: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-            let found: Vec<_> = found.into_iter().filter(|one| *one != grpc).collect();
-            assert_eq!(found, told, "{fields:?} {left}");
-        }
-        let mut headers = HeaderMap::new();
-        pass_deadline(&mut headers, Deadline::NONE);
-        assert!(headers.is_empty());
-    }
-
     #[test]
     fn a_listed_upgrade_stays_and_patience_is_the_shorter() {
         let fields = [
@@ -687,10 +656,5 @@ mod tests {
             (&parts.headers["connection"], &parts.headers["upgrade"]),
             (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
         );
-        for (text, expect) in
-            [("1H", Some(3_600_000)), ("20m", Some(20)), ("123456789S", None), ("S", None), ("1x", None), ("", None)]
-        {
-            assert_eq!(grpc_timeout(&HeaderValue::from_static(text)).map(|d| d.as_millis()), expect, "{text}");
-        }
     }
 }

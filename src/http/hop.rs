@@ -12,10 +12,11 @@ pub fn response(status: StatusCode, headers: &mut HeaderMap) {
     let Some(first) = headers.keys().position(hop_by_hop) else { return };
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
-    let named = named_by_connection(headers);
-    if named.is_empty() && first + 1 == headers.keys().len() {
+    let names = names_more(headers);
+    if !names && first + 1 == headers.keys().len() {
         drop_last(headers);
     } else {
+        let named = if names { named_by_connection(headers) } else { Vec::new() };
         let old = std::mem::take(headers);
         headers.reserve(old.len());
         let mut last = None;
@@ -51,6 +52,15 @@ pub(super) fn hop_by_hop(name: &HeaderName) -> bool {
 
 /// Words of `Connection` that name no field to be dropped, or one that frames or addresses the message.
 const KEPT: [&str; 6] = ["keep-alive", "close", "upgrade", "host", "content-length", "x-request-id"];
+
+/// Whether `Connection` names further fields; most say `keep-alive` or `close` and nothing else.
+fn names_more(headers: &HeaderMap) -> bool {
+    let says_little = |value: &HeaderValue| {
+        let word = value.as_bytes();
+        word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
+    };
+    headers.get_all(header::CONNECTION).iter().any(|value| !says_little(value))
+}
 
 /// The fields that `Connection` names, in lower case. Those that frame or address the message stay whatever it says.
 pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod body;
+mod forwarded;
 pub mod guard;
 pub mod h2io;
 pub mod head;
@@ -9,5 +10,6 @@ pub mod hop;
 pub mod pour;
 pub mod replay;
 pub mod tee;
+pub mod time_left;
 pub mod unsent;
 pub mod window;

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -61,10 +62,60 @@ const METHODS: [&[u8]; 16] = [
 
 /// Judges the first bytes of a connection. Empty input needs more; [`MOST`] bytes always decide.
 pub fn judge(bytes: &[u8]) -> Verdict {
-    let Some(first) = bytes.first() else { return Verdict::More };
-    if *first == 0x16 {
-        return judge_tls(bytes);
+    Judge::default().judge(bytes)
+}
+
+/// Judges bytes that grow: what was looked at of a ClientHello is not parsed again for each piece that comes.
+#[derive(Default)]
+struct Judge {
+    /// rustls' own parser, and how much it has been given.
+    hello: Option<Box<(Acceptor, usize)>>,
+}
+
+impl Judge {
+    fn judge(&mut self, bytes: &[u8]) -> Verdict {
+        match bytes.first() {
+            None => Verdict::More,
+            Some(0x16) => self.judge_tls(bytes),
+            Some(_) => judge_text(bytes),
+        }
     }
+
+    /// Reads a ClientHello on a copy; what the parser refuses is opaque.
+    fn judge_tls(&mut self, bytes: &[u8]) -> Verdict {
+        match bytes.get(1) {
+            None => return Verdict::More,
+            Some(3) => {}
+            Some(_) => return Verdict::Is(Wire::Opaque),
+        }
+        let (acceptor, given) = &mut **self.hello.get_or_insert_default();
+        let mut rest = bytes.get(*given..).unwrap_or_default();
+        while !rest.is_empty() {
+            let before = rest.len();
+            match acceptor.read_tls(&mut rest) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => *given += before - rest.len(),
+            }
+            match acceptor.accept() {
+                Ok(Some(hello)) => {
+                    let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
+                    return Verdict::Is(Wire::Tls { sni });
+                }
+                Ok(None) => {}
+                Err(_) => return Verdict::Is(Wire::Opaque),
+            }
+        }
+        if bytes.len() >= MOST { Verdict::Is(Wire::Opaque) } else { Verdict::More }
+    }
+}
+
+/// Whether bytes that are no ClientHello, or none that can be read, are a record of TLS nevertheless: an old version, or
+/// a broken one, whose sender understands an alert.
+pub fn is_tls_record(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x16, 3])
+}
+
+fn judge_text(bytes: &[u8]) -> Verdict {
     let known = bytes.len().min(PREFACE.len());
     if bytes.get(..known) == PREFACE.get(..known) {
         // One byte more than "P" already tells POST from PRI.
@@ -117,32 +168,6 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Reads a ClientHello with rustls' own parser, on a copy; what it refuses is opaque.
-fn judge_tls(bytes: &[u8]) -> Verdict {
-    match bytes.get(1) {
-        None => return Verdict::More,
-        Some(3) => {}
-        Some(_) => return Verdict::Is(Wire::Opaque),
-    }
-    let mut acceptor = rustls::server::Acceptor::default();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match acceptor.read_tls(&mut rest) {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        match acceptor.accept() {
-            Ok(Some(hello)) => {
-                let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
-                return Verdict::Is(Wire::Tls { sni });
-            }
-            Ok(None) => {}
-            Err(_) => return Verdict::Is(Wire::Opaque),
-        }
-    }
-    if bytes.len() >= MOST { Verdict::Is(Wire::Opaque) } else { Verdict::More }
-}
-
 /// Reads until the protocol is known, for `rest` at most from the first byte on; gives back what was read. The end of
 /// the stream decides too: nothing at all is opaque and empty. The caller brings the clock of the first byte.
 /// Cancel-safe only in that `seen` keeps what was read.
@@ -150,9 +175,9 @@ fn judge_tls(bytes: &[u8]) -> Verdict {
 /// # Errors
 /// What reading gives; `TimedOut` when `rest` is over.
 pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest: Duration) -> io::Result<Wire> {
-    let mut late = Deadline::NONE;
+    let (mut late, mut judge) = (Deadline::NONE, Judge::default());
     loop {
-        if let Verdict::Is(wire) = judge(seen) {
+        if let Verdict::Is(wire) = judge.judge(seen) {
             return Ok(wire);
         }
         seen.reserve(if seen.is_empty() { 1024 } else { 4096 });
@@ -281,6 +306,15 @@ mod tests {
         for cut in 0..hello.len() {
             assert_eq!(judge(&hello[..cut]), Verdict::More, "cut at {cut}");
         }
+        // The same bytes one by one, in one record or in one for each byte (RFC 8446 §5.1).
+        let in_pieces = hello[5..].iter().flat_map(|byte| [0x16, 3, 1, 0, 1, *byte]).collect::<Vec<_>>();
+        for hello in [&hello, &in_pieces] {
+            let mut judge = Judge::default();
+            for cut in 0..hello.len() {
+                assert_eq!(judge.judge(&hello[..cut]), Verdict::More, "grown to {cut}");
+            }
+            assert_eq!(judge.judge(hello), Verdict::Is(Wire::Tls { sni: Some("db.example.com".into()) }));
+        }
         check(&hello, Verdict::Is(Wire::Tls { sni: Some("db.example.com".into()) }));
     }
 
@@ -304,6 +338,17 @@ mod tests {
             if let Verdict::Is(wire) = judge(&bytes[..cut]) {
                 prop_assert_eq!(judge(&bytes), Verdict::Is(wire));
             }
+        }
+
+        #[test]
+        fn it_does_not_matter_in_what_pieces_bytes_come(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), tls in any::<bool>(), piece in 1usize..50,
+        ) {
+            let bytes = if tls { [&[0x16, 3, 1, 0, 40][..], &bytes].concat() } else { bytes };
+            let mut judge = Judge::default();
+            let ends = (0..bytes.len()).step_by(piece).chain([bytes.len()]);
+            let grown = ends.map(|end| judge.judge(&bytes[..end])).find(|verdict| *verdict != Verdict::More);
+            prop_assert_eq!(grown.unwrap_or(Verdict::More), super::judge(&bytes));
         }
 
         #[test]

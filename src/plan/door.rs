@@ -27,6 +27,8 @@ pub struct DoorPlan {
     pub mtls: Mtls,
     /// SNI names whose TLS is handed through untouched, in lower case; `*.` matches one or more labels.
     pub passthrough: Arc<[String]>,
+    /// Whether all TLS is handed through untouched, whatever its SNI name.
+    pub passes_all: bool,
     /// Upgrade tokens besides `websocket` that may tunnel, in lower case.
     pub upgrades: Arc<[String]>,
     /// The networks whose `Forwarded` and `X-Forwarded-*` are believed.
@@ -38,10 +40,11 @@ pub struct DoorPlan {
 impl DoorPlan {
     /// Whether TLS for this server name, in lower case, is listed to be handed through.
     pub fn passes(&self, sni: &str) -> bool {
-        self.passthrough.iter().any(|pattern| match pattern.strip_prefix("*.") {
-            Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-            None => pattern == sni,
-        })
+        self.passes_all
+            || self.passthrough.iter().any(|pattern| match pattern.strip_prefix("*.") {
+                Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+                None => pattern == sni,
+            })
     }
 }
 

@@ -171,6 +171,11 @@ impl TextMatch {
         self.holds_any(each()) && each().all(|one| self.holds_any(std::iter::once(one)))
     }
 
+    /// Whether this text is meant.
+    pub fn holds(&self, text: &str) -> bool {
+        self.holds_any(std::iter::once(text.as_bytes()))
+    }
+
     /// Whether one of several texts is meant; `Present(false)` holds where there is none.
     fn holds_any<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
         match self {

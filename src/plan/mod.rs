@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod capture;
+pub mod claims;
 pub mod control_file;
 pub mod door;
 pub mod egress;
@@ -9,6 +10,7 @@ pub mod fallback;
 pub mod health;
 pub mod hosts;
 pub mod identity;
+pub mod jwt;
 pub mod keyhash;
 pub mod matching;
 pub mod path;
@@ -30,6 +32,7 @@ use capture::Capture;
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
 use identity::IdentityPlan;
+use jwt::JwtPlan;
 use peer::PeerPlan;
 use policy::Policy;
 use rules::DoorGates;
@@ -70,6 +73,8 @@ pub struct Plan {
     pub gates: DoorGates,
     /// Who may ask what of the service.
     pub policy: Policy,
+    /// Whose tokens are believed; `None` where none are looked at.
+    pub jwt: Option<Arc<JwtPlan>>,
 }
 
 impl Plan {

@@ -11,6 +11,7 @@ use http::header::{HeaderMap, HeaderName};
 use http::{Method, Uri};
 use ipnet::IpNet;
 
+use super::claims::{ClaimRule, Claims};
 use super::matching::TextMatch;
 use super::path::decoded;
 use super::route::Line;
@@ -50,6 +51,8 @@ pub struct Rule {
     pub hosts: Vec<HostRule>,
     /// What the fields must say.
     pub headers: Vec<(HeaderName, TextMatch)>,
+    /// What one verified token must say.
+    pub claims: Vec<ClaimRule>,
 }
 
 /// A path, or it and all below it.
@@ -100,6 +103,8 @@ pub struct Asked<'a> {
     pub tunnel: bool,
     /// Whether a body follows.
     pub body: bool,
+    /// The verified tokens that it carries.
+    pub tokens: &'a [Arc<Claims>],
 }
 
 /// What becomes of it.
@@ -115,12 +120,14 @@ pub enum Verdict<'p> {
     Denied(&'p Rule),
     /// Rules allow things, and none allows this.
     NoneAllows,
+    /// It carries no token, and a rule that asks for claims keeps it out for that alone.
+    TokenMissing,
 }
 
 impl Verdict<'_> {
     /// Whether it is kept out.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied(_) | Self::NoneAllows)
+        matches!(self, Self::Denied(_) | Self::NoneAllows | Self::TokenMissing)
     }
 }
 
@@ -136,10 +143,17 @@ impl Policy {
         all.any(|rule| !rule.paths.is_empty() && rule.means_port(port))
     }
 
+    /// The names of all claims that rules ask for, each once.
+    pub fn claims(&self) -> Vec<String> {
+        let all = self.deny.iter().chain(&self.allow).flat_map(|rule| &rule.claims);
+        all.map(|claim| claim.name.clone()).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
     /// What becomes of a request or connection with these facts.
     pub fn decide(&self, facts: &Facts<'_>) -> Verdict<'_> {
+        let bare = facts.request.is_some_and(|asked| asked.tokens.is_empty());
         if let Some(rule) = self.deny.iter().find(|rule| rule.means(facts, Sense::Wide)) {
-            return Verdict::Denied(rule);
+            return if bare && !rule.claims.is_empty() { Verdict::TokenMissing } else { Verdict::Denied(rule) };
         }
         if self.allow.is_empty() {
             return Verdict::Free;
@@ -147,7 +161,11 @@ impl Policy {
         if facts.request.is_some_and(|asked| self.is_probe(&asked)) {
             return Verdict::Probe;
         }
-        self.allow.iter().find(|rule| rule.means(facts, Sense::Narrow)).map_or(Verdict::NoneAllows, Verdict::Allowed)
+        match self.allow.iter().find(|rule| rule.means(facts, Sense::Narrow)) {
+            Some(rule) => Verdict::Allowed(rule),
+            None if bare && self.allow.iter().any(|rule| rule.lacks_token(facts)) => Verdict::TokenMissing,
+            None => Verdict::NoneAllows,
+        }
     }
 
     /// Whether it is let in whoever asks. A tunnel is no probe: what would follow is no GET. Nor is a GET with a body:
@@ -170,7 +188,14 @@ enum Sense {
 impl Rule {
     /// Whether it looks at what only a request has.
     pub fn needs_request(&self) -> bool {
-        !self.methods.is_empty() || !self.paths.is_empty() || !self.hosts.is_empty() || !self.headers.is_empty()
+        let head = !self.paths.is_empty() || !self.hosts.is_empty() || !self.headers.is_empty();
+        head || !self.methods.is_empty() || !self.claims.is_empty()
+    }
+
+    /// Whether it asks for claims and allows all else of a request that carries no token.
+    fn lacks_token(&self, facts: &Facts<'_>) -> bool {
+        let rest = |asked| self.means_head(asked, Sense::Narrow);
+        !self.claims.is_empty() && self.means_caller(facts) && facts.request.as_ref().is_some_and(rest)
     }
 
     fn means_port(&self, port: Option<u16>) -> bool {
@@ -178,17 +203,30 @@ impl Rule {
     }
 
     fn means(&self, facts: &Facts<'_>, sense: Sense) -> bool {
-        let from = self.from.is_empty() || facts.identity.is_some_and(|id| self.from.iter().any(|one| one.means(id)));
-        let within = |ip: IpAddr| self.addresses.iter().any(|net| net.contains(&ip));
-        from && self.means_port(facts.port)
-            && (self.addresses.is_empty() || facts.address.is_some_and(within))
+        self.means_caller(facts)
             && match &facts.request {
-                Some(asked) => self.means_request(asked, sense),
+                Some(asked) => self.means_head(asked, sense) && self.means_token(asked.tokens, sense),
                 None => sense == Sense::Wide || !self.needs_request(),
             }
     }
 
-    fn means_request(&self, asked: &Asked<'_>, sense: Sense) -> bool {
+    fn means_caller(&self, facts: &Facts<'_>) -> bool {
+        let from = self.from.is_empty() || facts.identity.is_some_and(|id| self.from.iter().any(|one| one.means(id)));
+        let within = |ip: IpAddr| self.addresses.iter().any(|net| net.contains(&ip));
+        from && self.means_port(facts.port) && (self.addresses.is_empty() || facts.address.is_some_and(within))
+    }
+
+    /// Whether one token says all that is asked for; who has none has no claim, which a rule that denies may ask for.
+    fn means_token(&self, tokens: &[Arc<Claims>], sense: Sense) -> bool {
+        let says = |claims: &Claims| self.claims.iter().all(|claim| claim.holds(claims));
+        match tokens {
+            _ if self.claims.is_empty() => true,
+            [] => sense == Sense::Wide && says(&Claims::default()),
+            tokens => tokens.iter().any(|claims| says(claims)),
+        }
+    }
+
+    fn means_head(&self, asked: &Asked<'_>, sense: Sense) -> bool {
         let method = |one: &Method| is_method(one, asked, sense);
         (self.methods.is_empty() || self.methods.iter().any(method))
             && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(asked.uri.path(), sense)))
@@ -217,6 +255,7 @@ impl Rule {
                 mine.name == theirs.name && (mine.port.is_none() || mine.port == theirs.port)
             })
             && self.headers.iter().all(|asked| other.headers.contains(asked))
+            && self.claims.iter().all(|asked| other.claims.contains(asked))
     }
 }
 

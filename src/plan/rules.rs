@@ -372,6 +372,19 @@ pub enum RateKey {
     Address,
     /// The value of this field; requests without it are one key.
     Header(HeaderName),
+    /// Who the caller has proven to be; callers who have not are one key.
+    Identity,
+}
+
+impl RateKey {
+    /// What each has a rate, in words.
+    pub fn each(&self) -> String {
+        match self {
+            Self::Address => "address".into(),
+            Self::Header(field) => field.to_string(),
+            Self::Identity => "identity".into(),
+        }
+    }
 }
 
 /// The gates of the two doors.

@@ -3,7 +3,7 @@
 //! An address follows from the host's name, so it is the same after a restart, after a reload and in every sidecar that
 //! knows the name. Where two names fall on one place, the later in the order of names takes the next free one: a name
 //! that is added or taken away moves another only if both fall on one place (of a hundred names two do in one file out
-//! of thirteen).
+//! of fourteen).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -16,7 +16,7 @@ use crate::http::head::Facts;
 use crate::ids::Door;
 use crate::plan::peer::PeerPolicy;
 use crate::plan::route::Route;
-use crate::plan::rules::{GateRule, MeterRule, Priority, RateKey};
+use crate::plan::rules::{GateRule, MeterRule, Priority};
 use crate::reason::Reason;
 use crate::resilience::gate::{Asking, Gate, Least, Shut, Through};
 use crate::resilience::rate::Answer;
@@ -92,7 +92,8 @@ fn through(
     record: &mut Exchange,
 ) -> Result<Through, Failure> {
     let address = conn.caller.client.0.map(|addr| addr.ip());
-    let asking = Asking { now: record.started(), address, headers: &parts.headers, priority };
+    let (now, identity) = (record.started(), conn.identity.as_ref());
+    let asking = Asking { now, address, identity, headers: &parts.headers, priority };
     let admitted = gate.admit(rule, &asking).map_err(|shut| match shut {
         Shut::Full(full) => limit_reached(conn, record, format!("{full} for {name}")),
         Shut::Slow(full) => limit_reached(conn, record, format!("{full} for {name}")),
@@ -151,11 +152,7 @@ fn too_often(meter: &MeterRule, answer: &Answer, name: &str) -> Failure {
         3600 => "h",
         _ => "s",
     };
-    let each = match &meter.per {
-        None => String::new(),
-        Some(RateKey::Address) => " of each address".into(),
-        Some(RateKey::Header(field)) => format!(" of each {field}"),
-    };
+    let each = meter.per.as_ref().map_or_else(String::new, |per| format!(" of each {}", per.each()));
     let mut fields = HeaderMap::with_capacity(3);
     fields.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(answer.retry_after)));
     quota(meter, name, (answer.remaining, answer.retry_after), &mut fields);
@@ -179,7 +176,7 @@ fn whole_seconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::rules::RateRule;
+    use crate::plan::rules::{RateKey, RateRule};
 
     #[test]
     fn a_rate_that_is_reached_says_when_to_come_back() {

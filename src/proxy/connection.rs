@@ -33,7 +33,7 @@ use crate::net::accept::USER_TIMEOUT;
 use crate::net::clocked::Clock;
 use crate::net::io::{Io, Resets};
 use crate::net::origdst::OriginalDst;
-use crate::net::sniff::{Wire, may_become_http1, sniff};
+use crate::net::sniff::{Wire, is_tls_record, may_become_http1, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Mtls, Protocol};
 use crate::reason::Reason;
@@ -46,6 +46,11 @@ const HEAD_START: Duration = Duration::from_millis(200);
 
 /// Said of opaque bytes without TLS where it is demanded.
 const PLAINTEXT: &str = "this door takes mutual TLS only (`inbound.mtls: strict`), and this is plaintext";
+
+/// Said of TLS where nothing ends it.
+pub const TLS_AT_PLAIN_DOOR: &str = "the caller speaks TLS, and this door does not: `inbound.mtls` is off here and there is no \
+                                 `inbound.tls`; either turn one on, or have the caller's peer say `mtls: off`, or list the \
+                                 name of the app's own TLS under `inbound.passthrough`";
 
 /// Makes the record of an accepted connection.
 pub fn accepted(
@@ -100,7 +105,7 @@ pub async fn serve(conn: Conn, io: Io) {
         return Box::pin(captured::serve(conn, io)).await;
     }
     // Where TLS may come, the first bytes are looked at whatever is declared.
-    if conn.door.tls.is_some() || conn.door.mtls != Mtls::Off {
+    if conn.door.tls.is_some() || conn.door.mtls != Mtls::Off || conn.door.passes_all {
         return Box::pin(detect(conn, io)).await;
     }
     match conn.door.protocol {
@@ -147,6 +152,10 @@ pub(super) async fn detect(conn: Conn, mut io: Io) {
         // Connected and closed, as a health check does: nobody was called who is to be told of.
         Found::Caller(Wire::Opaque, None) if seen.is_empty() && calls_nobody(&conn) => {}
         Found::Late => late(&conn, io, &seen).await,
+        // No ClientHello that can be read, but a record of TLS: whoever sent it is owed an alert, not a silent close.
+        Found::Caller(Wire::Opaque, None) if conn.is_unproven() && is_tls_record(&seen) => {
+            identify(conn, io.prefixed(seen.freeze())).await;
+        }
         // The tunnel writes the greeting too, under its clock and its shutdown.
         Found::Peer(record, peer, first) => {
             record.carry(io.prefixed(seen.freeze()), peer.prefixed(first.freeze())).await;
@@ -337,7 +346,7 @@ fn is_http(wire: &Wire, declared: Protocol) -> bool {
 
 /// Whether a ClientHello's name is listed to be handed through.
 fn passes(conn: &Conn, sni: Option<&str>) -> bool {
-    sni.is_some_and(|sni| conn.door.passes(sni))
+    conn.door.passes_all || sni.is_some_and(|sni| conn.door.passes(sni))
 }
 
 /// Opaque bytes to the peer that the connection leads to.
@@ -380,7 +389,10 @@ async fn tunnel_by_sni(conn: Arc<Conn>, io: Io, sni: Option<String>) {
     let (Leads::ByAuthority, Some(sni)) = (conn.door.leads, sni) else {
         return refused(&Failure::new(
             Reason::ClientTlsFailed,
-            "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
+            match conn.door.side {
+                Door::Inbound => TLS_AT_PLAIN_DOOR,
+                Door::Outbound => "TLS without a name (SNI) tells this port nothing of where it is to go",
+            },
         ));
     };
     let world = conn.core.world.load_full();

@@ -36,6 +36,7 @@ use crate::upstream::world::{Upstreams, World};
 mod captured;
 mod detection;
 mod http2;
+mod paths;
 mod routes;
 mod tunnels;
 

@@ -22,6 +22,7 @@ use super::record::Exchange;
 use super::route::Taken;
 use super::stale::Filling;
 use super::target::{Target, aim, target};
+use super::tokens;
 use super::upgrade::{self, Switch};
 use crate::call::Failure;
 use crate::call::attempt::{Call, in_time};
@@ -32,7 +33,6 @@ use crate::http::guard::{Guard, Guarded, Progress};
 use crate::http::head::{self, Facts, Rules};
 use crate::http::hop;
 use crate::ids::Door;
-use crate::plan::peer::PeerPolicy;
 use crate::reason::Reason;
 use crate::upstream::choice::Ask;
 use crate::upstream::lease::Version as Leg;
@@ -90,6 +90,7 @@ async fn pass(
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
     let ask = Ask { key: stuck.key, subset: subset.as_ref(), only: only.as_ref() };
+    without_token(conn, &world, &mut parts);
     if let Some(taken) = &route {
         // Boxed: routes are rare, and must not make every exchange larger.
         let told = by_route(conn, &world, taken, &mut parts, &facts, deadline, record);
@@ -117,7 +118,10 @@ async fn pass(
     let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
-    let answer = admitted(&to, &policy, request, record).await;
+    let answer = match bounds::peer(&peer, &policy, now, record) {
+        Ok(()) => call(&to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure)),
+        Err(refused) => Err(kept_back(refused, request, record)),
+    };
     let (mut answer, kept) = match kept {
         None => (answer?, None),
         // Boxed: few peers have a fallback, and it must not make every exchange larger.
@@ -133,6 +137,13 @@ async fn pass(
     Ok(Passed::Answer(answer, Guard::new(policy.body_idle, deadline, None), filling))
 }
 
+/// Takes away a token that the file keeps from the app.
+fn without_token(conn: &Conn, world: &World, parts: &mut Parts) {
+    if let Some(tokens) = world.jwt.as_ref().filter(|_| conn.side() == Door::Inbound) {
+        tokens.strip(parts);
+    }
+}
+
 /// Where the request leads, if its door's limits let it through.
 async fn led(
     conn: &Arc<Conn>,
@@ -142,7 +153,9 @@ async fn led(
     record: &mut Exchange,
 ) -> Result<Target, Failure> {
     // Before the limits: who is kept out takes nothing from the others.
-    record.would_deny = policy::request(conn, world, parts, facts)?;
+    policy::proven(conn, world, parts, facts)?;
+    let tokens = tokens::held(conn, world, parts).await;
+    record.would_deny = policy::request(conn, world, parts, facts, tokens)?;
     let aim = aim(conn, world, parts, facts)?;
     record.priority = bounds::priority(aim.priority(), facts);
     bounds::door(conn, world, parts, record)?;
@@ -152,18 +165,11 @@ async fn led(
     Ok(target)
 }
 
-/// Calls the peer, if its guards let the request through.
-async fn admitted(
-    to: &Call<'_>,
-    policy: &PeerPolicy,
-    request: Request<Body>,
-    record: &mut Exchange,
-) -> Result<Answer, Failure> {
-    if let Err(refused) = bounds::peer(to.peer, policy, to.now, record) {
-        record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
-        return Err(refused);
-    }
-    call(to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))
+/// The peer's guards let nothing through: the request is left for whoever may stand in.
+#[cold]
+fn kept_back(refused: Failure, request: Request<Body>, record: &mut Exchange) -> Failure {
+    record.trail.unsent = record.trail.give_back.then(|| Box::new(request));
+    refused
 }
 
 /// Passed on, a 101 that nobody asked for would make the caller take the next answer's bytes for another protocol.
@@ -243,6 +249,7 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
     let rules = Rules {
         forward_proxy: conn.side() == Door::Outbound,
         trusted: conn.trusted,
+        fills: conn.identity.is_some(),
         client: conn.client_field.as_ref(),
         tls: conn.tls,
         upgrades: &conn.door.upgrades,
@@ -250,13 +257,20 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
         fields: conn.door.limits.fields,
         bytes: conn.door.limits.head,
     };
-    record.grpc = head::is_grpc_call(&parts.headers);
-    let facts = head::request(parts, &rules).map_err(|error| Failure::new(error.reason, error.detail))?;
+    let facts = match head::request(parts, &rules) {
+        Ok(facts) => facts,
+        Err(error) => {
+            // A refusal too is told as gRPC does.
+            record.grpc = head::is_grpc_call(&parts.headers);
+            return Err(Failure::new(error.reason, error.detail));
+        }
+    };
+    record.grpc = facts.grpc;
     if let Some(certificate) = &conn.client_cert {
         parts.headers.insert(head::CLIENT_CERT, certificate.clone());
     }
     record.host = Some(facts.authority.raw().clone());
-    record.id = parts.headers.get(head::REQUEST_ID).cloned();
+    record.id = Some(facts.id.clone());
     if facts.absolute && conn.side() == Door::Outbound {
         parts.headers.append(header::VIA, VIA);
     }

@@ -36,6 +36,8 @@ pub fn row(reason: Reason) -> Row {
         R::BadHead | R::BadBody => (400, 13, true),
         R::PathNotNormal => (400, 3, false),
         R::Denied => (403, 7, false),
+        R::TokenMissing | R::TokenInvalid => (401, 16, false),
+        R::KeysUnavailable => (503, 14, false),
         R::FaultInjected => (503, 14, false),
         R::HeadTooLarge => (431, 13, true),
         R::UriTooLong => (414, 13, true),
@@ -56,7 +58,9 @@ pub fn row(reason: Reason) -> Row {
         R::RateLimited => (429, 8, false),
         R::Draining | R::GraceOver => (503, 14, true),
         R::Internal => (500, 13, true),
-        R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => (503, 14, false),
+        R::NoIdentity | R::NoEndpoint | R::DnsFailed | R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout => {
+            (503, 14, false)
+        }
         R::RefusedStream => (503, 14, false),
         R::TlsFailed | R::Reset | R::UpgradeFailed => (502, 14, false),
         R::PeerIdentityMismatch | R::PeerCertificateExpired | R::PeerUntrusted | R::RefusedByPeer => (502, 14, false),
@@ -94,6 +98,9 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
     if let Some(fields) = &failure.fields {
         headers.extend((**fields).clone());
     }
+    if let Some(challenge) = challenge(failure.reason) {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if failure.reason == Reason::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
@@ -105,6 +112,15 @@ pub fn answer(failure: &Failure, kind: Option<PeerKind>, grpc: bool, http1: bool
         *answer.body_mut() = Bytes::from(text + "\n");
     }
     answer
+}
+
+/// What a 401 asks for (RFC 6750 §3): who sent no token is not told of an error.
+fn challenge(reason: Reason) -> Option<HeaderValue> {
+    match reason {
+        Reason::TokenMissing => Some(HeaderValue::from_static("Bearer")),
+        Reason::TokenInvalid => Some(HeaderValue::from_static("Bearer error=\"invalid_token\"")),
+        _ => None,
+    }
 }
 
 /// An answer that stands in the file as a gRPC caller understands it: trailers-only, with its status's code and its text.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Conn;
@@ -25,6 +25,7 @@ use crate::reason::{Reason, Side};
 use crate::upstream::choice::Ask;
 use crate::upstream::lease::Answer;
 use crate::upstream::peer::Peer;
+use crate::upstream::unread;
 use crate::upstream::world::World;
 
 /// What is kept of a request whose peer has a fallback.
@@ -43,11 +44,12 @@ pub enum Got {
     Told(Box<Response<Bytes>>),
 }
 
-/// Whether another answer may stand in where this is why there is none: the peer or the way to it failed, or its guards
-/// kept the request from it.
+/// Whether another answer may stand in where this is why there is none: the peer or the way to it failed, its guards
+/// kept the request from it, or we have no identity to call it with.
 fn stands_in(reason: Reason) -> bool {
-    let guarded = matches!(reason, Reason::CircuitOpen | Reason::Throttled | Reason::LimitReached);
-    guarded || matches!(reason.side(), Side::Peer | Side::Network)
+    use Reason as R;
+    let kept_from_it = matches!(reason, R::CircuitOpen | R::Throttled | R::LimitReached | R::NoIdentity);
+    kept_from_it || matches!(reason.side(), Side::Peer | Side::Network)
 }
 
 /// Whether the peer has certainly done nothing.
@@ -59,6 +61,7 @@ fn undone(reason: Reason) -> bool {
             | R::CircuitOpen
             | R::Throttled
             | R::LimitReached
+            | R::NoIdentity
             | R::DnsFailed
             | R::ConnectRefused
             | R::ConnectFailed
@@ -109,7 +112,7 @@ impl Kept {
                 if let Err(failure) = &answer {
                     told.headers_mut().insert(PROXY_STATUS, proxy_status(failure, Some(first.peer.kind())));
                 }
-                record.falls_back(&fallback, answer.map(|answer| answer.status()));
+                record.falls_back(&fallback, unread(first.peer, answer));
                 Ok(without_peer(told, record))
             }
             Instead::Stale(_) => {
@@ -119,7 +122,7 @@ impl Kept {
                 let Some(old) = head.and_then(|head| store.find(head, why, Instant::now())) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
-                record.falls_back(&fallback, answer.map(|answer| answer.status()));
+                record.falls_back(&fallback, unread(first.peer, answer));
                 Ok(without_peer(old, record))
             }
             Instead::Peer(name) => {
@@ -130,7 +133,7 @@ impl Kept {
                 let (Some(peer), Some(request)) = (peer, request) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
-                let answer = answer.map(|answer| answer.status());
+                let answer = unread(first.peer, answer);
                 record.falls_back(&fallback, answer.clone());
                 let second = second(peer, request, first, record).await;
                 second
@@ -179,6 +182,15 @@ impl Kept {
         }
         filling.map(Box::new)
     }
+}
+
+/// What the peer answered, of which nobody will read more.
+fn unread(peer: &Peer, answer: Result<Answer, Failure>) -> Result<StatusCode, Failure> {
+    answer.map(|answer| {
+        let status = answer.status();
+        unread::discard(peer, answer);
+        status
+    })
 }
 
 /// An answer that no peer gives; the route changes it as any other.

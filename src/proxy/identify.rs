@@ -12,7 +12,6 @@ use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
 use super::{Conn, record};
 use crate::net::io::Io;
-use crate::plan::door::Protocol;
 use crate::reason::Reason;
 use crate::spiffe::SpiffeId;
 use crate::tls::identity::{Identity, fingerprint};
@@ -21,16 +20,14 @@ use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 /// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
 pub async fn identify(conn: Arc<Conn>, io: Io) {
     let world = conn.core.world.load_full();
-    let Some(identity) = world.identity.as_ref().map(|store| store.current()) else {
-        return record::refused(&conn, Reason::Internal, "this sidecar has no identity any more");
+    let Some(store) = &world.identity else {
+        return record::refused(&conn, Reason::NoIdentity, "the file names no identity any more");
     };
-    let offers: &[&[u8]] = match conn.door.protocol {
-        Protocol::Auto => &[b"h2", b"http/1.1"],
-        Protocol::Http1 => &[b"http/1.1"],
-        Protocol::Http2 => &[b"h2"],
-        Protocol::Tcp => &[],
+    let Some(identity) = store.current() else {
+        // Nothing can be shown, so no handshake can begin; the caller sees its connection closed.
+        return record::refused(&conn, Reason::NoIdentity, &store.lack().unwrap_or_default());
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(identity.server_config(offers));
+    let acceptor = tokio_rustls::TlsAcceptor::from(identity.door_config(conn.door.protocol));
     let stream = match timeout(conn.door.limits.head_timeout, acceptor.accept(io)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return handshake_failed(&conn, &error),
@@ -48,7 +45,8 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
     let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, &id));
     let stream = Io::Tls(Box::new(stream.into()));
     let Some(inner) = Arc::into_inner(conn) else { return };
-    let conn = Conn { identity: Some(id), client_cert, ..inner };
+    // Whoever the roots vouch for is a sidecar of the mesh, which has put its own caller's address there.
+    let conn = Conn { identity: Some(id), client_cert, trusted: true, ..inner };
     match alpn.as_deref() {
         Some(b"h2") => serve_http2(Arc::new(conn), stream).await,
         Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{EXPECT, HeaderValue};
 use http::request::Parts;
 use http::{Request, Version};
-use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::Conn;
@@ -26,8 +25,9 @@ use crate::reason::Side;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::grpc_code;
 use crate::upstream::guards::Outcome;
-use crate::upstream::lease::{Answer, Version as Leg};
+use crate::upstream::lease::Version as Leg;
 use crate::upstream::peer::Peer;
+use crate::upstream::unread;
 use crate::upstream::world::World;
 
 /// Copies under way at one time.
@@ -131,7 +131,7 @@ impl Copy {
                         admitted.teach(head);
                     }
                     // What is not read in time is dropped with its connection.
-                    let _ = tokio::time::timeout_at(now + time, thrown_away(answer)).await;
+                    let _ = tokio::time::timeout_at(now + time, unread::read(answer.into_body(), MOST_ANSWER)).await;
                 }
                 Err(failure) if matches!(failure.reason.side(), Side::Peer | Side::Network) => {
                     let late = Instant::now();
@@ -144,17 +144,6 @@ impl Copy {
             }
             drop((place, admitted));
         });
-    }
-}
-
-/// Reads an answer to its end, or as far as is worth it.
-async fn thrown_away(answer: Answer) {
-    let (mut body, mut read) = (answer.into_body(), 0);
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > MOST_ANSWER {
-            return;
-        }
     }
 }
 

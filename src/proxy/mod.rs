@@ -22,6 +22,7 @@ pub mod serve;
 pub mod serve_http2;
 pub mod stale;
 pub mod target;
+pub mod tokens;
 pub mod tunnel;
 pub mod upgrade;
 

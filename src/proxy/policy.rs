@@ -12,6 +12,8 @@ use super::Conn;
 use crate::call::Failure;
 use crate::http::head;
 use crate::ids::Door;
+use crate::jwt::tokens::Held;
+use crate::plan::claims::Claims;
 use crate::plan::door::Mtls;
 use crate::plan::path;
 use crate::plan::policy::{Asked, Facts, Policy, Verdict};
@@ -21,22 +23,35 @@ use crate::upstream::world::World;
 /// Why something that was let in would have been kept out.
 pub type WouldDeny = Cow<'static, str>;
 
-/// Whether a request may pass; what an audit only tells of is given back.
+/// Whether the caller has proven who it is where it must.
 ///
 /// # Errors
-/// `Denied`, or `PathNotNormal` where a rule looks at paths and this one can be read in two ways.
-pub fn request(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) -> Result<Option<WouldDeny>, Failure> {
+/// `PlaintextRefused`.
+pub fn proven(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) -> Result<(), Failure> {
+    if conn.side() == Door::Inbound && is_unproven(conn, world) {
+        plaintext(&world.plan.policy, parts, head, conn.tls)?;
+    }
+    Ok(())
+}
+
+/// Whether a request with these tokens may pass; what an audit only tells of is given back.
+///
+/// # Errors
+/// `Denied`, `TokenMissing`, what the tokens say, or `PathNotNormal` where a rule looks at paths and this one can be
+/// read in two ways.
+pub fn request(
+    conn: &Conn,
+    world: &World,
+    parts: &Parts,
+    head: &head::Facts,
+    tokens: Result<Held, Failure>,
+) -> Result<Option<WouldDeny>, Failure> {
     let policy = &world.plan.policy;
-    if conn.side() == Door::Outbound {
+    if conn.side() == Door::Outbound || (policy.is_empty() && tokens.is_ok()) {
         return Ok(None);
     }
-    if is_unproven(conn, world) {
-        plaintext(policy, parts, head, conn.tls)?;
-    }
-    if policy.is_empty() {
-        return Ok(None);
-    }
-    enforced(policy, judge(policy, &who(conn), parts, head, conn.tls).and_then(settled))
+    let judged = tokens.and_then(|held| judge(policy, &who(conn), parts, head, (conn.tls, &held)).and_then(settled));
+    enforced(policy, judged)
 }
 
 /// Whether the caller had to prove who it is, by its door as it was when it came or as a reload has made it since: a
@@ -56,7 +71,7 @@ fn is_unproven(conn: &Conn, world: &World) -> bool {
 /// # Errors
 /// `PlaintextRefused` for all but probes.
 pub fn plaintext(policy: &Policy, parts: &Parts, head: &head::Facts, tls: bool) -> Result<(), Failure> {
-    if policy.is_probe(&asked(parts, head, tls)) {
+    if policy.is_probe(&asked(parts, head, (tls, &[]))) {
         return Ok(());
     }
     let detail = "this door takes mutual TLS only (`inbound.mtls: strict`), and the request came in plaintext";
@@ -93,7 +108,7 @@ fn who(conn: &Conn) -> Facts<'_> {
     }
 }
 
-/// What the rules say of a request by a caller with these facts.
+/// What the rules say of a request by a caller with these facts; whether it came in TLS, and with which tokens.
 ///
 /// # Errors
 /// `PathNotNormal`.
@@ -102,7 +117,7 @@ pub fn judge<'p>(
     who: &Facts<'_>,
     parts: &Parts,
     head: &head::Facts,
-    tls: bool,
+    inside: (bool, &[Arc<Claims>]),
 ) -> Result<Verdict<'p>, Failure> {
     if policy.judges_paths(who.port)
         && let Some(why) = path::ambiguity(parts.uri.path())
@@ -111,11 +126,11 @@ pub fn judge<'p>(
             format!("the path has {why}: servers read it differently, so the rules of the service cannot judge it");
         return Err(Failure::new(Reason::PathNotNormal, detail));
     }
-    Ok(policy.decide(&Facts { request: Some(asked(parts, head, tls)), ..*who }))
+    Ok(policy.decide(&Facts { request: Some(asked(parts, head, inside)), ..*who }))
 }
 
 /// What the rules look at in a request.
-fn asked<'a>(parts: &'a Parts, head: &'a head::Facts, tls: bool) -> Asked<'a> {
+fn asked<'a>(parts: &'a Parts, head: &'a head::Facts, (tls, tokens): (bool, &'a [Arc<Claims>])) -> Asked<'a> {
     let default_port = if tls { 443 } else { 80 };
     Asked {
         method: &parts.method,
@@ -125,18 +140,22 @@ fn asked<'a>(parts: &'a Parts, head: &'a head::Facts, tls: bool) -> Asked<'a> {
         host_port: head.authority.port().unwrap_or(default_port),
         tunnel: super::upgrade::is_asked(parts, head),
         body: head.body,
+        tokens,
     }
 }
 
 /// A verdict on a request, as a failure where it is kept out.
 ///
 /// # Errors
-/// `Denied`.
+/// `Denied` or `TokenMissing`.
 pub fn settled(verdict: Verdict<'_>) -> Result<(), Failure> {
     match verdict {
         Verdict::Free | Verdict::Probe | Verdict::Allowed(_) => Ok(()),
         Verdict::Denied(rule) => denied(format!("`{}` (line {}) denies it", rule.name, rule.line.0)),
         Verdict::NoneAllows => denied("no rule of `inbound.allow` allows it"),
+        Verdict::TokenMissing => {
+            Err(Failure::new(Reason::TokenMissing, "the rules of this service ask for a token, and it carries none"))
+        }
     }
 }
 

@@ -117,7 +117,7 @@ pub async fn switch(
         return Ok(Switch::Tunnel(Box::new(Opening { head, caller, peer: io, idle: policy.tunnel_idle })));
     }
     let asked = asked(conn, &parts, protocol, facts)?;
-    let (_, spare) = Spare::of(&policy.rules, facts.marked, Request::from_parts(parts.clone(), Body::Empty));
+    let spare = Spare::of(&policy.rules, facts.marked, &mut Request::from_parts(parts.clone(), Body::Empty));
     // Where neither the file nor ALPN decides, an extended CONNECT is passed on as such if it can be, else in HTTP/1's words.
     let free = peer.source().protocol == Protocol::Auto && peer.source().tls.is_none();
     let mut version = if asked.http2 { Leg::Http2 } else { Leg::Http1 };

@@ -14,6 +14,7 @@ use super::priority::Claim;
 use super::rate::{Answer, Bucket, Keyed};
 use crate::plan::Plan;
 use crate::plan::rules::{ConcurrencyRule, GateRule, MeterRule, Priority, RateKey, RateRule};
+use crate::spiffe::SpiffeId;
 
 /// The state of a gate. Its numbers come with each question, so that a reload changes them and keeps the state.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub struct Asking<'a> {
     pub now: Instant,
     /// From which address; `None` from a Unix socket.
     pub address: Option<IpAddr>,
+    /// Who the caller has proven to be.
+    pub identity: Option<&'a SpiffeId>,
     /// With which fields.
     pub headers: &'a HeaderMap,
     /// What it is worth.
@@ -131,6 +134,7 @@ impl Meter {
     fn take(&self, rule: &RateRule, asking: &Asking<'_>) -> Answer {
         match (&self.each, &self.per) {
             (Some(each), Some(RateKey::Address)) => each.take(asking.now, rule, &asking.address),
+            (Some(each), Some(RateKey::Identity)) => each.take(asking.now, rule, &asking.identity),
             (Some(each), Some(RateKey::Header(name))) => each.take(asking.now, rule, &asking.headers.get(name)),
             _ => self.all.take(asking.now, rule),
         }
@@ -208,7 +212,8 @@ mod tests {
     }
 
     fn asking<'a>(now: Instant, headers: &'a HeaderMap, last: u8) -> Asking<'a> {
-        Asking { now, address: Some(IpAddr::from([10, 0, 0, last])), headers, priority: Priority::Normal }
+        let address = Some(IpAddr::from([10, 0, 0, last]));
+        Asking { now, address, identity: None, headers, priority: Priority::Normal }
     }
 
     #[test]
@@ -245,6 +250,20 @@ mod tests {
         assert!(passes(&of("b"), 2).iter().all(Result::is_ok));
         let rest = passes(&HeaderMap::new(), 2);
         assert!(rest[0].is_ok() && matches!(rest[1], Err(Shut::Rate { at: 1, .. })), "{rest:?}");
+    }
+
+    #[test]
+    fn each_identity_has_its_own_rate_wherever_it_calls_from_and_those_without_one_share_one() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let rule = rule(None, vec![rate(2, Some(RateKey::Identity))]);
+        let gate = Gate::after(None, &rule, now);
+        let ids: Vec<SpiffeId> = ["spiffe://shop/a", "spiffe://shop/b"].map(|id| id.parse().unwrap()).into();
+        let passed = |identity, addresses: std::ops::Range<u8>| {
+            let ask = |last| gate.admit(&rule, &Asking { identity, ..asking(now, &none, last) });
+            addresses.filter(|last| ask(*last).is_ok()).count()
+        };
+        // What one has used up is still there for the others.
+        assert_eq!([Some(&ids[0]), None, Some(&ids[1]), None].map(|id| passed(id, 0..5)), [2, 2, 2, 0]);
     }
 
     #[test]

@@ -217,7 +217,8 @@ fn fate(outcome: &Outcome<'_>) -> Fate {
 /// Whether no connection was made. A TLS alert that refuses our certificate may come after the request went out, but
 /// before anything read it.
 fn unconnected(reason: Reason) -> bool {
-    matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout)
+    use Reason as R;
+    matches!(reason, R::ConnectRefused | R::ConnectFailed | R::ConnectTimeout | R::NoIdentity)
         || reason.is_tls_with_peer()
 }
 
@@ -359,6 +360,7 @@ mod tests {
             (failed(Reason::ConnectRefused, Fate::Unknown), &[ConnectFailure, ServerError][..]),
             (failed(Reason::ConnectTimeout, Fate::Unsent), &[ConnectFailure, ServerError]),
             (failed(Reason::TlsFailed, Fate::Unknown), &[ConnectFailure, ServerError]),
+            (failed(Reason::NoIdentity, Fate::Unsent), &[ConnectFailure, ServerError]),
             (failed(Reason::Reset, Fate::Unknown), &[Reset, ServerError]),
             (failed(Reason::Reset, Fate::Unsent), &[ResetBeforeRequest, Reset, ServerError]),
             (failed(Reason::Reset, Fate::Unprocessed), &[ResetBeforeRequest, Reset, RefusedStream, ServerError]),

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::{
     BOUNDS_MICROS, CAUSES, Counter, DNS_ANSWERS, DnsMetrics, DoorMetrics, Gauge, Histogram, LIMITS, Metrics,
-    PRIORITIES, PeerMetrics, Reasons,
+    PRIORITIES, PeerMetrics, Reasons, WorkloadApiMetrics,
 };
 use crate::ids::{Door, PeerName};
 use crate::reason::{Reason, Side};
@@ -200,8 +200,31 @@ impl Scrape {
         count(&mut family, &[("result", "rejected")], &metrics.reload_rejected)?;
         let help = "Control files that were refused";
         families.plain_counter("outrigger_control_file_rejected", help, &metrics.control_file_rejected)?;
+        let help = "Tokens that were believed, by whether their signature was verified or known to be good";
+        let mut family = families.counter("outrigger_tokens_believed", help)?;
+        count(&mut family, &[("signature", "verified")], &metrics.tokens_verified)?;
+        count(&mut family, &[("signature", "known")], &metrics.tokens_known)?;
+        let help = "Times an issuer's keys were read, or could not be";
+        let mut family = families.counter("outrigger_jwks_reads", help)?;
+        count(&mut family, &[("result", "read")], &metrics.jwks_read)?;
+        count(&mut family, &[("result", "failed")], &metrics.jwks_failures)?;
+        self.workload_api(families)?;
         let help = "Lines of the access log and of our own log dropped because the output could not keep up";
         families.plain_counter("outrigger_log_lines_dropped", help, &metrics.lines_dropped)
+    }
+
+    /// Only where there is one.
+    fn workload_api(&self, families: &mut Families<'_>) -> fmt::Result {
+        let WorkloadApiMetrics { taken, refused, failures } = &self.metrics.workload_api;
+        if [taken, refused, failures].iter().all(|cell| cell.get() == 0) {
+            return Ok(());
+        }
+        let help = "Identities from the Workload API, by whether they could be used";
+        let mut family = families.counter("outrigger_workload_api_updates", help)?;
+        count(&mut family, &[("result", "taken")], taken)?;
+        count(&mut family, &[("result", "refused")], refused)?;
+        let help = "Times that the Workload API could not be asked or stopped answering";
+        families.plain_counter("outrigger_workload_api_failures", help, failures)
     }
 
     /// The names that every client library of Prometheus uses.

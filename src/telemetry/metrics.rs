@@ -277,6 +277,17 @@ impl DnsMetrics {
     }
 }
 
+/// What is counted of identities that an agent gives.
+#[derive(Debug, Default)]
+pub struct WorkloadApiMetrics {
+    /// Updates that were good, whether they brought anything new or not.
+    pub taken: Counter,
+    /// Updates that could not be used.
+    pub refused: Counter,
+    /// Times the agent could not be asked or stopped answering.
+    pub failures: Counter,
+}
+
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -291,6 +302,16 @@ pub struct Metrics {
     pub reload_rejected: Counter,
     /// Control files that were refused.
     pub control_file_rejected: Counter,
+    /// Tokens whose signature was verified and that were believed.
+    pub tokens_verified: Counter,
+    /// Tokens that were believed because they had been verified before.
+    pub tokens_known: Counter,
+    /// Sets of keys that were read.
+    pub jwks_read: Counter,
+    /// Sets of keys that could not be read; the last good ones stay.
+    pub jwks_failures: Counter,
+    /// Identities from the Workload API.
+    pub workload_api: WorkloadApiMetrics,
     /// Lines of the access log and of our own log dropped because the output could not keep up.
     pub lines_dropped: Counter,
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
 use rustls::client::Resumption;
@@ -20,7 +20,8 @@ use super::material::{Material, Roots, Sourced};
 use super::trust::{Domain, Trust};
 use super::untrusted::{Role, Untrusted};
 use super::verify::{ClientVerifier, PeerVerifier, Wanted};
-use crate::plan::identity::IdentityPlan;
+use crate::plan::door::Protocol;
+use crate::plan::identity::FilesPlan;
 use crate::spiffe::SpiffeId;
 
 /// Sessions kept for one endpoint.
@@ -35,16 +36,18 @@ pub struct Identity {
     /// SHA-256 over all that it was made of but the key, which belongs to the leaf.
     digest: [u8; 32],
     server: ServerConfig,
+    /// The same with what each kind of door offers.
+    doors: [OnceLock<Arc<ServerConfig>>; 4],
     client: ClientConfig,
 }
 
 impl Identity {
-    /// Reads the files of `plan`.
+    /// Reads `files`.
     ///
     /// # Errors
     /// As [`Material::read`] and [`Identity::new`].
-    pub fn read(plan: &IdentityPlan, now: UnixTime) -> Result<Self, String> {
-        Self::new(Material::read(plan)?, now)
+    pub fn read(files: &FilesPlan, now: UnixTime) -> Result<Self, String> {
+        Self::new(Material::read(files)?, now)
     }
 
     /// Believes `material` if it fits together. What is merely out of date at `now` is taken, and told by
@@ -70,7 +73,7 @@ impl Identity {
         let certified = CertifiedKey::from_der(chain.clone(), key.it, &provider)
             .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
         let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
-        Ok(Self { id, chain, trust, expiries, digest, server, client })
+        Ok(Self { id, chain, trust, expiries, digest, server, doors: Default::default(), client })
     }
 
     /// Whom the own certificate names.
@@ -86,6 +89,18 @@ impl Identity {
     /// Whether both were made of the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.digest == other.digest
+    }
+
+    /// For a door of a protocol, made once: see [`Identity::server_config`].
+    pub fn door_config(&self, protocol: Protocol) -> Arc<ServerConfig> {
+        let (slot, alpn): (usize, &[&[u8]]) = match protocol {
+            Protocol::Auto => (0, &[b"h2", b"http/1.1"]),
+            Protocol::Http1 => (1, &[b"http/1.1"]),
+            Protocol::Http2 => (2, &[b"h2"]),
+            Protocol::Tcp => (3, &[]),
+        };
+        let make = || self.server_config(alpn);
+        self.doors.get(slot).map_or_else(make, |kept| kept.get_or_init(make).clone())
     }
 
     /// For a door: a certificate is demanded of every caller that speaks TLS. Who may come without TLS is decided
@@ -198,6 +213,14 @@ fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result
         true => Ok(domains),
         false => Err(format!("no roots are given for the own trust domain `{}`, that of {id}", id.trust_domain())),
     }
+}
+
+/// Whether a certificate can be a root at all.
+///
+/// # Errors
+/// Why not, to follow "a root".
+pub fn usable_root(root: &CertificateDer<'static>) -> Result<(), &'static str> {
+    root_of(root).map(drop)
 }
 
 fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {

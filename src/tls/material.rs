@@ -8,7 +8,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::files;
-use crate::plan::identity::{IdentityPlan, RootsPlan};
+use crate::plan::identity::{FilesPlan, RootsPlan};
 
 /// Something and where it came from: a file, or a name for another source.
 pub struct Sourced<T> {
@@ -45,7 +45,7 @@ impl Material {
     ///
     /// # Errors
     /// One line that names the file and what was expected of it.
-    pub fn read(plan: &IdentityPlan) -> Result<Self, String> {
+    pub fn read(plan: &FilesPlan) -> Result<Self, String> {
         let roots = |RootsPlan { domain, file }: &RootsPlan| {
             Ok(Roots { domain: domain.clone(), certificates: sourced(file, files::certificates)? })
         };

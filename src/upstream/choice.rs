@@ -366,6 +366,13 @@ impl Group {
     }
 
     fn choose(&self, pick: &Pick<'_>, young: Option<&SlowStartRule>, part: f64) -> Option<Picked> {
+        // Every app is alone behind its door.
+        if let [only] = self.members.as_slice()
+            && pick.avoid.is_empty()
+            && only.standing().is_well()
+        {
+            return Some(Picked { endpoint: only.clone(), open: false });
+        }
         if !pick.avoid.is_empty() && pick.ipv6.is_none() && self.table.is_none() {
             // In a large group nobody who is well may have been among those that were looked at.
             let again = self.again(pick).filter(|picked| !picked.open || self.members.len() <= LOOKS);

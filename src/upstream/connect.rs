@@ -82,6 +82,9 @@ impl Dialling {
 
     async fn open(&self, peer: &Peer, io: impl Future<Output = Result<Io, DialError>>) -> Result<Opened, ConnectError> {
         let addr = self.endpoint.addr();
+        if let Some(mesh) = peer.mesh() {
+            mesh.identity()?;
+        }
         let io = io.await.map_err(refused)?;
         // A peer may pause in taking a request for as long as its body may stand still, which has its own clock.
         let patience = peer.policy().body_idle;
@@ -175,6 +178,9 @@ impl Endpoint {
     pub(super) async fn dial_raw(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
         let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
         let connect = async {
+            if let Some(mesh) = peer.mesh() {
+                mesh.identity()?;
+            }
             let io = dial::dial_to(peer.source().to_app, self.addr()).await.map_err(refused)?;
             if let Some(mesh) = peer.mesh() {
                 return mesh.secured(self, None, io).await.map(|(io, _)| io);

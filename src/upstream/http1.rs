@@ -105,7 +105,8 @@ pub(super) fn send(
     request: Request<Body>,
     informational: Option<OnInformational>,
 ) -> impl Future<Output = Result<Answer, SendError>> + Send {
-    let uri = request.uri().clone();
+    // Only a target that is rewritten for this leg has to be put back.
+    let uri = request.uri().authority().is_some().then(|| Box::new(request.uri().clone()));
     let (request, flow) = prepare(request, informational);
     let sent = match hold.begin() {
         Some(one) => Ok(one.sender.try_send_request(request)),
@@ -126,12 +127,12 @@ pub(super) fn send(
 fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (Request<Outgoing>, Option<Arc<Flow>>) {
     let (mut parts, body) = request.into_parts();
     frame(&mut parts, body.is_end_stream(), body.size_hint().exact());
-    if !parts.headers.contains_key(HOST)
-        && let Some(host) = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
-    {
-        parts.headers.insert(HOST, host);
-    }
-    if parts.uri.authority().is_some() {
+    if let Some(host) = parts.uri.authority() {
+        if !parts.headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::from_str(host.as_str())
+        {
+            parts.headers.insert(HOST, host);
+        }
         parts.uri = origin_form(&parts.uri);
     }
     parts.version = HttpVersion::HTTP_11;
@@ -144,17 +145,15 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
 /// Says how long the body is where hyper would not: it drops a GET's body of unknown length, and writes no length for
 /// an empty one, which some servers ask for.
 fn frame(parts: &mut http::request::Parts, empty: bool, length: Option<u64>) {
-    if parts.headers.contains_key(CONTENT_LENGTH) {
-        return;
-    }
-    if empty {
-        // An HTTP/1 caller that wrote no length knew its server.
-        let from_http2 = parts.version >= HttpVersion::HTTP_2;
-        if from_http2 && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-    } else if length.is_none() && matches!(parts.method, Method::GET | Method::HEAD) {
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    // An HTTP/1 caller that wrote no length knew its server.
+    let from_http2 = parts.version >= HttpVersion::HTTP_2;
+    let (name, value) = match parts.method {
+        Method::POST | Method::PUT | Method::PATCH if empty && from_http2 => (CONTENT_LENGTH, "0"),
+        Method::GET | Method::HEAD if !empty && length.is_none() => (TRANSFER_ENCODING, "chunked"),
+        _ => return,
+    };
+    if !parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(name, HeaderValue::from_static(value));
     }
 }
 
@@ -203,14 +202,16 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     response.map(|body| AnswerBody::new(Body::Http1(body), hold))
 }
 
-fn restore(request: Request<Outgoing>, uri: Uri) -> Request<Body> {
+fn restore(request: Request<Outgoing>, uri: Option<Box<Uri>>) -> Request<Body> {
     let mut request = request.map(Outgoing::into_body);
-    *request.uri_mut() = uri;
+    if let Some(uri) = uri {
+        *request.uri_mut() = *uri;
+    }
     request
 }
 
 #[cold]
-fn lost(request: Request<Outgoing>, uri: Uri) -> SendError {
+fn lost(request: Request<Outgoing>, uri: Option<Box<Uri>>) -> SendError {
     SendError {
         reason: Reason::Internal,
         unsent: Some(restore(request, uri)),
@@ -225,14 +226,20 @@ fn describe(hold: &OneHold, error: hyper::Error, unsent: Option<Request<Body>>) 
     let alert = alert(&error);
     let reason = match body_error(&error) {
         Some(error) => reason_of_body(error),
-        None if alert == Some(Alert::Certificate) => Reason::RefusedByPeer,
+        None if matches!(alert, Some(Alert::Certificate(_))) => Reason::RefusedByPeer,
         None if alert.is_some() => Reason::TlsFailed,
         None if error.is_parse_too_large() => Reason::ResponseHeadTooLarge,
         None if error.is_parse() => Reason::BadResponse,
         None => Reason::Reset,
     };
-    let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-    let detail = format!("HTTP/1 with {}: {error}{cause}", hold.endpoint().addr());
+    let addr = hold.endpoint().addr();
+    let detail = match &alert {
+        Some(Alert::Certificate(why)) => format!("{addr}: {why}"),
+        _ => {
+            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+            format!("HTTP/1 with {addr}: {error}{cause}")
+        }
+    };
     SendError {
         reason,
         unprocessed: alert.is_some() || unsent.is_some(),
@@ -268,8 +275,9 @@ fn alert(error: &hyper::Error) -> Option<Alert> {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             return match tls {
-                Some(rustls::Error::AlertReceived(_)) if refused_by_peer(io).is_some() => Some(Alert::Certificate),
-                Some(rustls::Error::AlertReceived(_)) => Some(Alert::Other),
+                Some(rustls::Error::AlertReceived(_)) => {
+                    Some(refused_by_peer(io).map_or(Alert::Other, Alert::Certificate))
+                }
                 _ => None,
             };
         }
@@ -279,10 +287,9 @@ fn alert(error: &hyper::Error) -> Option<Alert> {
 }
 
 /// What an alert is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Alert {
-    /// Our certificate.
-    Certificate,
+    /// Our certificate, and what is said of it.
+    Certificate(&'static str),
     /// Anything else.
     Other,
 }

@@ -354,6 +354,15 @@ impl AnswerBody {
         self.ahead.is_none() && self.body.is_whole()
     }
 
+    /// Whether the request is still being sent, as far as is known.
+    pub(super) fn still_sends(&self) -> bool {
+        match &self.hold {
+            Hold::One(_, flow) => flow.as_ref().is_some_and(|flow| !flow.ended()),
+            Hold::Many(_, pump) => pump.as_ref().is_some_and(|pump| !pump.is_finished()),
+            Hold::None => false,
+        }
+    }
+
     fn take(&mut self) -> Hold {
         std::mem::replace(&mut self.hold, Hold::None)
     }

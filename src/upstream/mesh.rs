@@ -1,9 +1,10 @@
 //! Mutual TLS towards the endpoints of a peer: never less than a proven identity, and never plaintext instead.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, InvalidMessage};
 use rustls_pki_types::{ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 
@@ -67,17 +68,25 @@ impl Offer {
 
 impl Mesh {
     /// `None` for a peer without mutual TLS.
-    ///
-    /// # Errors
-    /// There is no identity.
-    pub(super) fn of(plan: &PeerPlan, shared: &Upstreams) -> Result<Option<Self>, String> {
-        let Some(ids) = &plan.source.mtls else { return Ok(None) };
-        let store = shared.identity().ok_or_else(|| format!("peer `{}`: `mtls` without `identity`", plan.name))?;
+    pub(super) fn of(plan: &PeerPlan, shared: &Upstreams) -> Option<Self> {
+        let ids = plan.source.mtls.clone()?;
+        let store = shared.identity().clone();
         let host = match &plan.source.addresses {
             Addresses::Dns { host, .. } => host.trim_end_matches('.').to_owned(),
             Addresses::Static(_) | Addresses::Srv { .. } | Addresses::File { .. } => String::new(),
         };
-        Ok(Some(Self { store, ids: ids.clone(), host }))
+        Some(Self { store, ids, host })
+    }
+
+    /// Who we are, if we are somebody yet: to be asked before anything is dialled.
+    ///
+    /// # Errors
+    /// `NoIdentity`.
+    pub(super) fn identity(&self) -> Result<Arc<Identity>, ConnectError> {
+        self.store.current().ok_or_else(|| {
+            let why = self.store.lack().unwrap_or_default();
+            ConnectError { reason: Reason::NoIdentity, detail: format!("mutual TLS needs an identity: {why}") }
+        })
     }
 
     /// Shakes hands over `io` and learns who is there; `version` is what a pooled connection is to speak, `None` for a
@@ -92,7 +101,7 @@ impl Mesh {
         io: Io,
     ) -> Result<(Io, Alpn), ConnectError> {
         let wanted = Wanted::new(self.ids.clone(), endpoint.spec().identity.clone());
-        let identity = self.store.current();
+        let identity = self.identity()?;
         let config = kept(endpoint, &identity, &wanted, Offer::of(version));
         let name = self.name(endpoint.addr());
         let failed = |reason, why: String| ConnectError { reason, detail: format!("{}: {why}", endpoint.addr()) };
@@ -100,7 +109,7 @@ impl Mesh {
             match (Untrusted::of_io(&error), refused_by_peer(&error)) {
                 (Some(untrusted), _) => failed(untrusted.reason(Role::Server), untrusted.to_string()),
                 (None, Some(why)) => failed(Reason::RefusedByPeer, why.to_owned()),
-                (None, None) => failed(Reason::TlsFailed, format!("mutual TLS: {error}")),
+                (None, None) => failed(Reason::TlsFailed, broken(&error)),
             }
         })?;
         let tls = stream.get_ref().1;
@@ -115,6 +124,20 @@ impl Mesh {
     fn name(&self, addr: &Addr) -> ServerName<'static> {
         let ip = addr.tcp().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip());
         name_for(&self.host, ip)
+    }
+}
+
+/// What is said of a handshake that nobody's certificate ended: most often, the other side speaks no TLS.
+#[cold]
+fn broken(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let plain = matches!(tls, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)));
+    let ended = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+    let remedy = "turn on its sidecar's `inbound.mtls`, or say `mtls: off` for this peer";
+    match (plain, ended) {
+        (true, _) => format!("it answered mutual TLS in plaintext; {remedy}"),
+        (_, true) => format!("it ended the connection in the handshake of mutual TLS; if it speaks none, {remedy}"),
+        _ => format!("mutual TLS: {error}"),
     }
 }
 

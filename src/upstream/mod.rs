@@ -24,6 +24,7 @@ pub mod room;
 mod roster;
 pub mod state;
 pub mod stream;
+pub mod unread;
 pub mod world;
 
 #[cfg(test)]

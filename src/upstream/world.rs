@@ -12,8 +12,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::adhoc::Adhoc;
 use super::peer::{Peer, client_tls};
 use crate::ids::PeerName;
+use crate::jwt::tokens::Tokens;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
+use crate::plan::identity::IdentityPlan;
 use crate::plan::peer::PeerPlan;
 use crate::resilience::gate::Gates;
 use crate::telemetry::metrics::Metrics;
@@ -35,6 +37,8 @@ pub struct World {
     pub tls: Vec<Option<Arc<ServerConfig>>>,
     /// Who this sidecar is; `None` where nothing speaks mutual TLS.
     pub identity: Option<Arc<IdentityStore>>,
+    /// Whose tokens are believed; `None` where none are looked at.
+    pub jwt: Option<Arc<Tokens>>,
     /// What its doors and routes let through.
     pub gates: Gates,
     /// Peers for unlisted names; they outlive reloads.
@@ -58,7 +62,7 @@ impl World {
     /// As [`World::first`]; nothing has changed then, no policy either.
     pub fn next(old: &Self, plan: Arc<Plan>, shared: &Upstreams) -> Result<Self, String> {
         let known = old.peers.iter().map(|peer| (peer.name(), peer)).collect();
-        let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(&old.gates))?;
+        let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(old))?;
         for (peer, planned) in next.peers.iter().zip(&next.plan.peers) {
             peer.set_policy(planned.policy.clone());
         }
@@ -70,13 +74,14 @@ impl World {
         shared: &Upstreams,
         adhoc: Arc<Adhoc>,
         known: &HashMap<&PeerName, &Arc<Peer>>,
-        gates: Option<&Gates>,
+        old: Option<&Self>,
     ) -> Result<Self, String> {
         shared.roots.forget();
-        let read = plan.identity.as_deref().map(|files| Identity::read(files, UnixTime::now())).transpose();
+        let files = plan.identity.as_deref().and_then(IdentityPlan::files);
+        let read = files.map(|files| Identity::read(files, UnixTime::now())).transpose();
         let read = read.map_err(|error| format!("identity: {error}"))?;
-        // Before the peers, which keep it.
-        let (identity, renewed) = shared.store(read);
+        // The peers keep it.
+        let identity = plan.identity.is_some().then(|| shared.identity.clone());
         let peers = plan.peers.iter().map(|planned| living(planned, shared, known)).collect::<Result<_, _>>()?;
         let tls = plan
             .doors
@@ -86,12 +91,18 @@ impl World {
                 config.map_err(|error| format!("{} listener {}: {error}", door.side.word(), door.listen))
             })
             .collect::<Result<_, _>>()?;
-        let gates = Gates::after(gates, &plan, Instant::now());
+        let tokens =
+            |jwt| Tokens::next(old.and_then(|old| old.jwt.as_ref()), jwt, plan.policy.claims(), &shared.metrics);
+        let jwt = plan.jwt.as_ref().map(tokens).transpose()?;
+        let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
         // Nothing can fail any more: until here the identity in force stays as it was.
-        if let (Some(store), Some(renewed)) = (&identity, renewed) {
-            store.replace(renewed);
+        match (read, &identity) {
+            (Some(read), _) => drop(shared.identity.replace(read)),
+            // What another source brings stands in when it comes; until then what was in force goes on.
+            (None, Some(_)) => {}
+            (None, None) => shared.identity.clear(),
         }
-        Ok(Self { plan, peers, tls, identity, gates, adhoc })
+        Ok(Self { plan, peers, tls, identity, jwt, gates, adhoc })
     }
 }
 
@@ -129,7 +140,7 @@ pub struct Upstreams {
     pub tasks: Tasks,
     roots: SystemRoots,
     /// Who this sidecar is: one for the whole process, in which reloads put what is new.
-    identity: Mutex<Option<Arc<IdentityStore>>>,
+    identity: Arc<IdentityStore>,
     /// Every peer that may be alive, for the sweep.
     peers: Arc<Mutex<Vec<Weak<Peer>>>>,
 }
@@ -137,7 +148,7 @@ pub struct Upstreams {
 impl Upstreams {
     /// Nothing yet. Whoever makes it also runs [`Upstreams::sweep`] on the data runtime.
     pub fn new(metrics: Arc<Metrics>, tasks: Tasks) -> Self {
-        Self { metrics, tasks, roots: SystemRoots::default(), identity: Mutex::default(), peers: Arc::default() }
+        Self { metrics, tasks, roots: SystemRoots::default(), identity: Arc::default(), peers: Arc::default() }
     }
 
     /// Retires idle connections until this value is dropped; keeps no peer alive.
@@ -160,19 +171,9 @@ impl Upstreams {
         }
     }
 
-    /// Where the identity in force is kept, if `read` is some, and `read` back unless it is kept there already.
-    fn store(&self, read: Option<Identity>) -> (Option<Arc<IdentityStore>>, Option<Identity>) {
-        let Some(read) = read else { return (None, None) };
-        let mut kept = self.identity.lock();
-        match &*kept {
-            Some(store) => (Some(store.clone()), Some(read)),
-            None => (Some(kept.insert(Arc::new(IdentityStore::new(read))).clone()), None),
-        }
-    }
-
-    /// Who this sidecar is, once a World with an identity was made.
-    pub(super) fn identity(&self) -> Option<Arc<IdentityStore>> {
-        self.identity.lock().clone()
+    /// Where the identity in force is kept.
+    pub(super) fn identity(&self) -> &Arc<IdentityStore> {
+        &self.identity
     }
 
     pub(super) fn roots(&self) -> &SystemRoots {
@@ -235,6 +236,7 @@ mod tests {
             tls,
             mtls: Default::default(),
             passthrough: Arc::default(),
+            passes_all: false,
             upgrades: Arc::default(),
             trusted: Arc::default(),
             limits,
@@ -264,6 +266,7 @@ mod tests {
             access_log: AccessLogPlan { log: AccessLog::Off, format: LogFormat::Text },
             gates: Default::default(),
             policy: Default::default(),
+            jwt: None,
         })
     }
 

@@ -33,6 +33,7 @@ fn it_tells_what_it_saw() {
     let code = if text.contains("\nAs expected") { 0 } else { 1 };
     assert_eq!(output.status.code(), Some(code), "{text}");
     assert!(text.contains("s expected: "), "{text}");
+    assert!(text.contains("4 of 4 sidecars refused a call in plaintext"), "{text}");
 }
 
 #[test]

@@ -10,19 +10,19 @@ use http::Request;
 use crate::harness::http2::{App2, Caller2, soon};
 use crate::harness::{App, Caller, Folder, Sidecar, field, until};
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
 /// An authority for the trust domain `shop`, and what it issued.
-struct Authority(Folder);
+pub(crate) struct Authority(pub(crate) Folder);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let authority = Self(Folder::new());
         authority.run("init --trust-domain shop");
         authority
     }
 
-    fn run(&self, line: &str) -> String {
+    pub(crate) fn run(&self, line: &str) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         let output = command.current_dir(&self.0.0).arg("ca").args(line.split(' ')).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
@@ -30,38 +30,38 @@ impl Authority {
     }
 
     /// The section `identity` for a service of the mesh.
-    fn identity(&self, service: &str) -> String {
+    pub(crate) fn identity(&self, service: &str) -> String {
         self.run(&format!("issue --service {service}"));
         let at = self.0.0.join("tls").join(service).display().to_string();
         format!("identity: {{ certificate: {at}/cert.pem, key: {at}/key.pem, roots: {at}/roots.pem }}\n")
     }
 
     /// A sidecar that is `service`, in front of `app`; `more` follows in its `inbound` section.
-    fn server(&self, service: &str, app: SocketAddr, more: &str) -> Sidecar {
+    pub(crate) fn server(&self, service: &str, app: SocketAddr, more: &str) -> Sidecar {
         Sidecar::start(&serving(&self.identity(service), service, app, more))
     }
 
     /// A sidecar that is `client` and calls `to`, which must be `id`; it has a port of its own at `inbound`.
-    fn client(&self, to: SocketAddr, id: &str, more: &str) -> Sidecar {
+    pub(crate) fn client(&self, to: SocketAddr, id: &str, more: &str) -> Sidecar {
         Sidecar::start(&calling(&self.identity("client"), to, id, more))
     }
 }
 
-fn serving(identity: &str, service: &str, app: SocketAddr, more: &str) -> String {
+pub(crate) fn serving(identity: &str, service: &str, app: SocketAddr, more: &str) -> String {
     format!(
         "service: {service}\n{identity}admin: '{{admin}}'\ninbound: {{ listen: '{{in}}', app: '{app}'{more} }}\n\
          outbound: {{ listen: '{{out}}' }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
     )
 }
 
-fn calling(identity: &str, to: SocketAddr, id: &str, more: &str) -> String {
+pub(crate) fn calling(identity: &str, to: SocketAddr, id: &str, more: &str) -> String {
     format!(
         "service: client\n{identity}admin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  server: {{ static: \
          ['{to}'], listen: '{{in}}', mtls: {{ id: '{id}' }}{more} }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
     )
 }
 
-fn ask(to: SocketAddr, path: &str, fields: &str) -> String {
+pub(crate) fn ask(to: SocketAddr, path: &str, fields: &str) -> String {
     let mut caller = Caller::connect(to);
     caller.send(format!("GET {path} HTTP/1.1\r\nHost: server\r\n{fields}\r\n")).answer()
 }
@@ -101,6 +101,83 @@ fn the_app_learns_who_calls_and_nobody_can_claim_it() {
         assert_eq!(field(&heard, "x-forwarded-proto").as_deref(), Some("http"), "what the caller asked for: {heard}");
     }
     server.says(&["client_id=spiffe://shop/client", "path=/x", "status=200"]);
+}
+
+#[test]
+fn where_a_request_came_from_is_believed_of_the_mesh_alone() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server = authority.server("server", app.addr, ", mtls: permissive");
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    let said = "X-Forwarded-For: 6.6.6.6, 10.1.1.1\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Proto: https\r\n";
+    assert!(ask(client.outbound, "/mesh", said).starts_with("HTTP/1.1 200 "));
+    let heard = app.next();
+    for (name, value) in
+        [("x-forwarded-for", "6.6.6.6, 10.1.1.1"), ("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "https")]
+    {
+        assert_eq!(field(&heard, name).as_deref(), Some(value), "{heard}");
+    }
+    assert!(ask(client.outbound, "/mesh", "").starts_with("HTTP/1.1 200 "));
+    let heard = app.next();
+    assert_eq!(field(&heard, "x-forwarded-for").as_deref(), Some("127.0.0.1"), "{heard}");
+    // A caller in plaintext has proven nothing.
+    assert!(ask(server.inbound, "/plain", said).starts_with("HTTP/1.1 200 "));
+    let heard = app.next();
+    assert_eq!(field(&heard, "x-forwarded-for").as_deref(), Some("127.0.0.1"), "{heard}");
+    assert_eq!(field(&heard, "x-forwarded-proto").as_deref(), Some("http"), "{heard}");
+    assert!(field(&heard, "forwarded").is_none() && !heard.contains("6.6.6.6"), "{heard}");
+}
+
+#[test]
+fn a_port_that_is_passed_through_hands_all_tls_to_the_app() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    // The app's own TLS, whatever its name; here it is enough that the very bytes arrive.
+    let tls = App::start(|mut stream, report| {
+        let mut heard = [0; 16];
+        let n = stream.read(&mut heard).unwrap();
+        report.send(format!("{:02x?}", &heard[..n])).unwrap();
+        let _ = stream.write_all(b"own");
+    });
+    let hello = || {
+        let mut hello = Vec::new();
+        let config = crate::harness::http2::certificate(&[]).2;
+        let mut client = rustls::ClientConnection::new(config, "any.example".try_into().unwrap()).unwrap();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    };
+    for (rules, passes) in [
+        ("", true),
+        (", allow: { addresses: 127.0.0.1 }", true),
+        // Who calls is not known there, and what is asked cannot be seen.
+        (", allow: { from: 'spiffe://shop/*' }", false),
+        (", allow: { paths: '/*' }", false),
+        (", deny: { paths: /x }", false),
+        (", deny: { addresses: 127.0.0.1 }", false),
+    ] {
+        for protocol in ["auto", "tcp", "http1"] {
+            let port = crate::harness::free_port();
+            let (at, to) = (SocketAddr::from(([127, 0, 0, 1], port)), tls.addr);
+            let ports = format!("ports: [{{ listen: '{at}', app: '{to}', protocol: {protocol} }}]");
+            let server = authority.server(
+                "server",
+                app.addr,
+                &format!(", {ports}, passthrough: [{port}], timeout: {{ head: 300ms }}{rules}"),
+            );
+            let mut caller = Caller::connect(at);
+            let heard = caller.send(hello()).rest();
+            assert_eq!(heard, if passes { "own" } else { "" }, "{rules} {protocol}");
+            if passes {
+                assert!(tls.next().starts_with("[16, 03, 01"), "{rules} {protocol}");
+            } else {
+                server.says(&["host=any.example", "reason=denied"]);
+            }
+            // Plaintext at that port is what it is elsewhere; and so is TLS at another.
+            assert!(!Caller::connect(at).send("*1\r\n").rest().contains("own"), "{rules} {protocol}");
+            assert!(!Caller::connect(server.inbound).send(hello()).rest().contains("own"));
+            server.says(&["reason=client_"]);
+            tls.unseen();
+        }
+    }
+    app.unseen();
 }
 
 #[test]
@@ -339,4 +416,22 @@ fn a_reload_with_a_bad_identity_leaves_all_as_it_was() {
     until("the reload", || (server.metric(&["outrigger_reloads_total"]) >= 1.0).then_some(()));
     let second = authority.client(server.inbound, "spiffe://shop/server", "");
     assert!(ask(second.outbound, "/y", "").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_rate_of_each_identity_is_the_callers_own_and_plaintext_shares_one() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let server =
+        authority.server("server", app.addr, ", mtls: permissive, limits: { rate: { limit: 2/h, per: identity } }");
+    let one = authority.client(server.inbound, "spiffe://shop/server", "");
+    let other = Sidecar::start(&calling(&authority.identity("other"), server.inbound, "spiffe://shop/server", ""));
+    // Whatever a caller says of itself, it is who it has proven to be.
+    let claim = "X-Forwarded-Client-Cert: URI=spiffe://shop/other\r\n";
+    let passed = |to: SocketAddr| {
+        let answers = [(); 4].map(|()| ask(to, "/", claim));
+        let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ")).collect::<Vec<_>>();
+        assert!(refused.iter().all(|answer| answer.contains("`rate: 2/h` of each identity")), "{answers:?}");
+        answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200 ")).count()
+    };
+    assert_eq!([one.outbound, server.inbound, other.outbound, server.inbound].map(passed), [2, 2, 2, 0]);
 }

@@ -166,3 +166,23 @@ fn an_app_that_closes_a_connection_under_a_request_is_asked_again_where_that_doe
         assert!(second.starts_with(&format!("HTTP/1.1 {status} ")), "{method}: {second}");
     }
 }
+
+#[test]
+fn an_answer_that_is_repeated_leaves_its_connection_to_the_next_attempt() {
+    let seen = AtomicU32::new(0);
+    let app = App::start(move |stream, report| {
+        report.send("connected".into()).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut writer = stream;
+        while let Some(head) = read_head(&mut reader) {
+            report.send(head).unwrap();
+            let first = seen.fetch_add(1, Ordering::SeqCst) == 0;
+            let answer = if first { "HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\nbusy" } else { OK };
+            writer.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let sidecar = sidecar(&app, ", retry: { on: [503] }");
+    assert!(ask(&sidecar, "GET /").starts_with("HTTP/1.1 200 "));
+    let told = [(); 3].map(|()| app.next());
+    assert_eq!(told.each_ref().map(|told| told == "connected"), [true, false, false], "{told:?}");
+}

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use rustls_pki_types::DnsName;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{DnsName, PrivateKeyDer};
 
 use super::complain;
 use crate::spiffe::{SpiffeId, is_trust_domain};
@@ -32,11 +33,14 @@ const INTERMEDIATE: &str = "intermediate.pem";
 const INTERMEDIATE_KEY: &str = "intermediate.key";
 
 /// The files of a workload.
-const CERTIFICATE: &str = "cert.pem";
-const KEY: &str = "key.pem";
-const ROOTS: &str = "roots.pem";
+pub(super) const CERTIFICATE: &str = "cert.pem";
+pub(super) const KEY: &str = "key.pem";
+pub(super) const ROOTS: &str = "roots.pem";
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Longer than anybody watches the demo.
+const THROWN_AWAY_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// What the authority is asked to do.
 #[derive(Subcommand)]
@@ -250,6 +254,26 @@ fn open(folder: &Path) -> Result<Authority, String> {
     };
     let key = files::private_key(&folder.join(key))?;
     Authority::read(&roots, intermediates.as_deref(), &key).map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+/// A throw-away authority, whose key is never written: issues for each service of `domain` into a folder of its name
+/// below `folder`.
+pub(super) fn throw_away(
+    domain: &str,
+    services: &[(&str, &str)],
+    folder: &Path,
+    now: SystemTime,
+) -> Result<(), String> {
+    let made = authority::found(domain, THROWN_AWAY_AFTER + DAY, false, now)?;
+    let key = PrivateKeyDer::from_pem_slice(made.root.key.as_bytes()).map_err(|error| error.to_string())?;
+    let authority = Authority::read(&made.root.certificate, None, &key)?;
+    for (name, service) in services {
+        let id: SpiffeId =
+            format!("spiffe://{domain}/{service}").parse().map_err(|error| format!("{service}: {error}"))?;
+        let wanted = Wanted { id: id.clone(), dns: Vec::new(), addresses: Vec::new(), ttl: THROWN_AWAY_AFTER };
+        stage(&folder.join(name), &authority.issue(&wanted, now)?, &id)?.replace()?;
+    }
+    Ok(())
 }
 
 /// A workload's files, ready to be put into place.

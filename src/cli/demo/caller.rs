@@ -1,6 +1,8 @@
-//! A small HTTP/1.1 client that keeps its connections: the demo's load and its services call through it.
+//! A small HTTP/1.1 client that keeps its connections: the demo's load and its services call through it, the load by
+//! mutual TLS.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +12,14 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::life::tasks::Tasks;
+use crate::net::io::Io;
 
 /// One call takes no longer.
 const CLOCK: Duration = Duration::from_secs(5);
@@ -24,6 +30,8 @@ const KEPT: usize = 64;
 pub(super) struct Caller {
     to: SocketAddr,
     host: HeaderValue,
+    /// How it proves who it is, and what the other side must prove; plaintext without.
+    tls: Option<Arc<ClientConfig>>,
     idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
     tasks: Tasks,
 }
@@ -32,7 +40,12 @@ impl Caller {
     /// Calls `host` at `to`; its connections' tasks go to `tasks`.
     pub(super) fn new(to: SocketAddr, host: &str, tasks: Tasks) -> Self {
         let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost"));
-        Self { to, host, idle: Mutex::default(), tasks }
+        Self { to, host, tls: None, idle: Mutex::default(), tasks }
+    }
+
+    /// The same by mutual TLS.
+    pub(super) fn secured(self, tls: Arc<ClientConfig>) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// GETs `/` and reads the answer whole; the error is one line.
@@ -67,6 +80,14 @@ impl Caller {
         let stream = TcpStream::connect(self.to).await.map_err(|error| format!("{}: {error}", self.to))?;
         // Only a matter of delay.
         let _ = stream.set_nodelay(true);
+        let stream = match &self.tls {
+            None => Io::Tcp(stream),
+            Some(config) => {
+                let name = ServerName::IpAddress(self.to.ip().into());
+                let secure = TlsConnector::from(config.clone()).connect(name, Io::Tcp(stream)).await;
+                Io::Tls(Box::new(secure.map_err(|error| format!("{}: {error}", self.to))?.into()))
+            }
+        };
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         self.tasks.spawn(async move {
             // Whoever waits for an answer gets the error.

@@ -1,4 +1,5 @@
-//! The demo's processes: each service under a sidecar of its own, with files in a folder of its own, on free ports.
+//! The demo's processes: each service under a sidecar of its own, with files in a folder of its own, on free ports. They
+//! call each other by strict mutual TLS with certificates of an authority that is made for the occasion.
 //!
 //! Nothing outlives the demo: at its end, at an error and at a panic the sidecars are ended by this file's `Drop`;
 //! should even that not run, the services' stdin ends with the demo, they end, and each takes its sidecar with it.
@@ -8,15 +9,27 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
+use rustls_pki_types::UnixTime;
 use tokio::time::sleep;
 
+use super::caller::Caller;
 use super::service::Role;
+use crate::cli::ca::{CERTIFICATE, KEY, ROOTS, throw_away};
 use crate::cli::wait::Wait;
 use crate::ids::Addr;
+use crate::life::tasks::Tasks;
+use crate::reason::Reason;
+use crate::tls::files;
+use crate::tls::identity::Identity;
+use crate::tls::material::{Material, Roots, Sourced};
+use crate::tls::verify::Wanted;
 
 /// How long all sidecars together may take to be ready.
 const START_CLOCK: Duration = Duration::from_secs(20);
@@ -44,6 +57,12 @@ const SPECS: [Spec; 4] = [
     Spec { name: "inventory-1", service: "inventory", delay: Duration::from_millis(3), failing: 0, next: None },
     Spec { name: FLAKY, service: "inventory", delay: Duration::from_millis(80), failing: 150, next: None },
 ];
+
+/// The mesh's trust domain.
+const DOMAIN: &str = "demo";
+
+/// Who sends the load.
+const LOAD: &str = "load";
 
 /// The instance that is slow and fails.
 pub(super) const FLAKY: &str = "inventory-2";
@@ -96,12 +115,41 @@ impl Mesh {
         let folder = std::env::temp_dir().join(format!("outrigger-demo-{}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let mut mesh = Self { instances, running: Vec::new(), folder };
+        let services: Vec<_> = SPECS.iter().map(|spec| (spec.name, spec.service)).chain([(LOAD, LOAD)]).collect();
+        throw_away(DOMAIN, &services, &mesh.folder, SystemTime::now()).map_err(io::Error::other)?;
         fs::write(mesh.folder.join("peers.yaml"), control_file(&mesh.instances))?;
         for (spec, instance) in SPECS.iter().zip(&mesh.instances) {
             let running = launch(exe, &mesh.folder, spec, instance, &mesh.instances)?;
             mesh.running.push(running);
         }
         Ok(mesh)
+    }
+
+    /// How the load calls `web`: as a member of the mesh.
+    pub(super) fn load_tls(&self) -> Result<Arc<ClientConfig>, String> {
+        let at = |name: &str| self.folder.join(LOAD).join(name);
+        let sourced = |file: &str| files::certificates(&at(file)).map(|it| Sourced { origin: file.to_owned(), it });
+        let material = Material {
+            chain: sourced(CERTIFICATE)?,
+            key: Sourced { origin: KEY.to_owned(), it: files::private_key(&at(KEY))? },
+            roots: vec![Roots { domain: None, certificates: sourced(ROOTS)? }],
+            crls: Vec::new(),
+            tls12: false,
+        };
+        let web = id("web").parse().map_err(|error| format!("{}: {error}", id("web")))?;
+        let identity = Identity::new(material, UnixTime::now())?;
+        Ok(identity.client_config(Wanted::new([web].into(), None), &[b"http/1.1"]))
+    }
+
+    /// Calls each sidecar without TLS; gives how many refused that.
+    pub(super) async fn refusals(&self, tasks: &Tasks) -> Result<usize, String> {
+        let mut refused = 0;
+        for Instance { name, inbound, .. } in &self.instances {
+            let (status, said) = Caller::new(*inbound, name, tasks.clone()).get().await?;
+            let said = String::from_utf8_lossy(&said);
+            refused += usize::from(status == StatusCode::FORBIDDEN && said.contains(Reason::PlaintextRefused.word()));
+        }
+        Ok(refused)
     }
 
     async fn ready(&mut self) -> Result<(), String> {
@@ -186,20 +234,40 @@ fn control_file(instances: &[Instance]) -> String {
     format!("peers:\n  inventory:\n{lines}")
 }
 
-/// The file of one sidecar; inventory is found by the control file, cart is named outright.
+/// Who a service is in the mesh.
+fn id(service: &str) -> String {
+    format!("spiffe://{DOMAIN}/{service}")
+}
+
+/// The file of one sidecar; inventory is found by the control file, cart is named outright. Each takes calls from its one
+/// caller only, and knows whom it calls.
 fn config(spec: &Spec, own: &Instance, all: &[Instance]) -> String {
     let peer = match spec.next {
-        Some("inventory") => "peers:\n  inventory: { file: peers.yaml }\n".to_owned(),
+        Some("inventory") => {
+            format!("peers:\n  inventory: {{ file: peers.yaml, mtls: {{ id: {} }} }}\n", id("inventory"))
+        }
         Some(next) => {
             let at = all.iter().find(|instance| instance.service == next).map(|instance| instance.inbound.to_string());
-            format!("peers:\n  {next}: {{ static: [\"{}\"] }}\n", at.unwrap_or_default())
+            format!("peers:\n  {next}: {{ static: [\"{}\"], mtls: {{ id: {} }} }}\n", at.unwrap_or_default(), id(next))
         }
         None => String::new(),
     };
+    let caller = SPECS.iter().find(|other| other.next == Some(spec.service)).map_or(LOAD, |caller| caller.service);
+    let file = |name| format!("{}/{name}", spec.name);
     format!(
-        "service: {}\ngrace: {GRACE_SECONDS}s\nadmin: {{ listen: \"{}\" }}\ninbound: {{ listen: \"{}\", app: \"{}\" }}\n\
+        "service: {}\ngrace: {GRACE_SECONDS}s\nadmin: {{ listen: \"{}\" }}\n\
+         identity: {{ certificate: {}, key: {}, roots: {} }}\n\
+         inbound: {{ listen: \"{}\", app: \"{}\", mtls: strict, allow: {{ from: {} }} }}\n\
          outbound: {{ listen: \"{}\", otherwise: deny }}\n{peer}",
-        spec.service, own.admin, own.inbound, own.app, own.outbound
+        spec.service,
+        own.admin,
+        file(CERTIFICATE),
+        file(KEY),
+        file(ROOTS),
+        own.inbound,
+        own.app,
+        id(caller),
+        own.outbound
     )
 }
 
@@ -240,9 +308,14 @@ mod tests {
     fn each_sidecar_knows_whom_its_service_calls() {
         let instances = choose_ports().unwrap();
         let text = |at: usize| config(&SPECS[at], &instances[at], &instances);
-        assert!(text(0).contains(&format!("cart: {{ static: [\"{}\"] }}", instances[1].inbound)), "{}", text(0));
-        assert!(text(1).contains("inventory: { file: peers.yaml }"));
+        let cart = format!("cart: {{ static: [\"{}\"], mtls: {{ id: spiffe://demo/cart }} }}", instances[1].inbound);
+        assert!(text(0).contains(&cart), "{}", text(0));
+        assert!(text(1).contains("inventory: { file: peers.yaml, mtls: { id: spiffe://demo/inventory } }"));
         assert!(!text(2).contains("peers"));
+        for (at, caller) in [(0, "load"), (1, "web"), (2, "cart"), (3, "cart")] {
+            let rule = format!("mtls: strict, allow: {{ from: spiffe://demo/{caller} }}");
+            assert!(text(at).contains(&rule), "{}", text(at));
+        }
         assert_eq!(control_file(&instances).matches("127.0.0.1").count(), 2);
     }
 }

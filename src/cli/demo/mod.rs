@@ -55,7 +55,8 @@ async fn play(exe: &Path, duration: Duration, out: &mut dyn Write) -> Result<u8,
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let said = |out: &mut dyn Write, text: &str| writeln!(out, "{text}").and_then(|()| out.flush());
-    said(out, "starting four services, each behind a sidecar of its own …").map_err(|error| error.to_string())?;
+    said(out, "starting four services, each behind a sidecar of its own that takes mutual TLS only …")
+        .map_err(|error| error.to_string())?;
     let interrupted = async {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -74,10 +75,12 @@ async fn observe(exe: &Path, duration: Duration, out: &mut dyn Write) -> Result<
     let web = mesh.instances.first().map(|web| web.inbound).ok_or("the mesh is empty")?;
     let tally = Arc::new(Mutex::new(Tally::default()));
     let mut view = View::new(std::io::stdout().is_terminal());
-    let first = Told::ask(&mesh).await?;
     let tasks = Tasks::default();
+    let refusals = mesh.refusals(&tasks).await?;
+    let first = Told::ask(&mesh).await?;
     let begun = Instant::now();
-    let load = tasks.spawn(load::run(Arc::new(Caller::new(web, "web", tasks.clone())), tally.clone()));
+    let caller = Caller::new(web, "web", tasks.clone()).secured(mesh.load_tls()?);
+    let load = tasks.spawn(load::run(Arc::new(caller), tally.clone()));
     let (mut before, mut sent, mut looked) = (first.clone(), 0, begun);
     loop {
         sleep_until((looked + LOOK).min(begun + duration)).await;
@@ -101,7 +104,7 @@ async fn observe(exe: &Path, duration: Duration, out: &mut dyn Write) -> Result<
         }
     }
     load.abort();
-    let (text, good) = summary(&tally.lock().clone(), begun.elapsed(), &first, &before);
+    let (text, good) = summary(&tally.lock().clone(), begun.elapsed(), &first, &before, refusals);
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| error.to_string())?;
     Ok(if good { 0 } else { 1 })
 }

@@ -145,7 +145,7 @@ fn millis(duration: Option<Duration>) -> String {
 pub(super) const EXPECTED: f64 = 99.0;
 
 /// What happened, and whether it is what was expected.
-pub(super) fn summary(tally: &Tally, elapsed: Duration, first: &Told, last: &Told) -> (String, bool) {
+pub(super) fn summary(tally: &Tally, elapsed: Duration, first: &Told, last: &Told, refusals: usize) -> (String, bool) {
     let (requests, percent) = (tally.requests(), tally.percent());
     let mut text = format!(
         "\n{requests} requests in {:.1} s: {percent:.2} % succeeded, p50 {}, p99 {}.\n",
@@ -169,14 +169,22 @@ pub(super) fn summary(tally: &Tally, elapsed: Duration, first: &Told, last: &Tol
          are not retried unless the file says so: what {FLAKY} failed, the callers saw.",
         if of == 0 { 0.0 } else { share(got, of) }
     );
+    let sidecars = last.counts.len();
+    let _ = writeln!(
+        text,
+        "All calls were by mutual TLS, each sidecar with a certificate of a throw-away authority and for its one caller;\n\
+         {refusals} of {sidecars} sidecars refused a call in plaintext."
+    );
+    let secure = refusals == sidecars;
     let (enough, good) = (requests >= u64::from(RATE) * elapsed.as_secs() / 2, percent >= EXPECTED);
     let verdict = match (enough && requests > 0, good) {
+        _ if !secure => "Not as expected: a sidecar took a call in plaintext.".to_owned(),
         (true, true) => format!("As expected: at least {EXPECTED} % succeeded."),
         (true, false) => format!("Not as expected: less than {EXPECTED} % succeeded."),
         (false, _) => format!("Not as expected: this machine did not keep up with {RATE} requests/s."),
     };
     let _ = writeln!(text, "{verdict}");
-    (text, enough && good && requests > 0)
+    (text, enough && good && requests > 0 && secure)
 }
 
 #[cfg(test)]
@@ -245,14 +253,15 @@ mod tests {
     #[test]
     fn the_verdict_follows_the_numbers() {
         let elapsed = Duration::from_secs(2);
-        for (succeeded, failed, good, word) in [
-            (400, 0, true, "As expected"),
-            (397, 3, true, "As expected"),
-            (390, 10, false, "less than 99 %"),
-            (100, 0, false, "did not keep up"),
-            (0, 0, false, "did not keep up"),
+        for (succeeded, failed, refusals, good, word) in [
+            (400, 0, 3, true, "As expected"),
+            (397, 3, 3, true, "As expected"),
+            (390, 10, 3, false, "less than 99 %"),
+            (400, 0, 2, false, "took a call in plaintext"),
+            (100, 0, 3, false, "did not keep up"),
+            (0, 0, 3, false, "did not keep up"),
         ] {
-            let (text, found) = summary(&tally(succeeded, failed), elapsed, &Told::default(), &told(95));
+            let (text, found) = summary(&tally(succeeded, failed), elapsed, &Told::default(), &told(95), refusals);
             assert_eq!(found, good, "{text}");
             assert!(text.contains(word) && text.contains("5.0 % of inventory's requests (5 of 100)"), "{text}");
         }

@@ -5,6 +5,7 @@ use http::request::Parts;
 use http::{Method, Request, Uri};
 
 use super::rules::{self, percent};
+use super::tokens;
 use super::{Asking, Explained, Outcome};
 use crate::call::Failure;
 use crate::config::units::Share;
@@ -22,6 +23,7 @@ use crate::plan::policy::{Facts as Who, Verdict};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
 use crate::plan::rules::Priority;
 use crate::proxy::bounds;
+use crate::proxy::connection::TLS_AT_PLAIN_DOOR;
 use crate::proxy::policy;
 use crate::proxy::route::Taken;
 use crate::proxy::target::unlisted;
@@ -45,6 +47,7 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     let rules = Rules {
         forward_proxy: door.side == Door::Outbound,
         trusted: false,
+        fills: false,
         client: None,
         tls: https && door.tls.is_some(),
         upgrades: &door.upgrades,
@@ -62,9 +65,11 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     {
         return Ok(said.refused(&failure));
     }
-    let judged = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, rules.tls);
-    let settled = judged.and_then(|verdict| policy::settled(verdict).map(|()| verdict));
-    if let Err(failure) = authorized(loaded, door, settled, &mut said) {
+    let judged = tokens::held(loaded, asking, &parts, &mut said).and_then(|held| {
+        let verdict = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &held));
+        verdict.and_then(|verdict| policy::settled(verdict).map(|()| verdict))
+    });
+    if let Err(failure) = authorized(loaded, door, judged, &mut said) {
         return Ok(said.refused(&failure));
     }
     match door.side {
@@ -106,7 +111,7 @@ fn authorized(
     said: &mut Explained<'_>,
 ) -> Result<(), Failure> {
     let policy = &loaded.plan.policy;
-    if policy.is_empty() || door.side == Door::Outbound {
+    if door.side == Door::Outbound || (policy.is_empty() && judged.is_ok()) {
         return Ok(());
     }
     let audit = [String::from("inbound.authorization")];
@@ -188,10 +193,7 @@ fn unseen<'l>(
     let sni = plain(asking.url.host().unwrap_or_default());
     let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off;
     if ends && door.side == Door::Inbound && !door.passes(&sni) {
-        return said.refused(&Failure::new(
-            Reason::ClientTlsFailed,
-            "a ClientHello at a door without a certificate; give it inbound.tls or list its name under inbound.passthrough",
-        ));
+        return said.refused(&Failure::new(Reason::ClientTlsFailed, TLS_AT_PLAIN_DOOR));
     }
     if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni) {
         let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--from` says who calls";

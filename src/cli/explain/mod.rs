@@ -2,6 +2,7 @@
 
 mod decide;
 mod rules;
+mod tokens;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -18,6 +19,7 @@ use crate::config::expand::Variables;
 use crate::config::facts::Facts;
 use crate::config::places::Places;
 use crate::control::load::load;
+use crate::plan::claims::Claims;
 use crate::proxy::failure;
 use crate::spiffe::SpiffeId;
 
@@ -35,6 +37,8 @@ pub struct Asking {
     pub identity: Option<SpiffeId>,
     /// Where the caller is.
     pub address: Option<IpAddr>,
+    /// What a good token of it would say.
+    pub claims: Option<Claims>,
 }
 
 /// Reads a URL of the command line.
@@ -60,6 +64,15 @@ pub fn url(text: &str) -> Result<Uri, String> {
 pub fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("expected `name: value`, such as `x-canary: 1`")?;
     crate::config::route::field(name.trim(), value.trim()).map_err(str::to_owned)
+}
+
+/// Reads the claims of a token on the command line.
+///
+/// # Errors
+/// What was expected.
+pub fn claims(text: &str) -> Result<Claims, String> {
+    let read = serde_json::from_str(text).map(Claims);
+    read.map_err(|error| format!("expected a JSON object, such as '{{\"scope\": \"orders.write\"}}': {error}"))
 }
 
 /// One thing that holds for the request.

@@ -11,7 +11,7 @@ use crate::plan::fallback::{Fallback, Instead};
 use crate::plan::health::{HealthCheck, HealthRule};
 use crate::plan::peer::{Addresses, Balance, PeerKind, PeerPlan, PeerPolicy, Roots};
 use crate::plan::rules::{
-    ConcurrencyRule, Condition, EjectRule, GateRule, HedgeAfter, LimitsRule, Methods, RateKey, RateRule, Rules, Share,
+    ConcurrencyRule, Condition, EjectRule, GateRule, HedgeAfter, LimitsRule, Methods, RateRule, Rules, Share,
 };
 
 /// The key of the section that a peer's rules stand in.
@@ -104,11 +104,7 @@ pub(super) fn gate(about: &'static str, key: &str, rule: &GateRule, said: &mut E
     }
     for meter in &rule.rates {
         let RateRule { count, period, burst } = meter.rate;
-        let each = match &meter.per {
-            None => String::new(),
-            Some(RateKey::Address) => " of each address".to_owned(),
-            Some(RateKey::Header(name)) => format!(" of each `{name}`"),
-        };
+        let each = meter.per.as_ref().map_or_else(String::new, |per| format!(" of each {}", per.each()));
         let told = if meter.told { "; answers tell what is left" } else { "" };
         let text = format!("{count} requests{each} in {}, {burst} at once{told}", time(period));
         said.keyed(about, &[format!("{key}.rate")], text);

@@ -29,17 +29,19 @@ fn explain_in(file: &str, arguments: &str) -> String {
     let (mut asking, mut words) = (None, arguments.split(" | "));
     let method = words.next().unwrap();
     let mut fields = Vec::new();
-    let (mut inbound, mut identity, mut address) = (false, None, None);
+    let (mut inbound, mut identity, mut address, mut said) = (false, None, None, None);
     for word in words {
         match word {
             "in" => inbound = true,
             word if word.starts_with("spiffe:") => identity = Some(word.parse().unwrap()),
+            word if word.starts_with('{') => said = Some(claims(word).unwrap()),
             word if word.starts_with("from ") => address = Some(word[5..].parse().unwrap()),
             word if word.starts_with("http") => asking = Some(url(word).unwrap()),
             word => fields.push(field(word).unwrap()),
         }
     }
-    let asking = Asking { url: asking.unwrap(), method: method.parse().unwrap(), fields, inbound, identity, address };
+    let (url, method) = (asking.unwrap(), method.parse().unwrap());
+    let asking = Asking { url, method, fields, inbound, identity, address, claims: said };
     let loaded = load_text(file, Path::new("/f"), &Facts::PLAIN, &|_| None).unwrap();
     decide::decide(&loaded, &asking).map_or_else(|why| why, |explained| explained.text(&asking))
 }
@@ -163,7 +165,7 @@ const EVERY_LINE: &str = "GET http://shop/pay
   door             outbound 127.0.0.1:15001  [default]
   door limits      100 requests in flight, the last tenth for high priority  [/f:4]
   door limits      adaptive, 4 to 1000 requests in flight, the last tenth for high priority  [/f:6]
-  door limits      10 requests of each `x-user` in 60s, 20 at once; answers tell what is left  [/f:5]
+  door limits      10 requests of each x-user in 60s, 20 at once; answers tell what is left  [/f:5]
   peer             shop, by its host `shop` with any port  [/f:11]
   route            `peers.shop.routes[0]` means it  [/f:13]
   priority         high: the last tenth of each limit in flight is kept for it  [/f:14]
@@ -275,4 +277,47 @@ inbound:
         let text = explain_in(file, asking);
         assert!(says(&text, about, what), "{asking}: {about} {what}\n{text}");
     }
+}
+
+#[test]
+fn tokens_and_claims_are_told_with_their_lines() {
+    let file = "service: s
+inbound:
+  app: 127.0.0.1:8080
+  jwt:
+    - { issuer: \"https://l\", audiences: [a, b], jwks: \"https://l/k\" }
+    - { issuer: m, audiences: any, jwks: \"https://m/k\", token: x-t, forward: strip }
+  allow:
+    - claims: { scope: [w, { prefix: r. }], sub: { present: true } }
+";
+    for (asked, about, what) in [
+        (
+            "GET | http://h/ | in",
+            "tokens",
+            "of https://l for a or b in the field `authorization`, by the keys of https://l/k [/f:5]",
+        ),
+        (
+            "GET | http://h/ | in",
+            "tokens",
+            "of m for anyone in the field `x-t`, by the keys of https://m/k, not passed on [/f:6]",
+        ),
+        ("GET | http://h/ | in", "claims", "`inbound.allow[0]` asks for scope: w or r.…, sub: anything [/f:8]"),
+        ("GET | http://h/ | in", "refused", "401, reason token_missing (side client)"),
+        ("GET | http://h/ | in | authorization: Bearer x", "refused", "401, reason token_invalid (side client)"),
+        ("GET | http://h/ | in | {\"scope\":\"w\"}", "refused", "403, reason denied"),
+        (
+            "GET | http://h/ | in | {\"scope\":\"a r.b\",\"sub\":\"x\"}",
+            "authorization",
+            "`inbound.allow[0]` allows it [/f:8]",
+        ),
+    ] {
+        let text = explain_in(file, asked);
+        assert!(says(&text, about, what), "{asked}: {text}");
+    }
+    let unread = format!(
+        "GET | http://h/ | in | authorization: Bearer {}",
+        crate::jwt::testing::Signer::p256()
+            .sign(&serde_json::json!({ "alg": "ES256" }), &serde_json::json!({ "iss": "https://l" }))
+    );
+    assert!(says(&explain_in(file, &unread), "refused", "503, reason keys_unavailable"), "{unread}");
 }

@@ -16,6 +16,7 @@ use crate::control::dnsdoor::DnsState;
 use crate::control::reload::{Report, Trigger};
 use crate::control::{Destination, House, ready};
 use crate::ids::PeerName;
+use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
 use crate::plan::door::{DoorPlan, Leads};
 use crate::plan::peer::PeerKind;
@@ -180,6 +181,8 @@ struct State {
     captured: Vec<Destination>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<DnsState>,
+    /// Whose tokens are believed, and how many of their keys are known.
+    issuers: Vec<SourceState>,
     config: Report,
 }
 
@@ -212,6 +215,7 @@ impl State {
             peers: house.rooms.peers(),
             captured: house.rooms.destinations(),
             dns: house.rooms.dns(),
+            issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }
     }

@@ -8,7 +8,7 @@ use crate::config::listener::Protocol;
 use crate::config::peer::{self as said, Balancing, Peer};
 use crate::config::problem::Problems;
 use crate::config::split::Otherwise;
-use crate::plan::peer::{Affinity, Balance, PeerPlan, PeerPolicy};
+use crate::plan::peer::{Addresses, Affinity, Balance, EndpointSpec, PeerPlan, PeerPolicy};
 use crate::plan::rules::{Share, SubsetFallback, SubsetRule};
 
 /// A policy with the balance that the file asks for.
@@ -84,6 +84,18 @@ pub fn subset(wanted: &Option<Set<Pairs>>, otherwise: &Set<Otherwise>, problems:
         Otherwise::Any => SubsetFallback::Any,
     };
     Some(SubsetRule { wanted: set.value.0.iter().cloned().collect(), otherwise: fallback })
+}
+
+/// Warns of a subset that no endpoint of a written list belongs to.
+pub fn of_nobody(wanted: &Option<Set<Pairs>>, peer: Option<&PeerPlan>, problems: &mut Problems) {
+    let (Some(set), Some(peer)) = (wanted, peer) else { return };
+    let Addresses::Static(specs) = &peer.source.addresses else { return };
+    let has = |spec: &EndpointSpec, (key, value): &(String, String)| {
+        spec.metadata.as_ref().is_some_and(|known| known.get(key) == Some(value))
+    };
+    if !specs.iter().any(|spec| set.value.0.iter().all(|fact| has(spec, fact))) {
+        set.warn(problems, format!("matches nothing: no endpoint of peer {} has all of it in its metadata", peer.name));
+    }
 }
 
 /// Makes a peer prepare a subset; gives the one it prepares.

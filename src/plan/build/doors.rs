@@ -28,7 +28,8 @@ pub fn inbound(config: &Config, parts: &mut Parts<'_>) {
     if let Some(app) = &inbound.app {
         let leads = app_peer(&app.value.0, inbound.protocol.value, &inbound.timeout, parts);
         for listen in &inbound.listen.0 {
-            let door = DoorPlan { listen: listen.0.clone(), leads: Leads::Peer(leads), ..like.clone() };
+            let passes_all = passes_port(inbound, &listen.0);
+            let door = DoorPlan { listen: listen.0.clone(), leads: Leads::Peer(leads), passes_all, ..like.clone() };
             parts.door(listen, door);
         }
     }
@@ -43,9 +44,16 @@ fn port_door(port: &Port, inbound: &Inbound, like: &DoorPlan, parts: &mut Parts<
     let protocol = protocol(port.protocol.value);
     // Only a door that looks at its bytes can see a server name.
     let passthrough = if protocol == Protocol::Auto { Arc::clone(&like.passthrough) } else { Arc::from([]) };
-    let door =
-        DoorPlan { listen: listen.value.0.clone(), leads: Leads::Peer(leads), protocol, passthrough, ..like.clone() };
+    let passes_all = passes_port(inbound, &listen.value.0);
+    let (listen_at, leads) = (listen.value.0.clone(), Leads::Peer(leads));
+    let door = DoorPlan { listen: listen_at, leads, protocol, passthrough, passes_all, ..like.clone() };
     parts.door(listen, door);
+}
+
+/// Whether `passthrough` lists the port of a listener.
+fn passes_port(inbound: &Inbound, listen: &Addr) -> bool {
+    let port = listen.tcp().map(|addr| addr.port()).filter(|port| *port != 0);
+    port.is_some_and(|port| inbound.passthrough.0.iter().any(|one| one.value.0 == Err(port)))
 }
 
 /// What cannot be meant.
@@ -59,7 +67,16 @@ fn combinations(inbound: &Set<Inbound>, parts: &mut Parts<'_>) {
         inbound.listen.refuse(parts.problems, "leads nowhere without `app`; the ports under `ports` have their own");
     }
     let declared = inbound.protocol.value != listener::Protocol::Auto;
-    if declared && !inbound.passthrough.0.is_empty() {
+    let listens = super::policy::listens(inbound);
+    for port in &inbound.passthrough.0 {
+        if let Err(number) = port.value.0
+            && !listens.contains(&number)
+        {
+            let text = format!("no inbound port has this number: list the port where callers connect to ({listens:?})");
+            port.refuse(parts.problems, text);
+        }
+    }
+    if declared && inbound.passthrough.0.iter().any(|one| one.value.0.is_ok()) {
         let text = "needs `protocol: auto`: with a declared protocol no server name is looked at";
         inbound.passthrough.refuse(parts.problems, text);
     }
@@ -76,7 +93,8 @@ fn pattern(inbound: &Inbound) -> DoorPlan {
         protocol: protocol(inbound.protocol.value),
         tls: None,
         mtls: Mtls::Off,
-        passthrough: inbound.passthrough.0.iter().map(|name| name.0.clone()).collect(),
+        passthrough: inbound.passthrough.0.iter().filter_map(|one| one.value.0.clone().ok()).collect(),
+        passes_all: false,
         upgrades: upgrades(&inbound.upgrades),
         trusted: trusted(&inbound.trusted),
         limits: inbound_limits(&inbound.limits, &inbound.timeout),
@@ -151,6 +169,7 @@ pub fn outbound(config: &Config, apps: usize, parts: &mut Parts<'_>) {
         tls: None,
         mtls: Mtls::Off,
         passthrough: Arc::from([]),
+        passes_all: false,
         upgrades: upgrades(&outbound.upgrades),
         trusted: trusted(&outbound.trusted),
         limits: outbound_limits(&outbound.limits, &outbound.timeout),

@@ -3,25 +3,81 @@
 use std::sync::Arc;
 
 use super::{Content, Parts};
-use crate::config::Config;
 use crate::config::identity::{self, Identity, TrustedRoots};
 use crate::config::kind::Set;
 use crate::config::listener::Inbound;
 use crate::config::peer::Peer;
 use crate::config::problem::Problems;
+use crate::config::tree::Mark;
+use crate::config::values::WorkloadApi;
+use crate::config::{Config, WORKLOAD_API_VARIABLE};
 use crate::plan::door::Mtls;
-use crate::plan::identity::{IdentityPlan, RootsPlan};
+use crate::plan::identity::{FilesPlan, IdentityPlan, RootsPlan, WorkloadApiPlan};
 use crate::spiffe::IdMatch;
 
-/// The files of the identity, if there is one.
+/// Where the identity comes from, if there is one.
 pub fn identity(config: &Config, parts: &mut Parts<'_>) -> Option<Arc<IdentityPlan>> {
-    let said: &Identity = config.identity.as_ref()?;
+    let set = config.identity.as_ref()?;
+    if set.workload_api.is_some() || parts.problems.mention(&set.path, "workload-api") {
+        return workload_api(set, parts).map(|plan| Arc::new(IdentityPlan::WorkloadApi(plan)));
+    }
+    files(set, parts).map(|plan| Arc::new(IdentityPlan::Files(plan)))
+}
+
+fn files(set: &Set<Identity>, parts: &mut Parts<'_>) -> Option<FilesPlan> {
+    let said: &Identity = set;
+    let given =
+        [("certificate", said.certificate.is_some()), ("key", said.key.is_some()), ("roots", said.roots.is_some())];
+    if given.iter().all(|(key, given)| !given && !parts.problems.mention(&set.path, key)) {
+        set.refuse(
+            parts.problems,
+            "does not say where it comes from: give `certificate`, `key` and `roots`, or `workload-api`",
+        );
+    } else {
+        for (key, _) in given.iter().filter(|(_, given)| !given) {
+            if !parts.problems.mention(&set.path, key) {
+                let text = "is missing: an identity of files has `certificate`, `key` and `roots`";
+                parts.problems.error(format!("{}.{key}", set.path), set.origin.at(), text, None);
+            }
+        }
+    }
+    if let Some(id) = &said.id {
+        id.refuse(parts.problems, "chooses among what `workload-api` gives; the certificate of a file has one ID");
+    }
     let certificate = said.certificate.as_ref().map(|file| parts.file(file, Content::Certificates));
     let key = said.key.as_ref().map(|file| parts.file(file, Content::Key));
     let list = said.roots.iter().flat_map(|roots| &roots.value.0);
     let roots = list.filter_map(|one| roots(one, parts)).collect();
     let crls = said.crls.0.iter().map(|file| parts.file(file, Content::Crls)).collect();
-    Some(Arc::new(IdentityPlan { certificate: certificate?, key: key?, roots, crls, tls12: said.tls12.value }))
+    Some(FilesPlan { certificate: certificate?, key: key?, roots, crls, tls12: said.tls12.value })
+}
+
+fn workload_api(said: &Identity, parts: &mut Parts<'_>) -> Option<WorkloadApiPlan> {
+    let beside = "cannot be beside `workload-api`, which brings its own: remove one of them";
+    let files = [said.certificate.as_ref().map(place), said.key.as_ref().map(place), said.roots.as_ref().map(place)];
+    for (path, at) in files.into_iter().flatten() {
+        parts.problems.error(path, at, beside, None);
+    }
+    if !said.crls.0.is_empty() {
+        said.crls.refuse(parts.problems, "cannot be beside `workload-api`: leave revocation to short lifetimes");
+    }
+    let socket = said.workload_api.as_ref()?;
+    if !cfg!(feature = "spiffe") {
+        socket.refuse(parts.problems, "this program was built without the Workload API (cargo's feature `spiffe`)");
+    }
+    let Some(WorkloadApi(agent)) = &socket.value.0 else {
+        let text = format!(
+            "`on` means the socket that {WORKLOAD_API_VARIABLE} names, which is not set: set it, or give `unix:/PATH`"
+        );
+        socket.refuse(parts.problems, text);
+        return None;
+    };
+    let id = said.id.as_ref().map(|id| id.value.0.clone());
+    Some(WorkloadApiPlan { agent: agent.clone(), id, tls12: said.tls12.value })
+}
+
+fn place<T>(set: &Set<T>) -> (Arc<str>, Option<Mark>) {
+    (Arc::clone(&set.path), set.origin.at())
 }
 
 fn roots(said: &TrustedRoots, parts: &mut Parts<'_>) -> Option<RootsPlan> {

@@ -165,6 +165,7 @@ fn meter(rate: &Rate, of_route: bool) -> Option<MeterRule> {
         per: rate.per.as_ref().map(|per| match &per.value {
             said::RateKey::Address => RateKey::Address,
             said::RateKey::Header(name) => RateKey::Header(name.clone()),
+            said::RateKey::Identity => RateKey::Identity,
         }),
         keys: number(rate.keys.0),
         told: of_route || rate.per.is_some(),

@@ -1,19 +1,22 @@
 //! What is allowed and probably not meant: rules that can match nothing, doors that stand too open.
 
 use crate::config::Config;
-use crate::config::collect::OrOff;
+use crate::config::collect::{OneOrMore, OrOff};
 use crate::config::kind::Set;
+use crate::config::limits::{Rate, RateKey};
 use crate::config::listener::{Limits, Otherwise, Protocol};
 use crate::config::peer::Peer;
 use crate::config::problem::Problems;
 use crate::config::retry::Retry;
+use crate::config::route::Route;
 
 /// Reports it as warnings.
-pub fn lint(config: &Config, problems: &mut Problems) {
+pub fn lint(config: &Config, asks_identity: bool, problems: &mut Problems) {
     if config.inbound.is_none() && config.peers.0.is_empty() {
         problems.warning("", None, "neither `inbound` nor `peers`: this sidecar only forwards what it does not know");
     }
     priorities(config, problems);
+    per_identity(config, asks_identity, problems);
     // What is captured comes to the doors by whatever address or port it was going to.
     let captured = !config.redirect.is_default();
     if !captured {
@@ -68,6 +71,30 @@ fn priorities(config: &Config, problems: &mut Problems) {
         let text = "means nothing: neither `outbound.limits` nor a peer's `breaker` has `in-flight` or `adaptive`";
         priority.warn(problems, text);
     }
+}
+
+/// Where nobody proves who they are, a rate of each identity is one rate for all. The callers of an outbound door are this
+/// service.
+fn per_identity(config: &Config, asks_identity: bool, problems: &mut Problems) {
+    let by_identity = |problems: &mut Problems, limits: Option<&Set<OneOrMore<Rate>>>, why: &str| {
+        let pers = limits.into_iter().flat_map(|rates| &rates.0).filter_map(|rate| rate.per.as_ref());
+        for per in pers.filter(|per| per.value == RateKey::Identity) {
+            per.warn(problems, format!("is one rate for all: {why}"));
+        }
+    };
+    if let Some(inbound) = config.inbound.as_ref().filter(|_| !asks_identity) {
+        let why = "without mutual TLS (`identity`, and not `inbound.mtls: off`) no caller has one";
+        by_identity(problems, inbound.limits.rate.as_ref(), why);
+        inbound.routes.0.iter().for_each(|route| by_identity(problems, rate_of(route), why));
+    }
+    let why = "whoever calls through an outbound door is this service";
+    by_identity(problems, config.outbound.limits.rate.as_ref(), why);
+    let routes = config.peers.0.iter().flat_map(|(_, peer)| &peer.routes.0);
+    routes.for_each(|route| by_identity(problems, rate_of(route), why));
+}
+
+fn rate_of(route: &Route) -> Option<&Set<OneOrMore<Rate>>> {
+    route.limits.as_ref().and_then(|limits| limits.rate.as_ref())
 }
 
 fn app_in_the_open(config: &Config, problems: &mut Problems) {

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod doors;
 pub mod fallback;
 pub mod identity;
+pub mod jwt;
 pub mod limits;
 pub mod lint;
 pub mod peers;
@@ -65,6 +66,8 @@ pub enum Content {
     Key,
     /// PEM CRLs.
     Crls,
+    /// A JWK set.
+    Jwks,
     /// The admin server's token.
     Token,
     /// The endpoints of this peer.
@@ -94,13 +97,15 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     // `outrigger redirect` can do without the section; for the doors it is what turns capture on.
     let rules = if config.redirect.is_default() { None } else { redirect::capture(config, parts.problems) };
     let capture = rules.map(|rules| capture::capture(&rules, config, &parts.doors, &mut parts.peers));
+    let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
-        lint::lint(config, parts.problems);
+        let asks = asks_identity(&parts.doors);
+        lint::lint(config, asks, parts.problems);
         if let Some(inbound) = &config.inbound {
             let captured = capture.as_ref().is_some_and(|capture| capture.inbound.is_some());
-            let doors = policy::Doors { identities: asks_identity(&parts.doors), captured };
-            policy::lint(inbound, &policy, &doors, parts.problems);
+            policy::lint(inbound, &policy, &policy::Doors { identities: asks, captured }, parts.problems);
+            jwt::lint(inbound, parts.problems);
         }
     }
     let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
@@ -121,6 +126,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         access_log: access_log(&config.telemetry),
         gates,
         policy,
+        jwt,
     };
     Built { plan, door_keys, files }
 }

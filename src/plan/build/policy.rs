@@ -3,12 +3,14 @@
 use super::routes::text_match;
 use crate::config::Config;
 use crate::config::collect::{Named, OneOrMore};
+use crate::config::jwt::Claims;
 use crate::config::kind::Set;
 use crate::config::listener::{Inbound, Protocol};
 use crate::config::policy::{AccessRule, Authorization, PathRange};
 use crate::config::problem::Problems;
 use crate::config::route::TextMatch as SaidText;
 use crate::config::values::field_name;
+use crate::plan::claims::ClaimRule;
 use crate::plan::matching::TextMatch;
 use crate::plan::path::ambiguity;
 use crate::plan::policy::{HostRule, PathRule, Policy, Rule};
@@ -56,6 +58,7 @@ fn rule(set: &Set<AccessRule>, problems: &mut Problems) -> Rule {
             port: host.value.0.1,
         }),
         headers: fields(&set.headers, problems),
+        claims: claims(&set.claims, problems),
     }
 }
 
@@ -73,6 +76,15 @@ fn fields(set: &Option<Set<Named<SaidText>>>, problems: &mut Problems) -> Vec<(h
     all.filter_map(|(name, text)| Some((field_name(name)?, text_match(text, problems)?))).collect()
 }
 
+fn claims(set: &Option<Set<Claims>>, problems: &mut Problems) -> Vec<ClaimRule> {
+    let all = set.iter().flat_map(|named| &named.0);
+    all.map(|(name, texts)| ClaimRule {
+        name: name.clone(),
+        texts: texts.0.iter().filter_map(|text| text_match(text, problems)).collect(),
+    })
+    .collect()
+}
+
 /// What rules can learn at the inbound doors.
 pub struct Doors {
     /// Whether any of them learns who calls.
@@ -84,13 +96,16 @@ pub struct Doors {
 /// Warns of rules that can mean nothing.
 pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Problems) {
     let (deny, allow) = (said(&inbound.deny), said(&inbound.allow));
-    if policy.audit && policy.is_empty() {
+    if policy.audit && policy.is_empty() && inbound.jwt.0.is_empty() {
         inbound.authorization.warn(problems, "there is nothing to audit: neither `allow` nor `deny` has a rule");
     }
     let ports: Vec<u16> = listens(inbound);
     for set in deny.iter().chain(allow) {
         if let Some(from) = set.from.as_ref().filter(|_| !doors.identities) {
             from.warn(problems, "matches nobody: a caller in plaintext has no identity");
+        }
+        if let Some(claims) = set.claims.as_ref().filter(|_| inbound.jwt.0.is_empty()) {
+            claims.warn(problems, "matches nobody: without `inbound.jwt` no token is believed");
         }
         for port in set.ports.iter().flat_map(|ports| &ports.0) {
             // Port 0 is any that the system chooses.
@@ -109,7 +124,8 @@ pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Pr
     }
 }
 
-fn listens(inbound: &Inbound) -> Vec<u16> {
+/// The inbound ports, 0 for one that the system chooses.
+pub fn listens(inbound: &Inbound) -> Vec<u16> {
     let own = inbound.listen.0.iter().filter(|_| inbound.app.is_some());
     let more = inbound.ports.0.iter().filter_map(|port| port.listen.as_ref());
     own.chain(more).filter_map(|listen| Some(listen.value.0.tcp()?.port())).collect()

@@ -1,6 +1,7 @@
 //! What the rules of a file say of requests and connections, as tables, and that no spelling of a path evades them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 use proptest::prelude::*;
@@ -9,6 +10,7 @@ use super::build;
 use crate::config::facts::Facts as Machine;
 use crate::config::problem::Problems;
 use crate::config::read;
+use crate::plan::claims::Claims;
 use crate::plan::path::{ambiguity, decoded};
 use crate::plan::policy::{Asked, Facts, Policy, Verdict};
 
@@ -31,10 +33,12 @@ fn policy(inbound: &str) -> Policy {
     policy
 }
 
-/// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel body`, or `tcp` for opaque bytes.
+/// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel body token:{"a":1}`, or `tcp` for
+/// opaque bytes.
 fn decide(policy: &Policy, words: &str) -> String {
     let (mut method, mut uri, mut host, mut headers) = (None, "/", "s", HeaderMap::new());
     let (mut identity, mut address, mut port, mut tunnel, mut body) = (None, None, Some(15006), false, false);
+    let mut tokens = Vec::new();
     for word in words.split(' ') {
         match (word.split_once('='), word.split_once(':')) {
             _ if word == "tunnel" => tunnel = true,
@@ -44,6 +48,7 @@ fn decide(policy: &Policy, words: &str) -> String {
             (Some(("as", text)), _) => identity = Some(text.parse().unwrap()),
             (Some(("at", text)), _) => address = Some(text.parse().unwrap()),
             (Some(("on", text)), _) => port = text.parse().ok(),
+            (_, Some(("token", json))) => tokens.push(Arc::new(Claims(serde_json::from_str(json).unwrap()))),
             (_, Some((name, value))) => {
                 headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
             }
@@ -61,11 +66,13 @@ fn decide(policy: &Policy, words: &str) -> String {
         host_port: port_named.parse().unwrap(),
         tunnel,
         body,
+        tokens: &tokens,
     });
     match policy.decide(&Facts { identity: identity.as_ref(), address, port, request }) {
         Verdict::Free => "free".into(),
         Verdict::Probe => "probe".into(),
         Verdict::NoneAllows => "none".into(),
+        Verdict::TokenMissing => "token".into(),
         Verdict::Allowed(rule) | Verdict::Denied(rule) => rule.name.trim_start_matches("inbound.").to_owned(),
     }
 }
@@ -134,6 +141,63 @@ fn each_condition_counts_and_deny_comes_first() {
         (
             "  deny: { headers: { x-tier: iron } }",
             &[("GET / x-tier:gold x-tier:iron", "deny"), ("GET / x-tier:gold", "free")],
+        ),
+    ]);
+}
+
+/// One issuer; two lines that the rules stand below.
+const JWT: &str = "  jwt: [{ issuer: \"https://l\", audiences: any, jwks: \"https://l/k\" }]\n";
+
+#[test]
+fn claims_are_those_of_one_token() {
+    let allow = |rules: &str| format!("{JWT}  allow: {rules}");
+    let both =
+        "{ claims: { sub: ann, scope: [orders.write, admin], \"https://l/roles\": { present: true } }, paths: /a }";
+    check(&[
+        (
+            &allow(both),
+            &[
+                (r#"GET /a token:{"sub":"ann","scope":"x|admin","https://l/roles":[]}"#, "none"),
+                (r#"GET /a token:{"sub":"ann","scope":["x","admin"],"https://l/roles":[]}"#, "allow"),
+                (r#"GET /b token:{"sub":"ann","scope":["x","admin"],"https://l/roles":[]}"#, "none"),
+                (r#"GET /a token:{"sub":"ann"} token:{"scope":"admin","https://l/roles":1}"#, "none"),
+                ("GET /a", "token"),
+                ("GET /b", "none"),
+                ("GET /a tunnel", "token"),
+                ("CONNECT /a tunnel", "token"),
+                ("tcp", "none"),
+            ],
+        ),
+        (
+            &allow("[{ claims: { sub: ann }, from: spiffe://s/web }, { paths: /open }]"),
+            &[
+                (r#"GET /a as=spiffe://s/web token:{"sub":"ann"}"#, "allow[0]"),
+                (r#"GET /a as=spiffe://s/web token:{"sub":"bob"}"#, "none"),
+                ("GET /a as=spiffe://s/web", "token"),
+                ("GET /a as=spiffe://s/other", "none"),
+                ("GET /open", "allow[1]"),
+                ("tcp as=spiffe://s/web", "none"),
+            ],
+        ),
+        (
+            &format!("{JWT}  deny: {{ claims: {{ banned: \"true\" }} }}"),
+            &[
+                (r#"GET / token:{"banned":true}"#, "deny"),
+                (r#"GET / token:{"banned":false}"#, "free"),
+                (r#"GET / token:{"banned":false} token:{"banned":true}"#, "deny"),
+                ("GET /", "free"),
+                // A banned one's token could be within.
+                ("tcp", "deny"),
+            ],
+        ),
+        (
+            // How a token is demanded of everybody.
+            &format!("{JWT}  deny: {{ claims: {{ iss: {{ present: false }} }} }}\n  allow: [{{}}]\n  probes: [/h]"),
+            &[(r#"GET / token:{"iss":"l"}"#, "allow[0]"), ("GET /", "token"), ("GET /h", "token"), ("tcp", "deny")],
+        ),
+        (
+            &format!("{JWT}  allow: {{ claims: {{ sub: {{ present: false }} }} }}"),
+            &[(r#"GET / token:{"iss":"l"}"#, "allow"), ("GET /", "token")],
         ),
     ]);
 }
@@ -257,10 +321,49 @@ fn what_can_mean_nothing_is_told() {
         "  deny: { paths: /a/*, methods: GET }\n  allow: { paths: /a/b }",
         "  deny: { hosts: \"a:80\" }\n  allow: { hosts: a }",
         "  deny: { headers: { x: \"1\" } }\n  allow: [{}]",
+        "  passthrough: [15006, a.b]",
+        "  protocol: http1\n  passthrough: [15006]",
+        &format!("{JWT}  authorization: audit"),
+        "  jwt:\n    - { issuer: a, audiences: b, jwks: \"https://l/k\" }\n    - { issuer: a, audiences: c, jwks: \"https://l/k\", token: x-t }",
         "  probes: /a\n  protocol: tcp\n",
     ] {
         let (_, problems) = read_policy(&file(fine));
         assert!(problems.is_empty() || fine.contains("probes"), "{fine}: {problems}");
+    }
+}
+
+#[test]
+fn issuers_that_cannot_be_meant_are_told() {
+    for (inbound, expect) in [
+        ("  deny: { claims: { a: b } }", "f:4:19: warning: inbound.deny.claims: matches nobody: without `inbound.jwt`"),
+        ("  jwt: [{ issuer: a, audiences: [] , jwks: k }]", "f:4:33: inbound.jwt[0].audiences: expected"),
+        ("  jwt: [{ issuer: a, jwks: k }]", "inbound.jwt[0].audiences: is missing: expected `any` or a text"),
+        (
+            "  jwt: [{ issuer: a, audiences: b, jwks: \"http://l.x/k\" }]",
+            "keys that come in plaintext prove nothing; did you mean `https://l.x/k`?",
+        ),
+        (
+            "  jwt: [{ issuer: a, audiences: b, jwks: \"https://l/k\" }, { issuer: a, audiences: c, jwks: \"https://l/k\" }]",
+            "f:4:59: inbound.jwt[1]: `a` is listed twice, first at line 4: join their audiences in one entry",
+        ),
+        (
+            "  jwt: [{ issuer: a, audiences: b, jwks: \"https://l/k\", token: { cookie: c, query: d } }]",
+            "inbound.jwt[0].token: expected exactly one of its keys, found 2",
+        ),
+        (
+            "  jwt: [{ issuer: a, audiences: b, jwks: \"https://l/k\", token: { cookie: c }, forward: strip }]",
+            "inbound.jwt[0].forward: `strip` is for tokens in fields",
+        ),
+        (
+            "  jwt: [{ issuer: a, audiences: b, jwks: \"http://127.0.0.1/k\", roots: r.pem }]",
+            "warning: inbound.jwt[0].roots: means nothing: the keys do not come by https",
+        ),
+        (&format!("  protocol: tcp\n{JWT}"), "warning: inbound.jwt: is never asked: the ports speak `tcp`"),
+        ("  passthrough: [15007]", "f:4:17: inbound.passthrough[0]: no inbound port has this number"),
+        ("  passthrough: [0]", "expected a DNS name, `*.` and a DNS name, or a port, found `0`"),
+    ] {
+        let (_, problems) = read_policy(&file(inbound));
+        assert!(problems.contains(expect), "{inbound}: {problems}");
     }
 }
 
@@ -344,6 +447,17 @@ proptest! {
             let trimmed: Vec<u8> = judged.strip_prefix(b"/").unwrap().to_vec();
             let trimmed = trimmed.strip_suffix(b"/").unwrap_or(&trimmed);
             prop_assert_eq!(forgiving(&path), trimmed, "{}", path);
+        }
+    }
+
+    /// What a rule that allows a path lets in, a forgiving server takes for nothing else.
+    #[test]
+    fn no_spelling_slips_through_a_rule_that_allows(path in "/(a|A|b|admin|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%62){0,4}") {
+        if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
+            let meant = String::from_utf8_lossy(&forgiving(&path)).into_owned();
+            let allowed = decide(&policy("  allow: { paths: [/b, /a/*] }"), &format!("GET {path}")) == "allow";
+            let mine = meant == "a" || meant.starts_with("a/") || (meant == "b" && !path.ends_with('/'));
+            prop_assert_eq!(allowed, mine, "{} is {}", path, meant);
         }
     }
 

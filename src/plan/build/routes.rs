@@ -199,8 +199,9 @@ fn matching(set: &Set<said::Match>, problems: &mut Problems) -> Match {
 }
 
 /// Reports any number of keys other than one.
-fn exactly_one<T>(set: &Set<T>, given: usize, problems: &mut Problems) {
-    if given != 1 {
+pub fn exactly_one<T>(set: &Set<T>, given: usize, problems: &mut Problems) {
+    // One that cannot be read is told of where it stands, and is none here.
+    if given != 1 && !problems.within(&set.path) {
         set.refuse(problems, format!("expected exactly one of its keys, found {given}"));
     }
 }
@@ -320,6 +321,7 @@ fn destinations(
     let whole = balance::subset(&set.subset, &set.otherwise, problems);
     let fallback = fallback::fallback(set.fallback.as_ref(), problems);
     let Some(split) = &set.split else {
+        balance::of_nobody(&set.subset, peers.get(peer), problems);
         return destination(set, &fallback, (peer, 1), whole, peers, problems).into_iter().collect();
     };
     if whole.is_some() {
@@ -336,6 +338,7 @@ fn destinations(
             None => peer_named(key, part, peers, problems),
         };
         let Some(index) = index else { continue };
+        balance::of_nobody(&part.subset, peers.get(index), problems);
         let weight = u32::try_from(part.weight.0).unwrap_or(u32::MAX);
         to.extend(destination(set, &fallback, (index, weight), subset, peers, problems));
     }

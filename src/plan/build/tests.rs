@@ -24,8 +24,10 @@ use crate::plan::rules::{
     SlowStartRule, SubsetFallback,
 };
 
+mod identity;
 mod mistakes;
 mod names;
+mod rules;
 mod same;
 
 const FULL: &str = include_str!("../../../config/full.yaml");
@@ -152,7 +154,7 @@ fn every_key_reaches_the_plan() {
         names,
         [("app", app), ("app:9090", app), ("one", named), ("two", named), ("three", named), ("four", named)]
     );
-    let identity = plan.identity.as_ref().unwrap();
+    let identity = plan.identity.as_ref().and_then(|plan| plan.files()).unwrap();
     assert_eq!(identity.certificate.to_str(), Some("/etc/outrigger/id.pem"));
     assert_eq!(identity.roots[1].domain.as_deref(), Some("partner"));
     assert!(identity.tls12 && identity.crls.len() == 1);

@@ -8,6 +8,7 @@ use rustls::AlertDescription as Alert;
 
 use super::kit::*;
 use super::rows::{DNS, ID, IP, World, hostile, world};
+use crate::reason::Side;
 use crate::spiffe::SpiffeId;
 use crate::tls::identity::Identity;
 use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
@@ -66,6 +67,8 @@ async fn hostile_certificates() {
                 Untrusted::NotForThis { .. } => Untrusted::NotForThis { role },
                 other => other.clone(),
             };
+            let side = if role == Role::Client { Side::Client } else { Side::Peer };
+            assert_eq!(why.reason(role).side(), side, "{name}");
             let seen = shown(chain, role, &anyone).await;
             if seen != (Err(Some(why.clone())), Some(alert(&why))) {
                 wrong.push(format!("{name} ({role}): {seen:?} instead of {why:?}"));

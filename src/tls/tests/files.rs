@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, KeyPair};
 use rustls_pki_types::CertificateDer;
 
 use super::kit::*;
-use crate::plan::identity::{IdentityPlan, RootsPlan};
+use crate::plan::identity::{FilesPlan, RootsPlan};
 use crate::tls::expiry::Of;
 use crate::tls::identity::Identity;
 use crate::tls::store::IdentityStore;
@@ -15,14 +15,14 @@ use crate::tls::store::IdentityStore;
 /// A folder of its own with the files of an identity, removed at the end.
 struct Files {
     folder: PathBuf,
-    plan: IdentityPlan,
+    plan: FilesPlan,
 }
 
 impl Files {
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("outrigger-identity-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let plan = IdentityPlan {
+        let plan = FilesPlan {
             certificate: folder.join("own.pem"),
             key: folder.join("own.key"),
             roots: vec![RootsPlan { domain: None, file: folder.join("roots.pem") }],
@@ -155,7 +155,7 @@ fn half_written_files_change_nothing() {
     let old = issuing.issue(ID);
     files.write_all(&old, &[root.der()]);
     let store = IdentityStore::new(files.read().unwrap());
-    let before = store.current();
+    let before = store.current().unwrap();
     let new = issuing.issue(ID);
     for (name, old, new) in [
         ("own.pem", certificates(&old.certificates), certificates(&new.certificates)),
@@ -171,7 +171,7 @@ fn half_written_files_change_nothing() {
                 let told = store.reload(&files.plan, now());
                 // The first bytes are the same in old and new, so the old may still be there.
                 assert!(told != Ok(true), "{name} up to {end}");
-                assert!(std::sync::Arc::ptr_eq(&before, &store.current()));
+                assert!(std::sync::Arc::ptr_eq(&before, &store.current().unwrap()));
             }
         }
         files.write(name, &old);
@@ -179,10 +179,10 @@ fn half_written_files_change_nothing() {
     assert_eq!(store.reload(&files.plan, now()), Ok(false));
     files.write_all(&new, &[root.der()]);
     assert_eq!(store.reload(&files.plan, now()), Ok(true));
-    assert_ne!(store.current().fingerprint(), before.fingerprint());
+    assert_ne!(store.current().unwrap().fingerprint(), before.fingerprint());
     std::fs::remove_dir_all(&files.folder).unwrap();
     assert!(store.reload(&files.plan, now()).unwrap_err().starts_with(files.folder.to_str().unwrap()));
-    assert_eq!(store.current().id().as_str(), ID);
+    assert_eq!(store.current().unwrap().id().as_str(), ID);
 }
 
 #[test]
@@ -278,4 +278,22 @@ mod base64_lines {
         let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
         format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
     }
+}
+
+#[test]
+fn a_store_may_be_empty_and_says_why() {
+    let (root, files) = (Authority::root("root"), Files::new("empty"));
+    files.write_all(&root.issue(ID), &[root.der()]);
+    let store = IdentityStore::default();
+    assert!(store.current().is_none());
+    assert_eq!(store.lack().as_deref(), Some("no identity has come yet"));
+    store.lacks("the agent knows nobody");
+    assert_eq!(store.lack().as_deref(), Some("the agent knows nobody"));
+    assert!(store.replace(files.read().unwrap()) && !store.replace(files.read().unwrap()));
+    assert!(store.current().is_some() && store.lack().is_none());
+    // A source that fails later takes nothing away.
+    store.lacks("the agent is gone");
+    assert!(store.current().is_some() && store.lack().is_none());
+    store.clear();
+    assert_eq!((store.current().is_none(), store.lack().as_deref()), (true, Some("no identity has come yet")));
 }

@@ -94,21 +94,21 @@ async fn new_roots_resume_nothing() {
         let mut material = other.issue(CALLED).material(&[(None, &[other.der()])]);
         material.tls12 = tls12;
         let store = IdentityStore::new(Identity::new(material, now()).unwrap());
-        let server = server_at(&it.clock, &store.current().server_config(&[]));
+        let server = server_at(&it.clock, &store.current().unwrap().server_config(&[]));
         let (client, server) = meet(it.client.clone(), server).await;
         // The stranger of TLS 1.2 believes everyone; our own caller refuses first.
         let error = if tls12 { server.unwrap_err() } else { client.unwrap_err() };
         assert_eq!(Untrusted::of_io(&error), Some(Untrusted::UnknownIssuer));
         // A connection that was made before is judged by the new roots too.
         let chain = &it.caller.certificates;
-        assert_eq!(store.current().identify_client(Some(chain), now()), Err(Untrusted::UnknownIssuer));
+        assert_eq!(store.current().unwrap().identify_client(Some(chain), now()), Err(Untrusted::UnknownIssuer));
         // With both roots all is well again, by a full handshake.
         let mut material = it.root.issue(CALLED).material(&[(None, &[other.der(), it.root.der()])]);
         material.tls12 = tls12;
         assert!(store.replace(Identity::new(material, now()).unwrap()));
-        let (client, _) = it.again(&store.current().server_config(&[])).await.unwrap();
+        let (client, _) = it.again(&store.current().unwrap().server_config(&[])).await.unwrap();
         assert_eq!(client.kind, HandshakeKind::Full);
-        let (client, _) = it.again(&store.current().server_config(&[])).await.unwrap();
+        let (client, _) = it.again(&store.current().unwrap().server_config(&[])).await.unwrap();
         assert_eq!(client.kind, HandshakeKind::Resumed);
     }
 }
@@ -119,7 +119,7 @@ async fn a_new_crl_is_seen_in_the_next_handshake_and_of_old_connections() {
     let caller = it.root.issue_with(CALLER, |params| params.serial_number = Some(7.into()));
     let client = caller.identity(&it.root).client_config(wanted(&[CALLED]), &[]);
     let store = IdentityStore::new(it.called);
-    let server = || server_at(&it.clock, &store.current().server_config(&[]));
+    let server = || server_at(&it.clock, &store.current().unwrap().server_config(&[]));
     let client = client_at(&it.clock, &client);
     assert!(meet(client.clone(), server()).await.1.is_ok());
     let (_, resumed) = meet(client.clone(), server()).await;
@@ -128,7 +128,7 @@ async fn a_new_crl_is_seen_in_the_next_handshake_and_of_old_connections() {
     let mut material = it.root.issue(CALLED).material(&[(None, &[it.root.der()])]);
     material.crls = vec![sourced("crl.pem", vec![it.root.crl(&[7], 100)])];
     assert!(store.replace(Identity::new(material, now()).unwrap()));
-    assert_eq!(store.current().identify_client(resumed.chain.as_deref(), now()), Err(Untrusted::Revoked));
+    assert_eq!(store.current().unwrap().identify_client(resumed.chain.as_deref(), now()), Err(Untrusted::Revoked));
     let (_, server) = meet(client, server()).await;
     assert_eq!(Untrusted::of_io(&server.unwrap_err()), Some(Untrusted::Revoked));
 }
@@ -149,7 +149,7 @@ async fn sessions_belong_to_one_endpoint_and_one_identity() {
     let parts = it.root.issue(CALLED);
     let (one, two) = (parts.identity(&it.root), parts.identity(&it.root));
     let store = IdentityStore::new(one);
-    let before = store.current();
+    let before = store.current().unwrap();
     assert!(!store.replace(two));
-    assert!(Arc::ptr_eq(&before, &store.current()));
+    assert!(Arc::ptr_eq(&before, &store.current().unwrap()));
 }

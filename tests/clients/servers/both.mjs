@@ -74,7 +74,8 @@ async function handle(request, response) {
   const trailers = request.trailers ?? {};
   finish(response, 200, { 'content-type': 'application/json', 'set-cookie': ['a=1', 'b=2'] }, JSON.stringify({
     version: request.httpVersion, method: request.method, target: request.url, ...body, trailers: { ...trailers },
-    authority: request.headers[':authority'] ?? request.headers.host, cookie: request.headers.cookie }));
+    authority: request.headers[':authority'] ?? request.headers.host, cookie: request.headers.cookie,
+    client_cert: request.headers['x-forwarded-client-cert'] }));
 }
 
 const one = http.createServer(handle);

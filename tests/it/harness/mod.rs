@@ -108,7 +108,16 @@ impl Sidecar {
 
     /// Starts one with this file, and the app `command` under it where there is one.
     pub(crate) fn start_with(text: &str, command: &[&str]) -> Self {
-        let sidecar = Self::launch(text, command);
+        Self::launch(text, command).ready()
+    }
+
+    /// Starts one that logs all it can.
+    pub(crate) fn start_telling_all(text: &str) -> Self {
+        Self::launch_in(text, &[], &[("OUTRIGGER_LOG", "trace")]).ready()
+    }
+
+    fn ready(self) -> Self {
+        let sidecar = self;
         until("the sidecar is ready", || {
             let answer = try_get(sidecar.admin, "/ready")?;
             answer.starts_with("HTTP/1.1 200").then_some(())
@@ -118,10 +127,14 @@ impl Sidecar {
 
     /// Starts one without waiting.
     pub(crate) fn launch(text: &str, command: &[&str]) -> Self {
+        Self::launch_in(text, command, &[])
+    }
+
+    fn launch_in(text: &str, command: &[&str], variables: &[(&str, &str)]) -> Self {
         let (ports, folder) = (Ports::free(), Folder::new());
         let file = folder.write("outrigger.yaml", &ports.fill(text));
         let mut run = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-        run.arg("run").arg("-c").arg(&file);
+        run.arg("run").arg("-c").arg(&file).envs(variables.iter().copied());
         if !command.is_empty() {
             run.arg("--").args(command);
         }

@@ -134,7 +134,7 @@ fn limits_that_cannot_be_meant() {
         ),
         (
             &with("outbound: { limits: { rate: [{ limit: 1/s, per: x-user }] } }"),
-            "f:3:49: outbound.limits.rate[0].per: expected `address`, or `header` and a field's name such as `header x-user`, found `x-user`; did you mean `header x-user`?",
+            "f:3:49: outbound.limits.rate[0].per: expected `address`, `identity`, or `header` and a field's name such as `header x-user`, found `x-user`; did you mean `header x-user`?",
         ),
         (
             &with("peers: { a: { static: [10.0.0.1:1], routes: [{ limits: {} }] } }"),
@@ -409,41 +409,19 @@ fn what_is_probably_not_meant_is_a_warning() {
 }
 
 #[test]
-fn retries_and_priorities_that_cannot_be_meant() {
-    for (text, expect) in [
-        (
-            "service: x\ninbound: { app: \"127.0.0.1:1\", routes: [{ priority: high }] }",
-            "f:2:53: warning: inbound.routes[0].priority: means nothing: `inbound.limits` has neither `in-flight` nor `adaptive`",
-        ),
-        ("service: x\ninbound: { app: \"127.0.0.1:1\", limits: { adaptive: on }, routes: [{ priority: high }] }", ""),
-        (
-            &with("peers: { a: { dns: b:1, routes: [{ priority: low }] } }"),
-            "f:3:46: warning: peers.a.routes[0].priority: means nothing: neither `outbound.limits` nor a peer's `breaker` has `in-flight` or `adaptive`",
-        ),
-        (&with("peers: { a: { dns: b:1, breaker: { in-flight: 9 }, routes: [{ priority: low }] } }"), ""),
-        (
-            &with("peers: { a: { dns: b:1, retry: { attempts: 4 } } }"),
-            "f:3:44: warning: peers.a.retry.attempts: retries multiply: where each of three hops makes 4 attempts, the last gets 64",
-        ),
-        (
-            &with("peers: { a: { dns: b:1, retry: { budget: { share: 0%, floor: 0 } } } }"),
-            "f:3:42: warning: peers.a.retry.budget: allows no retry at all: `retry: off` says so in fewer words",
-        ),
-        (
-            &with("peers: { a: { dns: b:1, timeout: { attempt: 2s, request: 1s } } }"),
-            "f:3:45: peers.a.timeout.attempt: must not be longer than `request`, the time for all attempts",
-        ),
-    ] {
-        assert_eq!(problems(text), expect, "{text}");
-    }
-}
-
-#[test]
 fn mutual_tls_says_who_is_who() {
     const ID: &str = "identity: { certificate: c.pem, key: k.pem, roots: r.pem }";
     for (text, expect) in [
-        ("identity: {}", "identity.certificate: is missing"),
-        ("identity: {}", "identity.roots: is missing"),
+        ("identity: {}", "identity: does not say where it comes from: give `certificate`, `key` and `roots`, or"),
+        ("identity: { certificate: c.pem, key: k.pem }", "identity.roots: is missing"),
+        ("identity: { key: k.pem, roots: r.pem }", "identity.certificate: is missing"),
+        ("identity: { certificate: c, key: k, roots: r, id: spiffe://a/b }", "identity.id: chooses among what"),
+        ("identity: { key: k, workload-api: unix:/a }", "identity.key: cannot be beside `workload-api`"),
+        ("identity: { roots: k, workload-api: unix:/a }", "identity.roots: cannot be beside `workload-api`"),
+        ("identity: { crls: [k], workload-api: unix:/a }", "identity.crls: cannot be beside `workload-api`"),
+        ("identity: { workload-api: on }", "identity.workload-api: `on` means the socket that SPIFFE_ENDPOINT_SOCKET"),
+        ("identity: { workload-api: a.sock }", "identity.workload-api: expected"),
+        ("identity: { workload-api: \"tcp:10.0.0.1:80\" }", "a private key would cross the network unencrypted"),
         ("identity: { roots: [] }", "identity.roots: expected"),
         ("identity: { roots: { file: r, trust-domain: A/b } }", "identity.roots.trust-domain: expected a trust domain"),
         ("inbound: { app: 127.0.0.1:1, mtls: strict }", "inbound.mtls: needs `identity`"),
