@@ -25,6 +25,11 @@ clients-direct:
     tests/clients/install.sh
     tests/clients/run --direct
 
+# the kernel's rules, in network namespaces of their own; NAME picks cases
+capture NAME="":
+    cargo build --release --locked
+    tests/capture/run {{ if NAME == "" { "" } else { "--only " + NAME } }}
+
 # the unit, the compose files, the static binary in an empty chroot
 deploy:
     deploy/try.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tries what stands in deploy/: the systemd unit is verified, the compose files are checked, and the static binary is
-# started as uid 1337 in an empty chroot and serves a request. Usage: deploy/try.sh [STATIC-BINARY] (built when missing)
+# started as uid 1337 in an empty chroot, serves a request, and sets the kernel's rules. Usage: deploy/try.sh [STATIC-BINARY] (built when missing)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 binary=${1:-$("$here/container/build-static.sh" | tail -1)}
@@ -79,6 +79,22 @@ for door in "$inbound" "$outbound"; do
 done
 "${enter[@]}" /outrigger wait --admin "127.0.0.1:$admin" --timeout 5s || fail "chroot: wait"
 ok "empty-chroot serves ($(du -h "$root/outrigger" | cut -f1), files: $(find "$root" -type f | wc -l))"
+
+# 4. The kernel's rules are set from there too, in a network namespace of its own: no nft, no iptables, no shell.
+cat >"$root/redirect.yaml" <<'YAML'
+service: alone
+inbound: { app: "127.0.0.1:8080" }
+YAML
+namespace=(unshare --net)
+[ "$(id -u)" -eq 0 ] || namespace=(unshare --user --map-root-user --net)
+"${namespace[@]}" sh -e -c '
+    chroot "$0" /outrigger redirect apply -c /redirect.yaml
+    chroot "$0" /outrigger redirect show
+    chroot "$0" /outrigger redirect remove' "$root" >"$work/redirect.log" 2>&1 ||
+    fail "empty-chroot-redirect: $(cat "$work/redirect.log")"
+grep -q "redirect to :15006" "$work/redirect.log" || fail "empty-chroot-redirect: $(cat "$work/redirect.log")"
+ok empty-chroot-redirect
+
 kill -TERM $sidecar
 code=0
 wait $sidecar || code=$?

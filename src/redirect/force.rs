@@ -19,6 +19,8 @@ use super::{TABLE, text};
 /// Somebody else changes tables at the same moment: so often it is tried again.
 const TRIES: usize = 10;
 
+const RESTLESS: &str = "something changes the kernel's tables all the time: nothing was changed; try again";
+
 /// What is in force in this network namespace.
 #[derive(Debug)]
 pub struct InForce {
@@ -51,28 +53,38 @@ pub fn has_ipv6() -> bool {
 /// A line that says why, and what to do; then all is as it was.
 pub fn apply(ruleset: &Ruleset, beside: bool) -> Result<(), String> {
     let mut kernel = open_tables()?;
+    let mut added = Vec::new();
+    let done = attempt(&mut kernel, ruleset, beside, &mut added);
+    match done {
+        Ok(()) => drop_routing(|entry| !routing::wanted(ruleset.routing).contains(entry)),
+        Err(why) => {
+            let _ = drop_routing(|entry| added.contains(entry));
+            Err(why)
+        }
+    }
+}
+
+/// The same without undoing the policy routing that was added for it.
+fn attempt(kernel: &mut Netlink, ruleset: &Ruleset, beside: bool, added: &mut Vec<Entry>) -> Result<(), String> {
     for _ in 0..TRIES {
-        let standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
+        let standing = Standing::read(kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
         own_table(&standing)?;
         if !beside {
             alone(&standing)?;
         }
-        let added = add_routing(ruleset.routing, beside)?;
+        add_routing(ruleset.routing, beside, added)?;
         let mut batch = Batch::begin(kernel.number(), standing.generation);
-        // Deleting needs something to delete.
-        batch.make_table();
-        batch.delete_table(false);
+        if standing.table.is_some() {
+            batch.delete_table(false);
+        }
         batch.make_table();
         batch.chains(&ruleset.chains);
-        match batch.send(&mut kernel) {
-            Ok(()) => return drop_routing(|entry| !routing::wanted(ruleset.routing).contains(entry)),
-            Err(refused) => {
-                let _ = drop_routing(|entry| added.contains(entry));
-                again(refused)?;
-            }
+        match batch.send(kernel) {
+            Ok(()) => return Ok(()),
+            Err(refused) => again(refused)?,
         }
     }
-    Err("something changes the kernel's tables all the time: nothing was changed; try again".into())
+    Err(RESTLESS.to_owned())
 }
 
 /// Takes our rules away; says whether there were any.
@@ -93,9 +105,7 @@ pub fn remove() -> Result<bool, String> {
         batch.delete_table(true);
         match batch.send(&mut kernel) {
             Ok(()) => break,
-            Err(_) if left == 0 => {
-                return Err("something changes the kernel's tables all the time: nothing was changed; try again".into());
-            }
+            Err(_) if left == 0 => return Err(RESTLESS.to_owned()),
             Err(refused) => again(refused)?,
         }
     }
@@ -175,9 +185,9 @@ fn all_routing(table: Option<u32>) -> Result<Vec<Entry>, String> {
     routing::read(&mut kernel, table).map_err(|error| cannot("read the kernel's routing", &error))
 }
 
-/// Adds what is missing, and says what that was.
-fn add_routing(wanted: Option<Routing>, beside: bool) -> Result<Vec<Entry>, String> {
-    let Some(routing) = wanted else { return Ok(Vec::new()) };
+/// Adds what is missing, and notes it.
+fn add_routing(wanted: Option<Routing>, beside: bool, added: &mut Vec<Entry>) -> Result<(), String> {
+    let Some(routing) = wanted else { return Ok(()) };
     let there = all_routing(Some(routing.mark))?;
     let conflicts = |entry: &&Entry| {
         !entry.ours
@@ -194,15 +204,11 @@ fn add_routing(wanted: Option<Routing>, beside: bool) -> Result<Vec<Entry>, Stri
         ));
     }
     let mut kernel = routing::open().map_err(|error| cannot("open the kernel's routing", &error))?;
-    let mut added = Vec::new();
     for entry in routing::wanted(wanted).into_iter().filter(|entry| !there.contains(entry)) {
-        if let Err(error) = routing::add(&mut kernel, entry) {
-            let _ = drop_routing(|entry| added.contains(entry));
-            return Err(cannot(&format!("set `{entry}`"), &error));
-        }
+        routing::add(&mut kernel, entry).map_err(|error| cannot(&format!("set `{entry}`"), &error))?;
         added.push(entry);
     }
-    Ok(added)
+    Ok(())
 }
 
 /// Takes away those of ours that are meant, each rule before the route that it leads to.
@@ -228,6 +234,7 @@ pub fn cannot(what: &str, error: &io::Error) -> String {
             "the kernel has no nf_tables, or a part of it is missing (`modprobe nf_tables nft_chain_nat nft_redir \
              nft_fib_inet nft_tproxy nft_socket` on the host); `outrigger redirect script --iptables | sh` does without"
         }
+        Some(Errno::AGAIN) => "something changes the kernel's tables all the time, or it does not answer: try again",
         Some(Errno::NETDOWN | Errno::NODEV) => "the loopback interface is down: `ip link set lo up`",
         Some(Errno::MSGSIZE | Errno::NOBUFS) => {
             "there are too many rules for one step: join ports and networks in the file"

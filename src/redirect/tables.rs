@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use super::TABLE;
 use super::attribute::{Attributes, Writer};
 use super::build::PREFIX;
@@ -17,6 +19,9 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `NFNL_BATCH_GENID`.
 const GENERATION: u16 = 1;
+
+/// Tables that change while they are read are read again this often.
+const READINGS: usize = 20;
 
 /// `NFT_MSG_*`.
 mod message {
@@ -192,11 +197,24 @@ pub struct Other {
 }
 
 impl Standing {
-    /// Reads it all.
+    /// Reads it all, as it stood at one moment.
     ///
     /// # Errors
     /// The kernel's.
     pub fn read(kernel: &mut Netlink) -> io::Result<Self> {
+        for left in (0..READINGS).rev() {
+            let standing = Self::read_once(kernel)?;
+            // While a batch that makes a table and deletes it takes effect, the kernel lists that table for a moment.
+            let empty = standing.table.as_ref().is_some_and(Vec::is_empty);
+            if generation(kernel)? == standing.generation && (!empty || left == 0) {
+                return Ok(standing);
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    /// The lists one after the other; somebody may change them in between.
+    fn read_once(kernel: &mut Netlink) -> io::Result<Self> {
         let mut standing = Self { generation: generation(kernel)?, ..Self::default() };
         let head = |family: u8| move |body: &mut Writer| body.raw(&[family, 0, 0, 0]);
         kernel.list(of_tables(message::GET_TABLE), head(INET), |_, body| {

@@ -140,7 +140,6 @@ fn a_batch_holds_every_rule_and_asks_for_one_answer() {
     for name in CASES {
         let Ruleset { chains, .. } = case(name, true);
         let mut batch = Batch::begin(7, 42);
-        batch.make_table();
         batch.delete_table(false);
         batch.make_table();
         batch.chains(&chains);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the real software that the client suite talks with: Debian packages (as root), a Python venv, npm packages.
+# Installs the real software that the suites need: Debian packages (as root), a Python venv, npm packages.
 # Safe to run again: what is there is left alone.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,6 +24,8 @@ need iproute2 ip
 need util-linux nsenter
 need nftables /usr/sbin/nft
 need redis-tools redis-cli
+need iptables /usr/sbin/iptables
+need strace strace
 need systemd systemd-analyze
 need file file
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)

@@ -34,6 +34,7 @@ mod mtls;
 mod mtls_peers;
 mod names;
 mod policy;
+mod redirect;
 mod reload;
 mod retries;
 mod routes;

@@ -1,0 +1,185 @@
+"""Both ends of connections, as programs of their own, so that each can be another user in another namespace.
+
+serve NAME PORT…   says to each connection who serves it, for whom, and what the kernel says of where it was going; then echoes
+dial ADDRESS PORT  connects and prints what was said, then sends and gets back what `--bytes` says
+ask ADDRESS PORT   the same by one datagram
+"""
+
+import argparse
+import json
+import select
+import socket
+import struct
+import sys
+
+# linux/in.h, linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h; Python names few of them.
+SOL_IPV6, IP_TRANSPARENT, IPV6_TRANSPARENT, ORIGINAL_DST = 41, 19, 75, 80
+# The code point by which the inbound door's calls to the app are known.
+TO_APP = 0x0F << 2
+
+
+def original(connection):
+    """Where the connection was going before the kernel changed that, or why that is not said."""
+    mapped = connection.getsockname()[0].startswith("::ffff:")
+    try:
+        if connection.family == socket.AF_INET or mapped:
+            _, port, *ip = struct.unpack("!HH4B", connection.getsockopt(socket.SOL_IP, ORIGINAL_DST, 16)[:8])
+            return [".".join(map(str, ip)), port]
+        raw = connection.getsockopt(SOL_IPV6, ORIGINAL_DST, 28)
+        return [socket.inet_ntop(socket.AF_INET6, raw[8:24]), struct.unpack("!H", raw[2:4])[0]]
+    except OSError as error:
+        return [error.strerror, 0]
+
+
+def plain(address):
+    return [address[0].removeprefix("::ffff:"), address[1]]
+
+
+def transparent(sock):
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(SOL_IPV6, IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+
+
+def serve(chosen):
+    listeners, connections, datagrams = [], {}, []
+    for port in chosen.ports:
+        sock = socket.socket(socket.AF_INET6)
+        sock.setsockopt(SOL_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if chosen.transparent:
+            sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+            transparent(sock)
+        sock.bind(("::", port))
+        sock.listen(64)
+        listeners.append(sock)
+        if chosen.udp:
+            # An answer must come from the address that the question was sent on to, which only a socket there does.
+            both = ("127.0.0.1", "::1") if chosen.loopback else ("0.0.0.0", "::")
+            for family, address in zip((socket.AF_INET, socket.AF_INET6), both):
+                sock = socket.socket(family, socket.SOCK_DGRAM)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(SOL_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((address, port))
+                datagrams.append(sock)
+    print("ready", flush=True)
+    while True:
+        for sock in select.select([*listeners, *connections, *datagrams], [], [])[0]:
+            if sock in datagrams:
+                data, peer = sock.recvfrom(2048)
+                sock.sendto(json.dumps({"who": chosen.name, "peer": plain(peer), "said": data.decode()}).encode(), peer)
+            elif sock in listeners:
+                connection, peer = sock.accept()
+                greet(connection, peer, chosen)
+                connections[connection] = True
+            else:
+                forward(sock, connections)
+
+
+def greet(connection, peer, chosen):
+    said = {"who": chosen.name, "peer": plain(peer), "here": plain(connection.getsockname()),
+            "original": original(connection)}
+    if chosen.onward and said["original"][1] not in (0, *chosen.ports):
+        # As a door would: to where the caller was going, unless that is the door itself.
+        said["onward"] = dial_on(connection, peer, chosen)
+    connection.sendall(json.dumps(said).encode() + b"\n")
+
+
+def dial_on(connection, peer, chosen):
+    """What is said where the connection was going, by way of a connection of our own."""
+    going = original(connection)
+    source = plain(peer)[0] if chosen.transparent else None
+    try:
+        sock = connect(going[0], going[1], tos=TO_APP if chosen.to_app else 0, source=source, timeout=4)
+        with sock, sock.makefile("rb") as said:
+            return json.loads(said.readline())
+    except OSError as error:
+        return {"who": str(error)}
+
+
+def forward(sock, connections):
+    try:
+        data = sock.recv(65536)
+        if data:
+            sock.sendall(data)
+            return
+    except OSError:
+        pass
+    del connections[sock]
+    sock.close()
+
+
+def connect(address, port, tos=0, source=None, timeout=4.0):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family)
+    sock.settimeout(timeout)
+    if tos and family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_IP, socket.IP_TOS, tos)
+    elif tos:
+        sock.setsockopt(SOL_IPV6, socket.IPV6_TCLASS, tos)
+    if source:
+        transparent(sock)
+        sock.bind((source, 0))
+    sock.connect((address, port))
+    return sock
+
+
+def dial(chosen):
+    try:
+        sock = connect(chosen.address, chosen.port, tos=chosen.tos, timeout=chosen.timeout)
+        said = sock.makefile("rb")
+        answer = json.loads(said.readline())
+        if chosen.hold:
+            print("open", flush=True)
+            sys.stdin.readline()
+        left = chosen.bytes
+        while left:
+            chunk = b"x" * min(left, 16384)
+            sock.sendall(chunk)
+            if said.read(len(chunk)) != chunk:
+                raise OSError("not what was sent")
+            left -= len(chunk)
+    except (OSError, ValueError) as error:
+        answer = {"who": f"nobody: {error}"}
+    print(json.dumps(answer), flush=True)
+
+
+def ask(chosen):
+    sock = socket.socket(socket.AF_INET6 if ":" in chosen.address else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(chosen.timeout)
+    try:
+        sock.connect((chosen.address, chosen.port))
+        sock.send(b"question")
+        answer = json.loads(sock.recv(2048))
+    except OSError as error:
+        answer = {"who": f"nobody: {error}"}
+    print(json.dumps(answer), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    of = parser.add_subparsers(required=True)
+    one = of.add_parser("serve")
+    one.add_argument("name")
+    one.add_argument("ports", type=int, nargs="+")
+    one.add_argument("--transparent", action="store_true")
+    one.add_argument("--onward", action="store_true")
+    one.add_argument("--to-app", action="store_true")
+    one.add_argument("--udp", action="store_true", help="answer datagrams, too")
+    one.add_argument("--loopback", action="store_true", help="those of the own machine alone")
+    one.set_defaults(run=serve)
+    for name, run in (("dial", dial), ("ask", ask)):
+        one = of.add_parser(name)
+        one.add_argument("address")
+        one.add_argument("port", type=int)
+        one.add_argument("--tos", type=int, default=0)
+        one.add_argument("--bytes", type=int, default=0)
+        one.add_argument("--hold", action="store_true", help="go on only when a line is read")
+        one.add_argument("--timeout", type=float, default=4)
+        one.set_defaults(run=run)
+    chosen = parser.parse_args()
+    chosen.run(chosen)
+
+
+main()
