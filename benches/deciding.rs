@@ -66,8 +66,13 @@ fn peer(endpoints: usize, balance: Balance) -> Arc<Peer> {
     let metrics = Arc::new(Metrics::default());
     let shared = Upstreams::new(metrics.clone(), Tasks::default());
     let name = PeerName::new("search");
-    let source =
-        PeerSource { addresses: Addresses::Static(Vec::new()), protocol: Protocol::Http1, tls: None, mtls: None };
+    let source = PeerSource {
+        addresses: Addresses::Static(Vec::new()),
+        protocol: Protocol::Http1,
+        tls: None,
+        mtls: None,
+        to_app: None,
+    };
     let mut policy = default_policy();
     policy.balance = balance;
     let plan = PeerPlan {

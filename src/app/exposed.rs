@@ -43,8 +43,12 @@ pub(super) async fn look(core: Arc<Core>) {
     }
 }
 
-/// The apps on loopback whose port is none of our own: who listens there is the app.
+/// The apps on loopback whose port is none of our own: who listens there is the app. None where others' connections are
+/// captured.
 fn suspects(plan: &Plan) -> Vec<SocketAddr> {
+    if plan.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
+        return Vec::new();
+    }
     let own = |addr: &SocketAddr| plan.egress.own.iter().filter_map(Addr::tcp).any(|own| own.port() == addr.port());
     let apps = plan.peers.iter().filter(|peer| peer.kind == PeerKind::App);
     let specs = apps.flat_map(|peer| match &peer.source.addresses {

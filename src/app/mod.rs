@@ -39,6 +39,7 @@ use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::proxy::Core;
 use crate::proxy::doors::{Doors, Prepared};
+use crate::proxy::learned::Destinations;
 use crate::proxy::mirror::Mirrors;
 use crate::proxy::stale::Stales;
 use crate::telemetry::access::AccessLog;
@@ -219,6 +220,7 @@ fn core(world: World, metrics: &Arc<Metrics>, access: AccessLog) -> Core {
         outbound: Direction::default(),
         stale: Stales::default(),
         mirrors: Mirrors::default(),
+        destinations: Destinations::default(),
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
-use crate::control::Rooms;
 use crate::control::certs::{self, Followed};
 use crate::control::dnsdoor::{self, DnsDoor, DnsState};
 use crate::control::judge::judge;
@@ -21,14 +21,15 @@ use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Handle, Hash, Reading, Trigger, Works};
 use crate::control::spiffe::Source;
+use crate::control::{Destination, Rooms};
 use crate::ids::PeerName;
 use crate::jwt::source::SourceState;
 use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
-use crate::proxy::Core;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
+use crate::proxy::{Core, Learned, Spoken};
 use crate::resilience::gate::Gate;
 use crate::tls::state::IdentityState;
 use crate::upstream::peer::Discovery;
@@ -202,6 +203,16 @@ impl Rooms for InForce {
         all.filter(|(_, _, rule)| !rule.is_open())
             .map(|(key, gate, rule)| (key.to_owned(), gate_state(gate, rule)))
             .collect()
+    }
+
+    fn destinations(&self) -> Vec<Destination> {
+        let now = Instant::now();
+        let shown = |(address, learned): (SocketAddr, Arc<Learned>)| Destination {
+            address,
+            spoken: learned.spoken().map(Spoken::word),
+            answers_http: !learned.may_speak_first(now),
+        };
+        self.0.destinations.all(now).into_iter().map(shown).collect()
     }
 
     fn dns(&self) -> Option<DnsState> {

@@ -500,7 +500,13 @@ mod tests {
         let plan = PeerPlan {
             name: crate::ids::PeerName::new("payments"),
             kind: PeerKind::Named,
-            source: PeerSource { addresses: Addresses::Static(specs), protocol: Protocol::Auto, tls: None, mtls: None },
+            source: PeerSource {
+                addresses: Addresses::Static(specs),
+                protocol: Protocol::Auto,
+                tls: None,
+                mtls: None,
+                to_app: None,
+            },
             policy: Arc::new(policy),
             routes: crate::plan::peer::Routes::default(),
         };

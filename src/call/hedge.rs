@@ -284,7 +284,7 @@ mod tests {
         let plan = PeerPlan {
             name: crate::ids::PeerName::new("payments"),
             kind: PeerKind::Named,
-            source: PeerSource { addresses, protocol: Protocol::Auto, tls: None, mtls: None },
+            source: PeerSource { addresses, protocol: Protocol::Auto, tls: None, mtls: None, to_app: None },
             policy: Arc::new(default_policy()),
             routes: Routes::default(),
         };

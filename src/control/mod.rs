@@ -6,7 +6,6 @@ pub mod child;
 pub mod dnsdoor;
 pub mod fetch;
 pub mod files;
-pub mod here;
 pub mod judge;
 pub mod jwks;
 pub mod load;
@@ -23,6 +22,7 @@ pub mod unlisted;
 pub mod watch;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -47,6 +47,10 @@ pub trait Rooms: Send + Sync + 'static {
     fn gates(&self) -> BTreeMap<String, BTreeMap<&'static str, LimitState>> {
         BTreeMap::new()
     }
+    /// What is remembered of the addresses that captured connections were going to.
+    fn destinations(&self) -> Vec<Destination> {
+        Vec::new()
+    }
     /// The DNS door, where there is one.
     fn dns(&self) -> Option<DnsState> {
         None
@@ -67,6 +71,18 @@ pub trait Rooms: Send + Sync + 'static {
     }
     /// Peers whose first discovery answer has not come.
     fn pending(&self) -> Vec<PeerName>;
+}
+
+/// An address that captured connections were going to.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Destination {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the last connection there spoke: `http`, `tls`, `opaque` or `server-first`; absent before it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spoken: Option<&'static str>,
+    /// Whether it is known to answer HTTP, so that it is not dialled before the caller has spoken.
+    pub answers_http: bool,
 }
 
 /// The whole as seen from the control thread.

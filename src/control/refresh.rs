@@ -12,13 +12,13 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::files::{self, Parse};
-use super::here::is_itself;
 use super::lookups::{self, Question};
 use super::watch::Pace;
 use crate::dns::keeper::Standing;
 use crate::dns::resolver::Resolver;
 use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
+use crate::net::here::is_itself;
 use crate::plan::DnsPlan;
 use crate::plan::door::{Egress, Otherwise};
 use crate::plan::peer::{Addresses, EndpointSpec};

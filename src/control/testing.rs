@@ -22,6 +22,7 @@ pub(crate) fn plan() -> Plan {
         hosts: Default::default(),
         virtual_ips: Default::default(),
         egress: Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([]) },
+        capture: None,
         dns: DnsPlan {
             listen: Vec::new(),
             servers: Vec::new(),
@@ -49,6 +50,7 @@ pub(crate) fn app(addr: Addr) -> PeerPlan {
             protocol: Protocol::Auto,
             tls: None,
             mtls: None,
+            to_app: None,
         },
         policy: Arc::new(PeerPolicy {
             balance: Balance::PeakEwma,

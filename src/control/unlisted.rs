@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::here::is_itself;
 use super::lookups::Question;
 use super::refresh::{Refresher, Shared, Target};
 use crate::dns::keeper::{Keeper, Standing, Step};
+use crate::net::here::is_itself;
 use crate::plan::door::Egress;
 use crate::plan::egress::judge;
 use crate::plan::peer::EndpointSpec;

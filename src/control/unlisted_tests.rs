@@ -42,6 +42,7 @@ async fn unlisted_names_become_peers_within_the_rules() {
             own: Arc::new(["10.0.0.5:15006".parse().unwrap()]),
         },
         timeout: Duration::from_secs(20),
+        app: Arc::default(),
     };
     let shared = Arc::new(Upstreams::new(metrics.clone(), tasks.clone()));
     let (table, asks) = Adhoc::new(shared, Arc::new(default_policy()), rules);

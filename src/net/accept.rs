@@ -34,26 +34,42 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// Binds `addr`: TCP with SO_REUSEADDR, IPv6 wildcard dual-stack; a Unix socket replaces a dead file of its name.
+/// Binds `addr`: TCP with SO_REUSEADDR, IPv6 wildcard dual-stack, `foreign` for connections to addresses of others too
+/// (TPROXY); a Unix socket replaces a dead file of its name.
 ///
 /// # Errors
 /// What the system says: in use, not permitted, no such address.
-pub fn bind(addr: &Addr) -> io::Result<Bound> {
+pub fn bind(addr: &Addr, foreign: bool) -> io::Result<Bound> {
     match addr {
-        Addr::Tcp(addr) => bind_tcp(*addr).map(Bound::Tcp),
+        Addr::Tcp(addr) => bind_tcp(*addr, foreign).map(Bound::Tcp),
         Addr::Unix(path) => bind_unix(path).map(Bound::Unix),
     }
 }
 
-fn bind_tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind_tcp(addr: SocketAddr, foreign: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.ip().is_unspecified() && addr.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    if foreign {
+        let set = if addr.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
+        set.map_err(not_foreign)?;
+    }
     socket.bind(&addr.into())?;
     socket.listen(4096)?;
     Ok(socket.into())
+}
+
+/// Why connections to addresses of others cannot be taken.
+fn not_foreign(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    io::Error::other(
+        "`redirect.mode: tproxy` takes connections to the addresses of others, which needs CAP_NET_RAW (or CAP_NET_ADMIN) \
+         kept as an ambient capability, in systemd `AmbientCapabilities=CAP_NET_RAW`; or set `mode: redirect`",
+    )
 }
 
 fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
@@ -174,9 +190,9 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("outrigger-accept-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let addr = Addr::Unix(dir.join("s").into());
-        drop(bind(&addr).unwrap());
-        let living = bind(&addr).unwrap();
-        assert_eq!(bind(&addr).err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(bind(&addr, false).unwrap());
+        let living = bind(&addr, false).unwrap();
+        assert_eq!(bind(&addr, false).err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
         drop(living);
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::io::Resets;
+
 /// What the connection is doing. `Idle -> Head -> Busy -> Idle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -37,6 +39,8 @@ pub enum Expired {
     Head = 2,
     /// The caller did not read its answer.
     Write = 3,
+    /// No clock: it is to end by a reset, and nothing more is written.
+    Cut = 4,
 }
 
 /// How long each clock runs.
@@ -98,8 +102,14 @@ impl Clock {
             1 => Expired::Idle,
             2 => Expired::Head,
             3 => Expired::Write,
+            4 => Expired::Cut,
             _ => Expired::No,
         }
+    }
+
+    /// Ends the connection by a reset in place of its next answer.
+    pub fn cut(&self) {
+        self.expire(Expired::Cut);
     }
 
     fn idle_since(&self) -> Instant {
@@ -219,6 +229,17 @@ impl<T: AsyncWrite + Unpin> Clocked<T> {
     }
 }
 
+impl<T: Resets> Clocked<T> {
+    /// Nothing is written to a connection that is to be cut.
+    fn uncut(&self) -> io::Result<()> {
+        if self.clock.expired() == Expired::Cut {
+            self.inner.reset_on_close();
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Clocked<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -235,9 +256,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Clocked<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Clocked<T> {
+impl<T: AsyncWrite + Resets + Unpin> AsyncWrite for Clocked<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.uncut()?;
         let written = Pin::new(&mut this.inner).poll_write(cx, buf);
         this.poll_written(cx, written)
     }
@@ -248,6 +270,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Clocked<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.uncut()?;
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
         this.poll_written(cx, written)
     }
@@ -316,6 +339,15 @@ mod tests {
         let mut late = [0; 4];
         client.read_exact(&mut late).await.unwrap();
         assert_eq!(&late, b"late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_written_to_a_connection_that_is_cut() {
+        let (mut client, mut server, clock) = pair(64);
+        clock.cut();
+        assert_eq!(server.write_all(b"answer").await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        drop(server);
+        assert_eq!(client.read(&mut [0; 9]).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::io::Io;
+use crate::plan::capture::TO_APP;
+use crate::plan::peer::ToApp;
 use crate::reason::Reason;
 
 /// After this long without an acknowledgement of sent bytes the kernel gives a connection up (RFC 5482).
@@ -41,16 +43,59 @@ pub async fn dial(addr: &Addr, deadline: Deadline) -> Result<Io, DialError> {
     }
 }
 
+/// As [`dial`] without a deadline; to the service past the rules that would capture the connection, where there are such.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_to(to_app: Option<ToApp>, addr: &Addr) -> Result<Io, DialError> {
+    match (to_app, addr) {
+        // No rule captures what is sent to loopback. Boxed, so that it makes no other connection larger.
+        (Some(to_app), Addr::Tcp(to)) if !to.ip().is_loopback() => {
+            within(Deadline::NONE, addr, Box::pin(tcp_to_app(to_app, *to))).await
+        }
+        _ => dial(addr, Deadline::NONE).await,
+    }
+}
+
 async fn unix(path: &Path) -> io::Result<Io> {
     #[cfg(test)]
-    if let Some(io) = super::pipes::connect(path).await {
+    if let Some(io) = super::pipes::connect(Addr::Unix(path.into())).await {
         return io;
     }
     UnixStream::connect(path).await.map(Io::Unix)
 }
 
 async fn tcp(to: SocketAddr) -> io::Result<Io> {
+    #[cfg(test)]
+    if let Some(io) = super::pipes::connect(Addr::Tcp(to)).await {
+        return io;
+    }
     let stream = TcpStream::connect(to).await?;
+    tune(&stream)?;
+    Ok(Io::Tcp(stream))
+}
+
+async fn tcp_to_app(to_app: ToApp, to: SocketAddr) -> io::Result<Io> {
+    #[cfg(test)]
+    if let Some(io) = super::pipes::connect(Addr::Tcp(to)).await {
+        return io;
+    }
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let (raw, field) = (SockRef::from(&socket), u32::from(TO_APP) << 2);
+    if to.is_ipv4() {
+        raw.set_tos_v4(field)?
+    } else {
+        raw.set_tclass_v6(field)?
+    }
+    if let Some(ip) = to_app.from {
+        if to.is_ipv4() {
+            raw.set_ip_transparent_v4(true)?
+        } else {
+            raw.set_ip_transparent_v6(true)?
+        }
+        socket.bind(SocketAddr::new(ip, 0))?;
+    }
+    let stream = socket.connect(to).await?;
     tune(&stream)?;
     Ok(Io::Tcp(stream))
 }

@@ -41,14 +41,6 @@ impl Io {
         if first.is_empty() { self } else { Self::Prefixed(Box::new(Prefixed::new(first, self))) }
     }
 
-    /// Has the close of a TCP connection be a reset, so that a stream cut short does not look whole at the other end.
-    pub fn reset_on_close(&self) {
-        if let Some(stream) = self.tcp() {
-            // A connection that is gone already needs no reset.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-    }
-
     /// How long a TCP connection may have sent bytes without an acknowledgement, or a reader that takes nothing, before
     /// the kernel gives it up (RFC 5482); `None` is the system's own patience, which ends for a dead host only.
     pub fn set_user_timeout(&self, limit: Option<Duration>) {
@@ -67,6 +59,26 @@ impl Io {
             Self::Unix(_) | Self::Boxed(_) => None,
         }
     }
+}
+
+/// What can be ended by a reset.
+pub trait Resets {
+    /// Has the close of a TCP connection be a reset, so that a stream cut short does not look whole at the other end.
+    fn reset_on_close(&self);
+}
+
+impl Resets for Io {
+    fn reset_on_close(&self) {
+        if let Some(stream) = self.tcp() {
+            // A connection that is gone already needs no reset.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Resets for tokio::io::DuplexStream {
+    fn reset_on_close(&self) {}
 }
 
 macro_rules! each {

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod clocked;
 pub mod dial;
+pub mod here;
 pub mod io;
 pub mod lenient;
 pub mod origdst;

@@ -210,6 +210,13 @@ pub fn is_http2_server(first: &[u8]) -> Option<bool> {
     (header.len() == 9).then_some(true)
 }
 
+/// Whether the first bytes of an HTTP/1 request ask for something elsewhere, as only a forward proxy is asked: CONNECT, or
+/// a target that is no path.
+pub fn is_for_a_proxy(seen: &[u8]) -> bool {
+    let target = seen.split(|byte| *byte == b' ').nth(1).and_then(<[u8]>::first);
+    target.is_some_and(|first| !matches!(first, b'/' | b'*'))
+}
+
 /// Takes what was seen as the prefix to replay.
 pub fn replay(seen: BytesMut) -> Bytes {
     seen.freeze()
@@ -248,6 +255,20 @@ mod tests {
         check(b"EHLO me\r\n", opaque());
         check(&[0x16, 9], opaque());
         check(&[b'A'; 32], opaque());
+    }
+
+    #[test]
+    fn a_request_for_a_forward_proxy_is_told_from_others() {
+        for (bytes, expect) in [
+            (&b"GET / HTTP/1.1\r\n"[..], false),
+            (b"OPTIONS * HTTP/1.1\r\n", false),
+            (b"GET http://a/ HTTP/1.1\r\n", true),
+            (b"CONNECT a:443 HTTP/1.1\r\n", true),
+            (b"GET ", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_for_a_proxy(bytes), expect, "{:?}", String::from_utf8_lossy(bytes));
+        }
     }
 
     #[test]

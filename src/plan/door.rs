@@ -53,8 +53,11 @@ impl DoorPlan {
 pub enum Leads {
     /// To one peer, by its index in [`super::Plan::peers`]: the app, or the peer with a local port of its own.
     Peer(usize),
-    /// To whichever peer the authority names; an HTTP forward proxy.
+    /// To whichever peer the authority names; an HTTP forward proxy. A captured connection whose authority says nothing
+    /// goes by its address.
     ByAuthority,
+    /// To the very address and port that the caller dialled, which are this machine's.
+    Dialled,
 }
 
 /// The protocol of a listener or peer.

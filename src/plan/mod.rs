@@ -1,6 +1,7 @@
 //! The document made true: immutable, complete, checked. Pure: it never awaits, reads a clock or opens anything.
 
 pub mod build;
+pub mod capture;
 pub mod claims;
 pub mod control_file;
 pub mod door;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use crate::ids::Addr;
 use crate::telemetry::{access, line};
+use capture::Capture;
 use door::{DoorPlan, Egress};
 use hosts::HostTable;
 use identity::IdentityPlan;
@@ -61,6 +63,8 @@ pub struct Plan {
     pub virtual_ips: VirtualIps,
     /// What happens to names that no peer has.
     pub egress: Egress,
+    /// What is captured; `None` in explicit mode.
+    pub capture: Option<Capture>,
     /// How names are resolved.
     pub dns: DnsPlan,
     /// What is written for each exchange.

@@ -1,6 +1,7 @@
 //! A peer as planned: where its endpoints come from (`PeerSource`) and how it is called (`PeerPolicy`).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,15 @@ pub struct PeerSource {
     pub tls: Option<ClientTlsPlan>,
     /// Mutual TLS, and who the peer may prove to be: any of these.
     pub mtls: Option<Arc<[IdMatch]>>,
+    /// How connections to it are made, where it is the service behind doors that captured connections come to.
+    pub to_app: Option<ToApp>,
+}
+
+/// Connections to the service past the kernel's rules, which would capture them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ToApp {
+    /// The caller's address, from which they are made so that the service sees it (TPROXY); `None` is this machine's.
+    pub from: Option<IpAddr>,
 }
 
 /// Where the addresses of a peer come from.

@@ -1,43 +1,46 @@
 //! One accepted connection: find out what it speaks, then serve it or tunnel it.
 //!
-//! On a door that leads to one peer and declares no protocol, the peer is dialled while the caller is still silent:
-//! whoever speaks first decides, so a protocol in which the server speaks first needs no timer.
+//! Where a connection leads to one peer, by its door or by the address that was dialled, and no protocol is declared, the
+//! peer is dialled while the caller is still silent: whoever speaks first decides, so a protocol in which the server
+//! speaks first needs no timer.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
+use super::captured::{self, unused};
 use super::failure::LATE_HEAD;
+use super::first_word::spoken_first;
 use super::identify::identify;
 use super::policy;
 use super::record;
 use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
-use super::target;
+use super::target::{self, Led};
 use super::tunnel::Opaque;
-use super::{Caller, Conn, Core, Learned};
+use super::{Caller, Conn, Core, Learned, Spoken};
 use crate::call::Failure;
 use crate::deadline::Deadline;
-use crate::ids::{ClientAddr, Door};
+use crate::ids::Door;
 use crate::life::drain::{Phase, Watch};
 use crate::net::accept::USER_TIMEOUT;
 use crate::net::clocked::Clock;
-use crate::net::io::Io;
+use crate::net::io::{Io, Resets};
 use crate::net::origdst::OriginalDst;
-use crate::net::sniff::{Wire, is_http2_server, is_tls_record, may_become_http1, sniff};
+use crate::net::sniff::{Wire, is_tls_record, may_become_http1, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Mtls, Protocol};
 use crate::reason::Reason;
-use crate::upstream::peer::Peer;
 
 /// How long a silent caller may still speak after the early dial failed, before its connection is closed.
-const LAST_WORD: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How long a caller that may come with or without TLS is listened to before the app may speak first.
 const HEAD_START: Duration = Duration::from_millis(200);
@@ -56,12 +59,14 @@ pub fn accepted(
     plan: &Arc<Plan>,
     door: &Arc<DoorPlan>,
     learned: &Arc<Learned>,
-    client: ClientAddr,
+    caller: Caller,
     drain: Watch,
 ) -> Conn {
+    let client = caller.client;
     let ip = client.0.map(|addr| addr.ip());
-    // The outbound door's callers are the app itself; a Unix socket's are those that may open it.
-    let local = ip.is_none_or(|ip| ip.is_loopback());
+    // The outbound door's callers are the app itself, as are those captured there; a Unix socket's are those that may
+    // open it.
+    let local = ip.is_none_or(|ip| ip.is_loopback()) || caller.original != OriginalDst::EXPLICIT;
     let trusted = match door.side {
         Door::Outbound => local || door.trusted.iter().any(|net| ip.is_some_and(|ip| net.contains(&ip))),
         Door::Inbound => ip.is_none_or(|ip| door.trusted.iter().any(|net| net.contains(&ip))),
@@ -74,7 +79,7 @@ pub fn accepted(
         plan: plan.clone(),
         door: door.clone(),
         learned: learned.clone(),
-        caller: Caller { client, original: OriginalDst::EXPLICIT },
+        caller,
         client_field,
         trusted,
         tls: false,
@@ -98,6 +103,9 @@ pub async fn serve(conn: Conn, io: Io) {
     if conn.door.limits.body_idle > USER_TIMEOUT {
         io.set_user_timeout(Some(conn.door.limits.body_idle));
     }
+    if conn.is_led_by_address() {
+        return Box::pin(captured::serve(conn, io)).await;
+    }
     // Where TLS may come, the first bytes are looked at whatever is declared.
     if conn.door.tls.is_some() || conn.door.mtls != Mtls::Off || conn.door.passes_all {
         return Box::pin(detect(conn, io)).await;
@@ -119,24 +127,30 @@ pub(super) async fn declared(conn: Conn, io: Io) {
 }
 
 /// What detection ended with.
-enum Found {
+pub(super) enum Found {
     /// The caller spoke first, and this; the peer may be connected already.
     Caller(Wire, Option<(Opaque, Io)>),
     /// The peer spoke first, and this.
     Peer(Opaque, Io, BytesMut),
     /// The caller's first bytes stopped short of telling the protocol.
     Late,
-    /// Neither, in time; or the peer could not be reached.
+    /// The peer could not be reached, or left without a word by a reset: whoever was captured is shown that.
+    Unreached,
+    /// Neither, in time.
     Nothing,
 }
 
-async fn detect(conn: Conn, mut io: Io) {
+/// Finds out what a connection speaks, and serves it.
+pub(super) async fn detect(conn: Conn, mut io: Io) {
     let conn = Arc::new(conn);
     let mut seen = BytesMut::new();
     let found = find(&conn, &mut io, &mut seen).await;
     count_plaintext(&conn, &found, &seen);
+    conn.learned.saw(found.what(&seen));
     match found {
         Found::Nothing => {}
+        Found::Unreached if conn.is_captured() => io.reset_on_close(),
+        Found::Unreached => {}
         // Connected and closed, as a health check does: nobody was called who is to be told of.
         Found::Caller(Wire::Opaque, None) if seen.is_empty() && calls_nobody(&conn) => {}
         Found::Late => late(&conn, io, &seen).await,
@@ -148,14 +162,31 @@ async fn detect(conn: Conn, mut io: Io) {
         Found::Peer(record, peer, first) => {
             record.carry(io.prefixed(seen.freeze()), peer.prefixed(first.freeze())).await;
         }
+        Found::Caller(Wire::Http1, dialled) if captured::is_for_another_proxy(&conn, &seen) => {
+            speak(conn, Wire::Opaque, io.prefixed(seen.freeze()), dialled).await;
+        }
         Found::Caller(wire, dialled) => speak(conn, wire, io.prefixed(seen.freeze()), dialled).await,
+    }
+}
+
+impl Found {
+    /// What is remembered of it.
+    fn what(&self, seen: &[u8]) -> Option<Spoken> {
+        match self {
+            Self::Caller(..) if seen.is_empty() => None,
+            Self::Caller(Wire::Http1 | Wire::Http2, _) => Some(Spoken::Http),
+            Self::Caller(Wire::Tls { .. }, _) => Some(Spoken::Tls),
+            Self::Caller(Wire::Opaque, _) => Some(Spoken::Opaque),
+            Self::Peer(..) => Some(Spoken::ServerFirst),
+            Self::Late | Self::Unreached | Self::Nothing => None,
+        }
     }
 }
 
 /// Counts who came in plaintext, but for requests: what these are is for [`policy`] to see, which lets probes in.
 fn count_plaintext(conn: &Conn, found: &Found, seen: &BytesMut) {
     let plaintext = match found {
-        Found::Caller(Wire::Tls { .. }, _) | Found::Late | Found::Nothing => false,
+        Found::Caller(Wire::Tls { .. }, _) | Found::Late | Found::Unreached | Found::Nothing => false,
         Found::Caller(wire, _) => !seen.is_empty() && !is_http(wire, conn.door.protocol),
         Found::Peer(..) => true,
     };
@@ -166,7 +197,7 @@ fn count_plaintext(conn: &Conn, found: &Found, seen: &BytesMut) {
 
 /// Whether the door leads to no one peer, or the rules of the service keep opaque bytes from it.
 fn calls_nobody(conn: &Conn) -> bool {
-    matches!(conn.door.leads, Leads::ByAuthority)
+    (conn.door.leads == Leads::ByAuthority && !conn.is_captured())
         || conn.is_unproven()
         || policy::bytes(conn, &conn.core.world.load()).is_err()
 }
@@ -186,15 +217,24 @@ async fn late(conn: &Conn, mut io: Io, seen: &[u8]) {
 /// Listens to the caller, and to the peer as well where it may speak first.
 async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     let limits = &conn.door.limits;
-    let early = early_peer(conn);
-    // A caller that speaks at once needs no early dial.
     let sniffing = sniff(io, seen, limits.head_timeout);
     tokio::pin!(sniffing);
-    if let Some(wire) = at_first(conn, early.is_some(), sniffing.as_mut()).await {
+    // A caller that speaks at once needs no early dial.
+    if let Poll::Ready(wire) = futures_util::poll!(sniffing.as_mut()) {
+        return heard(wire);
+    }
+    let early = early_peer(conn);
+    // Where a caller may come with or without TLS, the greeting of an app that speaks first would cross a ClientHello on
+    // its way.
+    if early.is_some()
+        && conn.door.mtls == Mtls::Permissive
+        && conn.proof.is_none()
+        && let Ok(wire) = timeout(HEAD_START, sniffing.as_mut()).await
+    {
         return heard(wire);
     }
     let mut drain = conn.drain.clone();
-    let Some(peer) = early else {
+    let Some(led) = early else {
         // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
         return tokio::select! {
             wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => match wire {
@@ -204,61 +244,15 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
             _ = drain.reached(Phase::Draining) => Found::Nothing,
         };
     };
-    let mut record = Opaque::begin(conn, &peer, "tcp", "");
-    let race = async {
-        let (dialled, spoken) = match dial_meanwhile(&mut record, sniffing.as_mut()).await {
-            Ok(dialled) => dialled,
-            Err(wire) => {
-                record.unused();
-                return heard(wire);
-            }
-        };
-        let mut dialled = match (dialled, spoken) {
-            (Ok(dialled), Some(wire)) => return Found::Caller(wire, Some((record, dialled))),
-            (Ok(dialled), None) => dialled,
-            (Err(_), Some(_)) => return Found::Nothing,
-            (Err(_), None) => return last_word(sniffing.as_mut(), record, LAST_WORD).await,
-        };
-        let mut first = BytesMut::with_capacity(1024);
-        tokio::select! {
-            wire = sniffing.as_mut() => match wire {
-                Ok(wire) => Found::Caller(wire, Some((record, dialled))),
-                Err(error) => { record.unused(); heard(Err(error)) }
-            },
-            read = greeting(&mut dialled, &mut first) => match read {
-                Ok(true) => {
-                    conn.learned.answered_http(Instant::now());
-                    drop(dialled);
-                    last_word(sniffing.as_mut(), record, first_bytes(limits.keep_alive, limits.head_timeout)).await
-                }
-                Ok(false) if !first.is_empty() => Found::Peer(record, dialled, first),
-                // It closed without a word: the caller gets the same.
-                Ok(_) | Err(_) => { record.closed(); Found::Nothing }
-            },
-        }
-    };
+    let race = spoken_first(conn, Opaque::begin(conn, led, "tcp", ""), sniffing);
     tokio::select! {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
         _ = drain.reached(Phase::Draining) => Found::Nothing,
     }
 }
 
-/// What a caller says before an early dial is thought of: at once, or at a door where it may come with or without TLS
-/// within a moment, so that the greeting of an app that speaks first does not cross a ClientHello on its way.
-async fn at_first(
-    conn: &Conn,
-    early: bool,
-    mut sniffing: std::pin::Pin<&mut impl Future<Output = io::Result<Wire>>>,
-) -> Option<io::Result<Wire>> {
-    if let std::task::Poll::Ready(wire) = futures_util::poll!(sniffing.as_mut()) {
-        return Some(wire);
-    }
-    let waits = early && conn.door.mtls == Mtls::Permissive && conn.proof.is_none();
-    if waits { timeout(HEAD_START, sniffing).await.ok() } else { None }
-}
-
 /// What sniffing came to.
-fn heard(wire: io::Result<Wire>) -> Found {
+pub(super) fn heard(wire: io::Result<Wire>) -> Found {
     match wire {
         Ok(wire) => Found::Caller(wire, None),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Found::Late,
@@ -266,55 +260,17 @@ fn heard(wire: io::Result<Wire>) -> Found {
     }
 }
 
-/// Dials while the caller is listened to. One that speaks opaque bytes meanwhile is given this very connection, and the
-/// wire stands beside it; for one that speaks anything else, or leaves, the dial is dropped.
-async fn dial_meanwhile(
-    record: &mut Opaque,
-    sniffing: impl Future<Output = io::Result<Wire>>,
-) -> Result<(Result<Io, Failure>, Option<Wire>), io::Result<Wire>> {
-    let mut dial = std::pin::pin!(record.dial());
-    tokio::select! {
-        // The caller first: if it has spoken, whether the dial succeeded may not matter.
-        biased;
-        wire = sniffing => match wire {
-            Ok(Wire::Opaque) => Ok((dial.await, Some(Wire::Opaque))),
-            other => Err(other),
-        },
-        dialled = dial.as_mut() => Ok((dialled, None)),
-    }
-}
-
-/// Reads what the peer says first. True where it is HTTP/2's SETTINGS, which a server may send at once (RFC 9113 §3.4):
-/// they only tell that the caller will have to speak.
-async fn greeting(peer: &mut Io, first: &mut BytesMut) -> io::Result<bool> {
-    loop {
-        let ended = peer.read_buf(first).await? == 0;
-        match is_http2_server(first) {
-            Some(http2) => return Ok(http2),
-            None if ended => return Ok(false),
-            None => {}
-        }
-    }
-}
-
-/// After an early dial that failed or met HTTP/2: a caller that speaks HTTP is owed an answer, which the corridor gives.
-async fn last_word(sniffing: impl Future<Output = io::Result<Wire>>, mut record: Opaque, patience: Duration) -> Found {
-    let found = timeout(patience, sniffing).await.map_or(Found::Nothing, heard);
-    if !matches!(found, Found::Nothing) {
-        record.unused();
-    }
-    found
-}
-
-fn first_bytes(keep_alive: Duration, head: Duration) -> Duration {
+/// How long a caller may be silent before its first byte.
+pub(super) fn first_bytes(keep_alive: Duration, head: Duration) -> Duration {
     keep_alive.max(head)
 }
 
 /// The peer to dial while the caller is silent: only where nothing is declared and it is not known to answer HTTP.
-fn early_peer(conn: &Conn) -> Option<Arc<Peer>> {
-    let (Leads::Peer(index), Protocol::Auto, None) = (conn.door.leads, conn.door.protocol, &conn.door.tls) else {
+fn early_peer(conn: &Conn) -> Option<Led> {
+    let led = conn.door.leads != Leads::ByAuthority || conn.is_captured();
+    if !led || conn.door.protocol != Protocol::Auto || conn.door.tls.is_some() {
         return None;
-    };
+    }
     // Who has still to prove who it is wakes nobody.
     if conn.is_unproven() {
         return None;
@@ -325,7 +281,7 @@ fn early_peer(conn: &Conn) -> Option<Arc<Peer>> {
     let world = conn.core.world.load_full();
     // No byte of the app reaches a caller, and none of the caller's wakes the app, before the rules allow it.
     policy::bytes(conn, &world).ok()?;
-    target::of_door(conn, &world, index).ok()
+    target::of_conn(conn, &world).ok()
 }
 
 /// Serves a connection whose protocol is known.
@@ -351,6 +307,10 @@ async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)
             unused(dialled);
             terminate(conn, io, sni).await;
         }
+        // Not ours to end, and nobody is to notice that it is carried.
+        Wire::Tls { sni } if conn.is_captured() && matches!(declared, Protocol::Auto | Protocol::Tcp) => {
+            captured::tls(conn, io, &sni.unwrap_or_default(), dialled).await;
+        }
         Wire::Tls { sni } if conn.side() == Door::Outbound && matches!(conn.door.leads, Leads::Peer(_)) => {
             tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
         }
@@ -369,14 +329,9 @@ async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)
         // What is no HTTP is left to the declared protocol's own parser to refuse, in its own words.
         _ if declared == Protocol::Http1 => serve_http1(conn, io).await,
         _ if declared == Protocol::Http2 => serve_http2(conn, io).await,
-        _ => match (conn.door.leads, dialled) {
-            (_, Some((record, peer))) => record.carry(io, peer).await,
-            (Leads::Peer(_), None) => opaque(conn, io).await,
-            (Leads::ByAuthority, None) => record::refused(
-                &conn,
-                Reason::WrongProtocol,
-                "this port speaks HTTP and CONNECT; give an opaque peer a port of its own with peers.NAME.listen",
-            ),
+        _ => match dialled {
+            Some((record, peer)) => record.carry(io, peer).await,
+            None => opaque(conn, io).await,
         },
     }
 }
@@ -391,30 +346,26 @@ fn is_http(wire: &Wire, declared: Protocol) -> bool {
     }
 }
 
-fn unused(dialled: Option<(Opaque, Io)>) {
-    if let Some((mut record, _)) = dialled {
-        record.unused();
-    }
-}
-
 /// Whether a ClientHello's name is listed to be handed through.
 fn passes(conn: &Conn, sni: Option<&str>) -> bool {
     conn.door.passes_all || sni.is_some_and(|sni| conn.door.passes(sni))
 }
 
-/// Opaque bytes to the peer of the door.
-async fn opaque(conn: Arc<Conn>, io: Io) {
-    let Leads::Peer(index) = conn.door.leads else { return };
+/// Opaque bytes to the peer that the connection leads to.
+pub(super) async fn opaque(conn: Arc<Conn>, io: Io) {
     let world = conn.core.world.load_full();
-    match target::of_door(&conn, &world, index) {
-        Ok(peer) => forward(Opaque::begin(&conn, &peer, "tcp", ""), io).await,
-        Err(failure) => record::refused(&conn, failure.reason, &failure.detail),
+    match target::of_conn(&conn, &world) {
+        Ok(led) => forward(Opaque::begin(&conn, led, "tcp", ""), io, conn.is_captured()).await,
+        Err(failure) => captured::refused(&conn, &io, &failure),
     }
 }
 
-async fn forward(mut record: Opaque, io: Io) {
-    if let Ok(peer) = record.dial().await {
-        record.carry(io, peer).await;
+/// `captured` callers, who believe to be connected, are shown by a reset that they are not.
+async fn forward(mut record: Opaque, io: Io, captured: bool) {
+    match record.dial().await {
+        Ok(peer) => record.carry(io, peer).await,
+        Err(_) if captured => io.reset_on_close(),
+        Err(_) => {}
     }
 }
 
@@ -424,10 +375,12 @@ async fn tunnel_tls(conn: Arc<Conn>, io: Io, sni: &str, dialled: Option<(Opaque,
         record.named("tls", sni);
         return record.carry(io, peer).await;
     }
-    let Leads::Peer(index) = conn.door.leads else { return tunnel_by_sni(conn, io, Some(sni.to_owned())).await };
+    if conn.door.leads == Leads::ByAuthority {
+        return tunnel_by_sni(conn, io, Some(sni.to_owned())).await;
+    }
     let world = conn.core.world.load_full();
-    match target::of_door(&conn, &world, index) {
-        Ok(peer) => forward(Opaque::begin(&conn, &peer, "tls", sni), io).await,
+    match target::of_conn(&conn, &world) {
+        Ok(led) => forward(Opaque::begin(&conn, led, "tls", sni), io, conn.is_captured()).await,
         Err(failure) => record::refused(&conn, failure.reason, &failure.detail),
     }
 }
@@ -451,7 +404,7 @@ async fn tunnel_by_sni(conn: Arc<Conn>, io: Io, sni: Option<String>) {
     };
     let deadline = Deadline::after(Instant::now(), Some(world.plan.dns.timeout));
     match target::named(&world, &authority, 443, deadline).await {
-        Ok(peer) => forward(Opaque::begin(&conn, &peer, "tls", &sni), io).await,
+        Ok(peer) => forward(Opaque::begin(&conn, Led { peer, only: None }, "tls", &sni), io, false).await,
         Err(failure) => refused(&failure),
     }
 }
@@ -493,6 +446,6 @@ async fn inside(conn: Arc<Conn>, mut io: Io) {
     match heard {
         Found::Caller(wire, _) => Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await,
         Found::Late => late(&conn, io, &seen).await,
-        Found::Peer(..) | Found::Nothing => {}
+        Found::Peer(..) | Found::Unreached | Found::Nothing => {}
     }
 }

@@ -20,17 +20,20 @@ use crate::ids::{ClientAddr, Door};
 use crate::life::drain::Phase;
 use crate::life::tasks::Tasks;
 use crate::net::io::Io;
+use crate::net::origdst::OriginalDst;
 use crate::net::pipes::{self, PIPE};
 use crate::plan::Plan;
 use crate::plan::build::build;
+use crate::plan::door::DoorPlan;
 use crate::reason::Reason;
 use crate::telemetry::access::{AccessLog, Which};
 use crate::telemetry::line::Format;
 use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::{Metrics, PeerMetrics};
-use crate::upstream::adhoc::{Adhoc, Rules};
+use crate::upstream::adhoc::{Adhoc, Rules, default_policy};
 use crate::upstream::world::{Upstreams, World};
 
+mod captured;
 mod detection;
 mod http2;
 mod paths;
@@ -74,14 +77,18 @@ impl House {
         let text = format!(
             "service: s\nadmin: {{ listen: off }}\ninbound: {{ listen: \"unix:/door\", app: \"{addr}\"{more} }}\n"
         );
+        Self::of(&text, app)
+    }
+
+    /// With the whole file.
+    fn of(text: &str, app: mpsc::Receiver<DuplexStream>) -> Self {
         let mut problems = Problems::new("f");
-        let document = read(&text, &Facts::PLAIN, &|_| None, &mut problems);
-        let plan = document.map(|document| Arc::new(build(&document.config, Path::new("/"), &mut problems).plan));
+        let document = read(text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        let plan = Arc::new(build(&document.config, Path::new("/"), &mut problems).plan);
         assert!(problems.list().is_empty(), "{}", problems.sorted());
-        let plan = plan.unwrap();
         let metrics = Arc::new(Metrics::default());
         let upstreams = Arc::new(Upstreams::new(metrics.clone(), Tasks::default()));
-        let (adhoc, _) = Adhoc::new(upstreams.clone(), plan.peers[0].policy.clone(), Rules::from(&*plan));
+        let (adhoc, _) = Adhoc::new(upstreams.clone(), Arc::new(default_policy()), Rules::from(&*plan));
         let world = World::first(plan.clone(), &upstreams, adhoc).unwrap();
         let said = Text::default();
         let lines = Lines::start(said.clone(), metrics.clone()).unwrap();
@@ -94,6 +101,7 @@ impl House {
             outbound: Default::default(),
             stale: Default::default(),
             mirrors: Default::default(),
+            destinations: Default::default(),
         };
         let learned = Learned::new(Instant::now());
         Self { core: Arc::new(core), plan, learned, app, said, log: lines, tasks: Tasks::default() }
@@ -112,10 +120,15 @@ impl House {
     }
 
     fn serve_io(&self, io: Io) {
-        let drain = self.core.inbound.drain.watch();
         let door = self.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
-        let conn = connection::accepted(&self.core, &self.plan, door, &self.learned, ClientAddr(None), drain);
-        self.core.inbound.open.spawn(connection::serve(conn, io));
+        let caller = super::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
+        self.serve_at(door, caller, &self.learned, io);
+    }
+
+    fn serve_at(&self, door: &Arc<DoorPlan>, caller: super::Caller, learned: &Arc<Learned>, io: Io) {
+        let direction = self.core.direction(door.side);
+        let conn = connection::accepted(&self.core, &self.plan, door, learned, caller, direction.drain.watch());
+        direction.open.spawn(connection::serve(conn, io));
     }
 
     /// The app's end of the next connection to it.
@@ -137,6 +150,7 @@ impl House {
     /// Waits for the end of every connection, then gives all lines; nothing may be left counted as open.
     async fn lines(&self) -> Vec<String> {
         self.core.inbound.open.idle().await;
+        self.core.outbound.open.idle().await;
         assert!(self.log.close(Duration::from_secs(10)));
         assert_eq!(self.metrics().in_flight.get(), 0);
         String::from_utf8(self.said.0.lock().clone()).unwrap().lines().map(str::to_owned).collect()

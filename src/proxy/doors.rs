@@ -7,14 +7,15 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::connection;
-use super::{Core, Learned};
+use super::{Caller, Core, Learned};
+use super::{captured, connection};
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase, Watch};
 use crate::life::tasks::Tasks;
 use crate::net::accept::{Backoff, Bound, bind};
 use crate::plan::Plan;
 use crate::plan::build::check::collide;
+use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
 
@@ -68,6 +69,8 @@ struct Open {
     listen: Addr,
     drain: Drain,
     plaintext: Plaintext,
+    /// Whether it takes connections to addresses of others.
+    foreign: bool,
 }
 
 /// What those obey besides who came to a door without proving who they are: it begins once the door has become strict,
@@ -106,15 +109,21 @@ impl Doors {
         let listening = self.listening();
         let (mut prepared, mut errors) = (Prepared { plan: plan.clone(), bound: Vec::new() }, Vec::new());
         for door in &plan.doors {
+            let foreign = takes_foreign(plan, door);
             match listening.iter().find(|(_, listen)| *listen == door.listen) {
-                Some((side, _)) if *side == door.side => continue,
+                Some((side, _)) if *side == door.side && self.takes_foreign(door) == foreign => continue,
+                Some((side, _)) if *side == door.side => {
+                    let text = "it is open already; changing `redirect.mode` needs a restart";
+                    errors.push(DoorError::of(door, std::io::Error::other(text)));
+                    continue;
+                }
                 Some(_) => {
                     errors.push(DoorError::of(door, other_side(door.side)));
                     continue;
                 }
                 None => {}
             }
-            match bind(&door.listen) {
+            match bind(&door.listen, foreign) {
                 Ok(socket) => prepared.bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
                 Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),
@@ -128,7 +137,7 @@ impl Doors {
         let (now, later) = std::mem::take(&mut prepared.bound).into_iter().partition(|(door, _)| door.side == side);
         prepared.bound = later;
         for (door, bound) in now {
-            self.serve(&door, bound);
+            self.serve(&door, bound, takes_foreign(&prepared.plan, &door));
         }
     }
 
@@ -172,13 +181,24 @@ impl Doors {
         self.open.lock().iter().map(|open| (open.side, open.listen.clone())).collect()
     }
 
-    fn serve(&self, door: &Arc<DoorPlan>, bound: Bound) {
+    /// Whether the open listener of a door takes connections to addresses of others.
+    fn takes_foreign(&self, door: &DoorPlan) -> bool {
+        let open = self.open.lock();
+        open.iter().any(|open| open.side == door.side && open.listen == door.listen && open.foreign)
+    }
+
+    fn serve(&self, door: &Arc<DoorPlan>, bound: Bound, foreign: bool) {
         let drain = Drain::default();
         let local = bound.local_addr().map_or_else(|| door.listen.clone(), Addr::Tcp);
         tracing::info!(door = door.side.word(), listen = %local, "listening");
         let plaintext = Plaintext::default();
-        let open =
-            Open { side: door.side, listen: door.listen.clone(), drain: drain.clone(), plaintext: plaintext.clone() };
+        let open = Open {
+            side: door.side,
+            listen: door.listen.clone(),
+            drain: drain.clone(),
+            plaintext: plaintext.clone(),
+            foreign,
+        };
         let side = self.core.direction(door.side).drain.watch();
         let follow = follow(side, drain.clone(), self.core.clone());
         let accept = accept(self.core.clone(), door.clone(), bound, drain, plaintext);
@@ -187,6 +207,11 @@ impl Doors {
         self.accepting.spawn(follow);
         self.open.lock().push(open);
     }
+}
+
+/// Whether connections come to a door as they are, with the addresses of others.
+fn takes_foreign(plan: &Plan, door: &DoorPlan) -> bool {
+    plan.capture.as_ref().and_then(|capture| capture.at(door)) == Some(How::Tproxy)
 }
 
 /// IPv6 is off, or this machine has no such address.
@@ -285,7 +310,10 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
             Door::Inbound => drain.watch().beside(&plaintext.lock()),
             Door::Outbound => drain.watch(),
         };
-        let mut conn = connection::accepted(&core, &world.plan, door, &learned, client, watch);
+        let (door, original) = captured::arrived(&world.plan, door, &io, client);
+        let known = original.0.map(|addr| core.destinations.of(addr, Instant::now()));
+        let (learned, caller) = (known.as_ref().unwrap_or(&learned), Caller { client, original });
+        let mut conn = connection::accepted(&core, &world.plan, door, learned, caller, watch);
         conn.place = Some(place);
         core.direction(first.side).open.spawn(connection::serve(conn, io));
     }

@@ -13,6 +13,7 @@ use super::Conn;
 use super::affinity::Stuck;
 use super::answer::Reply;
 use super::bounds;
+use super::captured;
 use super::failure;
 use super::fallback::{Got, Kept};
 use super::mirror;
@@ -57,6 +58,11 @@ pub async fn exchange(conn: &Arc<Conn>, request: Request<Body>, informational: &
         }
         Ok(Passed::Switched(switch)) => upgrade::take_over(*switch, record),
         Ok(Passed::Told(answer)) => tell(*answer, record),
+        Err(failure) if record.http1() && captured::is_shown_as_reset(conn, record.peer.as_ref(), &failure) => {
+            conn.clock.cut();
+            record.cut(failure);
+            Response::new(Reply::text(Bytes::new(), Some(record)))
+        }
         Err(failure) => refuse(failure, record),
     }
 }
@@ -80,10 +86,10 @@ async fn pass(
     let mut facts = judge(conn, &mut parts, record)?;
     facts.body = !body.is_end_stream();
     let world = conn.core.world.load_full();
-    let Target { peer, policy, subset, deadline, route } = led(conn, &world, &parts, &facts, record).await?;
+    let Target { peer, policy, subset, only, deadline, route } = led(conn, &world, &parts, &facts, record).await?;
     // From the caller's own fields, before a route changes them.
     let stuck = Stuck::of(&policy, conn, &parts.headers, route.as_deref());
-    let ask = Ask { key: stuck.key, subset: subset.as_ref() };
+    let ask = Ask { key: stuck.key, subset: subset.as_ref(), only: only.as_ref() };
     without_token(conn, &world, &mut parts);
     if let Some(taken) = &route {
         // Boxed: routes are rare, and must not make every exchange larger.

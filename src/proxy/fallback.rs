@@ -221,7 +221,7 @@ async fn second(
 ) -> Result<Answer, Failure> {
     let policy = peer.policy();
     // Its endpoints have subsets of their own.
-    let ask = Ask { subset: None, ..first.ask };
+    let ask = Ask { subset: None, only: None, ..first.ask };
     let call_it = Call { peer, rules: &policy.rules, ask, now: Instant::now(), ..*first };
     bounds::peer(peer, &policy, call_it.now, record)?;
     call(&call_it, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure))

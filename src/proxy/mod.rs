@@ -3,6 +3,7 @@
 pub mod affinity;
 pub mod answer;
 pub mod bounds;
+pub mod captured;
 pub mod connection;
 #[cfg(test)]
 mod corridor_tests;
@@ -10,7 +11,9 @@ pub mod doors;
 pub mod exchange;
 pub mod failure;
 pub mod fallback;
+mod first_word;
 pub mod identify;
+pub mod learned;
 pub mod mirror;
 pub mod policy;
 pub mod record;
@@ -24,12 +27,13 @@ pub mod tunnel;
 pub mod upgrade;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use tokio::time::Instant;
+
+pub use learned::{Learned, Spoken};
 
 use crate::ids::{ClientAddr, Door};
 use crate::life::drain::Watch;
@@ -62,6 +66,8 @@ pub struct Core {
     pub stale: stale::Stales,
     /// Copies of requests under way.
     pub mirrors: mirror::Mirrors,
+    /// What captured connections have taught about where they were going.
+    pub destinations: learned::Destinations,
 }
 
 impl Core {
@@ -155,50 +161,5 @@ impl Conn {
     /// Who owns what it spawns.
     pub fn tasks(&self) -> &Tasks {
         &self.core.direction(self.door.side).open
-    }
-}
-
-/// What a door has learned about what it leads to.
-#[derive(Debug)]
-pub struct Learned {
-    start: Instant,
-    /// Milliseconds after `start` until which the peer is known to answer HTTP; 0 is never.
-    http_until: AtomicU64,
-}
-
-impl Learned {
-    /// How long a proof of HTTP holds.
-    const HOLDS: Duration = Duration::from_secs(600);
-
-    /// Nothing learned yet.
-    pub fn new(now: Instant) -> Arc<Self> {
-        Arc::new(Self { start: now, http_until: AtomicU64::new(0) })
-    }
-
-    /// The peer has answered HTTP: it need not be dialled before the caller has spoken.
-    pub fn answered_http(&self, now: Instant) {
-        let until = now.saturating_duration_since(self.start) + Self::HOLDS;
-        self.http_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Whether the peer may be one that speaks first.
-    pub fn may_speak_first(&self, now: Instant) -> bool {
-        let now = u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
-        self.http_until.load(Ordering::Relaxed) <= now
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_proof_of_http_holds_ten_minutes() {
-        let start = Instant::now();
-        let learned = Learned::new(start);
-        assert!(learned.may_speak_first(start));
-        learned.answered_http(start);
-        assert!(!learned.may_speak_first(start + Duration::from_secs(599)));
-        assert!(learned.may_speak_first(start + Duration::from_secs(600)));
     }
 }

@@ -109,7 +109,7 @@ fn who(conn: &Conn) -> Facts<'_> {
     Facts {
         identity: conn.identity(),
         address: conn.caller.client.0.map(|addr| addr.ip()),
-        port: conn.door.listen.tcp().map(|addr| addr.port()),
+        port: conn.port(),
         request: None,
     }
 }

@@ -10,6 +10,7 @@ use http_body::Frame;
 use tokio::time::Instant;
 
 use super::Conn;
+use super::captured;
 use super::failure;
 use super::policy::WouldDeny;
 use crate::call::Failure;
@@ -268,6 +269,15 @@ impl Exchange {
         self.failure = Some(failure);
     }
 
+    /// It failed, and its caller gets a reset in place of an answer.
+    pub fn cut(&mut self, failure: Failure) {
+        self.trail.retrying = None;
+        if let Some(mut in_flight) = self.trail.in_flight.take() {
+            in_flight.failed(Instant::now(), failure.reason);
+        }
+        self.failure = Some(failure);
+    }
+
     /// The answer broke after its head was passed on.
     pub fn broke(&mut self, failure: Failure) {
         let failure = self.own_fault(failure);
@@ -362,6 +372,8 @@ impl Exchange {
             time: SystemTime::now(),
             door: self.conn.side(),
             client: self.conn.caller.client,
+            original: self.conn.caller.original.0,
+            elsewhere: self.peer.as_ref().is_some_and(|peer| captured::is_elsewhere(&self.conn, peer)),
             client_id: self.conn.client_id(),
             peer_id: self.trail.peer_id(),
             method: self.method.as_str(),
@@ -430,6 +442,7 @@ pub fn refused_with(conn: &Conn, reason: Reason, status: Option<StatusCode>, det
         status: status.map(|status| status.as_u16()),
         reason: Some((reason, failure::side(reason, None))),
         detail,
+        original: conn.caller.original.0,
         client_id: conn.client_id(),
         ..Line::new(SystemTime::now(), conn.side(), conn.caller.client)
     });

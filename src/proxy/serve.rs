@@ -82,7 +82,7 @@ fn tell(conn: &Arc<Conn>, error: &hyper::Error) {
         Expired::No if is_target_too_long(error) => Reason::UriTooLong,
         Expired::No if error.is_parse_too_large() => Reason::HeadTooLarge,
         Expired::No if error.is_parse() && conn.clock.phase() != ClockPhase::Busy => Reason::BadHead,
-        Expired::No | Expired::Idle | Expired::Write => return,
+        Expired::No | Expired::Idle | Expired::Write | Expired::Cut => return,
     };
     // hyper and the clock answer what the table says, but for an HTTP/2 preface, to which no HTTP/1 answer fits.
     let status = (!error.is_parse_version_h2()).then(|| failure::row(reason).http);

@@ -23,7 +23,7 @@ use crate::http::unsent::{Piece, Sending, Unsent};
 use crate::http::window::{self, Window, Windows};
 use crate::life::drain::Phase;
 use crate::net::clocked::{Clock, Clocked, Expired, Limits, Phase as ClockPhase};
-use crate::net::io::Duplex;
+use crate::net::io::{Duplex, Resets};
 use crate::plan::door::DoorLimits;
 use crate::reason::Reason;
 use crate::resilience::calm::{A_SECOND, AT_ONCE, Calm};
@@ -63,7 +63,7 @@ impl Shared {
 }
 
 /// Serves HTTP/2 on `io` until it ends, is idle for too long, or the drain is over.
-pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex) {
+pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex + Resets) {
     let limits = &conn.door.limits;
     let clocks = Limits { idle: limits.keep_alive, head: limits.head_timeout, write: limits.body_idle };
     let clock = Clock::new(Instant::now());

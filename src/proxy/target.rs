@@ -6,6 +6,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::Conn;
+use super::captured::{self, Way};
 use super::route::Taken;
 use crate::call::Failure;
 use crate::deadline::Deadline;
@@ -16,6 +17,7 @@ use crate::plan::door::{DoorPlan, Egress, Leads, Otherwise};
 use crate::plan::peer::PeerPolicy;
 use crate::plan::rules::{Priority, SubsetRule};
 use crate::reason::Reason;
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::peer::Peer;
 use crate::upstream::world::World;
 
@@ -27,6 +29,8 @@ pub struct Target {
     pub policy: Arc<PeerPolicy>,
     /// Which of its endpoints may be used; `None` is all.
     pub subset: Option<Arc<SubsetRule>>,
+    /// The one that the caller dialled, where it is meant and no other.
+    pub only: Option<Arc<Endpoint>>,
     /// Until when.
     pub deadline: Deadline,
     /// The route it takes, if one of its peer's means it.
@@ -37,11 +41,17 @@ pub struct Target {
 pub struct Aim {
     /// The peer; `None` for a name that no peer has.
     peer: Option<Arc<Peer>>,
+    /// Its endpoint that the caller dialled, where it is meant and no other.
+    only: Option<Arc<Endpoint>>,
     /// Boxed: routes are rare, and must not make every exchange larger.
     taken: Option<Box<Taken>>,
 }
 
 impl Aim {
+    fn of(led: Led) -> Self {
+        Self { peer: Some(led.peer), only: led.only, taken: None }
+    }
+
     /// What the route says the request is worth.
     pub fn priority(&self) -> Option<Priority> {
         self.taken.as_ref().and_then(|taken| taken.route.priority)
@@ -55,19 +65,25 @@ impl Aim {
 pub fn aim(conn: &Conn, world: &World, parts: &Parts, facts: &Facts) -> Result<Aim, Failure> {
     let index = match conn.door.leads {
         Leads::Peer(index) => in_force(conn, world, index),
-        Leads::ByAuthority => match listed(world, &facts.authority, default_port(conn)) {
-            index @ Some(_) => index,
-            None => return Ok(Aim { peer: None, taken: None }),
+        Leads::ByAuthority => match (listed(world, &facts.authority, default_port(conn)), conn.caller.original.0) {
+            (index @ Some(_), _) => index,
+            (None, None) => return Ok(Aim { peer: None, only: None, taken: None }),
+            (None, Some(to)) => match captured::way(world, to)? {
+                Way::Peer(index) => Some(index),
+                // Whom the caller dialled it gets: no route leads elsewhere.
+                Way::Endpoint(..) | Way::Passed => return captured::led(world, to).map(Aim::of),
+            },
         },
+        Leads::Dialled => return of_conn(conn, world).map(Aim::of),
     };
-    let peer = Some(living(world, index)?);
+    let peer = Some(captured::from_caller(conn, world, living(world, index)?)?);
     // The routes stand in the plan of the request's own World: their indices belong to it.
     let routes = index.and_then(|index| world.plan.peers.get(index)).map(|plan| &plan.routes);
     let taken = match routes {
         Some(routes) if !routes.list.is_empty() => Taken::find(routes, parts)?,
         _ => None,
     };
-    Ok(Aim { peer, taken: taken.map(Box::new) })
+    Ok(Aim { peer, only: None, taken: taken.map(Box::new) })
 }
 
 /// The target of a request with this aim.
@@ -77,7 +93,7 @@ pub fn aim(conn: &Conn, world: &World, parts: &Parts, facts: &Facts) -> Result<A
 pub async fn target(
     conn: &Conn,
     world: &Arc<World>,
-    Aim { peer, taken }: Aim,
+    Aim { peer, only, taken }: Aim,
     parts: &Parts,
     facts: &Facts,
     now: Instant,
@@ -90,24 +106,52 @@ pub async fn target(
     let Some(mut taken) = taken else {
         let policy = peer.policy();
         let deadline = Deadline::after(now, policy.request_timeout).min(patience);
-        return Ok(Target { peer, policy, subset: None, deadline, route: None });
+        return Ok(Target { peer, policy, subset: None, only, deadline, route: None });
     };
     let to = taken.destination(&parts.headers);
     let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy, to.subset)));
     let (peer, policy, subset) = destination.unwrap_or_else(|| (peer.clone(), peer.policy(), None));
     let deadline = Deadline::after(now, policy.request_timeout).min(patience);
-    Ok(Target { peer, policy, subset, deadline, route: Some(taken) })
+    Ok(Target { peer, policy, subset, only: None, deadline, route: Some(taken) })
 }
 
 fn default_port(conn: &Conn) -> u16 {
     if conn.tls { 443 } else { 80 }
 }
 
+/// Whom a connection leads to.
+pub struct Led {
+    /// The peer.
+    pub peer: Arc<Peer>,
+    /// Its endpoint that the caller dialled, where it is meant and no other.
+    pub only: Option<Arc<Endpoint>>,
+}
+
+/// Whom a connection leads to in this World where nothing that is said on it tells: its door's peer, or by the address
+/// that its caller dialled.
+///
+/// # Errors
+/// Why it may go nowhere.
+pub fn of_conn(conn: &Conn, world: &World) -> Result<Led, Failure> {
+    match (conn.door.leads, conn.caller.original.0) {
+        (Leads::Peer(index), _) => {
+            let peer = captured::from_caller(conn, world, of_door(conn, world, index)?)?;
+            Ok(Led { peer, only: None })
+        }
+        (Leads::Dialled, Some(to)) => captured::app(conn, world, to),
+        (Leads::ByAuthority, Some(to)) => captured::led(world, to),
+        (Leads::Dialled | Leads::ByAuthority, None) => Err(Failure::new(
+            Reason::WrongProtocol,
+            "this port speaks HTTP and CONNECT; give an opaque peer a port of its own with peers.NAME.listen",
+        )),
+    }
+}
+
 /// The peer a door leads to, in the World of this request: after a reload it may stand elsewhere, or nowhere.
 ///
 /// # Errors
 /// `NoRoute` when a reload took it away.
-pub fn of_door(conn: &Conn, world: &World, index: usize) -> Result<Arc<Peer>, Failure> {
+fn of_door(conn: &Conn, world: &World, index: usize) -> Result<Arc<Peer>, Failure> {
     living(world, in_force(conn, world, index))
 }
 
@@ -133,7 +177,7 @@ fn listed(world: &World, authority: &Authority, default_port: u16) -> Option<usi
 fn after_reload(old: &Plan, door: &DoorPlan, index: usize, new: &Plan) -> Option<usize> {
     match new.doors.iter().find(|now| now.side == door.side && now.listen == door.listen).map(|now| now.leads) {
         Some(Leads::Peer(index)) => Some(index),
-        Some(Leads::ByAuthority) => None,
+        Some(Leads::ByAuthority | Leads::Dialled) => None,
         None => {
             let before = old.peers.get(index)?;
             new.peers

@@ -7,21 +7,25 @@ use tokio::time::Instant;
 
 use super::Conn;
 use super::affinity;
+use super::captured;
 use super::failure;
 use super::policy::{self, WouldDeny};
 use super::record::Exchange;
+use super::target::Led;
 use crate::call::Failure;
 use crate::call::attempt::{Call, Tries};
 use crate::call::trail::Trail;
 use crate::life::drain::{Cut, Phase, Watch};
-use crate::net::io::Io;
+use crate::net::io::{Io, Resets};
 use crate::net::pump::{Carried, End, pump};
+use crate::plan::peer::PeerKind;
 use crate::reason::Reason;
 use crate::resilience::verdict::Skip;
 use crate::telemetry::line::Line;
 use crate::tls::proof::Proof;
 use crate::tls::untrusted::Role;
 use crate::upstream::choice::Ask;
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::peer::Peer;
 
 /// Runs the tunnel of an upgraded exchange to its end; the record is told and dropped.
@@ -104,6 +108,8 @@ async fn carry(
 pub struct Opaque {
     conn: Arc<Conn>,
     peer: Arc<Peer>,
+    /// Its endpoint that the caller dialled, where it is meant and no other.
+    only: Option<Arc<Endpoint>>,
     trail: Trail,
     protocol: &'static str,
     host: String,
@@ -118,12 +124,13 @@ pub struct Opaque {
 }
 
 impl Opaque {
-    /// Begins the record of an opaque connection to `peer`; `host` is the SNI where TLS is passed through.
-    pub fn begin(conn: &Arc<Conn>, peer: &Arc<Peer>, protocol: &'static str, host: &str) -> Self {
+    /// Begins the record of an opaque connection that leads there; `host` is the SNI where TLS is passed through.
+    pub fn begin(conn: &Arc<Conn>, Led { peer, only }: Led, protocol: &'static str, host: &str) -> Self {
         peer.metrics().in_flight.add(1);
         Self {
             conn: conn.clone(),
-            peer: peer.clone(),
+            peer,
+            only,
             trail: Trail::default(),
             protocol,
             host: host.to_owned(),
@@ -145,7 +152,8 @@ impl Opaque {
     pub async fn dial(&mut self) -> Result<Io, Failure> {
         self.allowed()?;
         let policy = self.peer.policy();
-        let ask = Ask { key: affinity::of_connection(&policy, &self.conn), subset: None };
+        let key = affinity::of_connection(&policy, &self.conn);
+        let ask = Ask { key, subset: None, only: self.only.as_ref() };
         let call = Call { ask, ..Call::plain(&self.peer, &policy.rules, self.started) };
         let dialled = Tries::new(&call).dial(&mut self.trail).await;
         self.connected = dialled.is_ok().then(Instant::now);
@@ -168,6 +176,23 @@ impl Opaque {
     /// The peer closed without a word.
     pub fn closed(&mut self) {
         self.ended = true;
+    }
+
+    /// Whether it leads there.
+    pub fn leads_to(&self, led: &Led) -> bool {
+        let same = |a: &Arc<Endpoint>, b: &Arc<Endpoint>| Arc::ptr_eq(a, b);
+        let only = match (&self.only, &led.only) {
+            (Some(ours), Some(theirs)) => same(ours, theirs),
+            // An endpoint that was dialled is one of all.
+            (None | Some(_), None) => true,
+            (None, Some(_)) => false,
+        };
+        only && Arc::ptr_eq(&self.peer, &led.peer)
+    }
+
+    /// Whether nothing is known of its peer but the address that the caller dialled.
+    pub fn is_passed(&self) -> bool {
+        self.conn.is_led_by_address() && self.peer.kind() == PeerKind::Adhoc
     }
 
     /// It turned out to be `protocol` for `host`.
@@ -222,6 +247,8 @@ impl Drop for Opaque {
             time: self.began,
             door: self.conn.side(),
             client: self.conn.caller.client,
+            original: self.conn.caller.original.0,
+            elsewhere: captured::is_elsewhere(&self.conn, &self.peer),
             client_id: self.conn.client_id(),
             peer_id: self.trail.peer_id(),
             method: "",

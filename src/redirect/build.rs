@@ -14,10 +14,8 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::rules::{Action, Base, Chain, Family, Hook, Kind, Match, Routing, Rule, Ruleset};
+use crate::plan::capture::TO_APP;
 use crate::plan::redirect::{Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
-
-/// The code point (of the range for local use, RFC 2474 §6) of what the inbound door sends to the app's own address.
-pub const TO_APP: u8 = 0x0f;
 
 /// What the names of all our chains begin with; a table with any other chain is not ours.
 pub const PREFIX: &str = "outrigger-";

@@ -4,6 +4,7 @@
 //! request can forge a line or move a terminal's cursor.
 
 use std::fmt::{self, Display, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::stamp::Stamp;
@@ -30,6 +31,10 @@ pub struct Line<'a> {
     pub door: Door,
     /// The party at the other end of the accepted connection.
     pub client: ClientAddr,
+    /// The address that party dialled, where the connection was captured.
+    pub original: Option<SocketAddr>,
+    /// Whether the peer, chosen by name, has no endpoint there.
+    pub elsewhere: bool,
     /// Who that party has proven to be.
     pub client_id: &'a str,
     /// The request's method; empty for opaque connections.
@@ -87,6 +92,8 @@ impl Line<'_> {
             time,
             door,
             client,
+            original: None,
+            elsewhere: false,
             client_id: "",
             method: "",
             scheme: "",
@@ -120,6 +127,9 @@ impl Line<'_> {
         fields.shown("time", &Stamp(self.time));
         fields.word("door", self.door.word());
         fields.shown("client", &self.client);
+        if let Some(original) = &self.original {
+            fields.shown("original", original);
+        }
         fields.text("client_id", self.client_id);
         fields.text("method", self.method);
         fields.text("scheme", self.scheme);
@@ -132,6 +142,9 @@ impl Line<'_> {
         }
         fields.text("peer", self.peer);
         fields.text("peer_id", self.peer_id);
+        if self.elsewhere {
+            fields.word_unquoted("host_ip_mismatch", "true");
+        }
         fields.text("route", self.route);
         fields.text("fallback", self.fallback);
         if let Some(endpoint) = self.endpoint {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::dialled::{Dialled, Going};
 use super::peer::Peer;
 use super::world::Upstreams;
 use crate::deadline::Deadline;
@@ -79,11 +80,14 @@ pub struct Rules {
     pub egress: Egress,
     /// How long one lookup may take.
     pub timeout: Duration,
+    /// How a port of the service is called that the file does not list.
+    pub app: Arc<PeerPolicy>,
 }
 
 impl From<&Plan> for Rules {
     fn from(plan: &Plan) -> Self {
-        Self { egress: plan.egress.clone(), timeout: plan.dns.timeout }
+        let app = plan.capture.as_ref().map_or_else(Arc::default, |capture| capture.app.clone());
+        Self { egress: plan.egress.clone(), timeout: plan.dns.timeout, app }
     }
 }
 
@@ -96,6 +100,8 @@ pub struct Adhoc {
     rules: ArcSwap<Rules>,
     entries: Mutex<HashMap<Key, Entry>>,
     asks: mpsc::Sender<Ask>,
+    /// Addresses that captured connections were going to.
+    dialled: Dialled,
 }
 
 /// A name to be looked up and kept true for as long as [`Ask::idle`] gives a time; dropping it fails those who wait.
@@ -115,14 +121,20 @@ impl Adhoc {
     pub fn new(shared: Arc<Upstreams>, policy: Arc<PeerPolicy>, rules: Rules) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, questions) = mpsc::channel(MOST_ASKED);
         let rules = ArcSwap::from_pointee(rules);
-        (Arc::new(Self { shared, policy, metrics: OnceLock::new(), rules, entries: Mutex::default(), asks }), questions)
+        let dialled = Dialled::new(shared.clone(), &policy);
+        let (metrics, entries) = (OnceLock::new(), Mutex::default());
+        (Arc::new(Self { shared, policy, metrics, rules, entries, asks, dialled }), questions)
     }
 
     /// Takes over another plan's rules. Where they differ every name is forgotten, so that none outlives its permit.
     pub fn set_rules(&self, rules: Rules) {
         let before = self.rules.swap(Arc::new(rules));
-        if before.egress != self.rules.load().egress {
+        let now = self.rules.load();
+        if before.egress != now.egress {
             self.entries.lock().clear();
+        }
+        if before.egress != now.egress || before.app != now.app {
+            self.dialled.clear();
         }
     }
 
@@ -163,9 +175,24 @@ impl Adhoc {
         }
     }
 
-    /// The names in use, for `/state`.
+    /// The names and addresses in use, for `/state`.
     pub fn peers(&self) -> Vec<Arc<Peer>> {
-        self.entries.lock().values().map(|entry| entry.peer.clone()).collect()
+        let mut peers = self.dialled.peers();
+        peers.extend(self.entries.lock().values().map(|entry| entry.peer.clone()));
+        peers
+    }
+
+    /// The peer at the address that a captured connection was going to.
+    ///
+    /// # Errors
+    /// The address may not be dialled.
+    pub fn at(&self, going: Going, now: Instant) -> Result<Arc<Peer>, AdhocError> {
+        self.dialled.peer(going, &self.rules.load(), &|| self.metrics().clone(), now)
+    }
+
+    /// The counters of all that the file does not list.
+    fn metrics(&self) -> &Arc<PeerMetrics> {
+        self.metrics.get_or_init(|| self.shared.metrics.peer(&PeerName::new(COUNTED_AS)))
     }
 
     fn find(
@@ -203,12 +230,12 @@ impl Adhoc {
                 protocol: Protocol::Auto,
                 tls: None,
                 mtls: None,
+                to_app: None,
             },
             policy: self.policy.clone(),
             routes: crate::plan::peer::Routes::default(),
         };
-        let metrics = self.metrics.get_or_init(|| self.shared.metrics.peer(&PeerName::new(COUNTED_AS)));
-        Peer::new(&plan, metrics.clone(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
+        Peer::new(&plan, self.metrics().clone(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Made when the endpoints or what the file asks for change, never on the way of a request.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
@@ -36,6 +38,8 @@ pub struct Ask<'a> {
     pub key: Option<u64>,
     /// Only endpoints of this subset.
     pub subset: Option<&'a Arc<SubsetRule>>,
+    /// This endpoint and no other, whatever is known of it: the caller dialled it itself.
+    pub only: Option<&'a Arc<Endpoint>>,
 }
 
 /// What one pick goes by.
@@ -78,6 +82,8 @@ pub struct EndpointSet {
     spill: Share,
     /// Whether there are addresses of both IP families.
     mixed: bool,
+    /// By address, IPv4 as such; made when a captured connection first asks.
+    by_addr: OnceLock<HashMap<SocketAddr, usize>>,
 }
 
 impl EndpointSet {
@@ -88,7 +94,17 @@ impl EndpointSet {
         let subset = |rule: &Arc<SubsetRule>| (rule.clone(), prepared(&part(&known, rule)));
         let subsets = policy.subsets.iter().map(subset).collect();
         let has = |ipv6: bool| known.iter().any(|(endpoint, _)| endpoint.is_ipv6() == Some(ipv6));
-        Self { whole: prepared(&known), subsets, spill, mixed: has(true) && has(false), all }
+        Self { whole: prepared(&known), subsets, spill, mixed: has(true) && has(false), all, by_addr: OnceLock::new() }
+    }
+
+    /// The endpoint at an address, whatever weight it has.
+    pub fn at(&self, addr: SocketAddr) -> Option<&Arc<Endpoint>> {
+        let index = || {
+            let all = self.all.iter().enumerate();
+            // In reverse, so that of two that are one the first counts.
+            all.rev().filter_map(|(at, endpoint)| Some((canonical(endpoint.addr().tcp()?), at))).collect()
+        };
+        self.all.get(*self.by_addr.get_or_init(index).get(&canonical(addr))?)
     }
 
     /// Whether there are addresses of both IP families.
@@ -123,6 +139,11 @@ impl EndpointSet {
         let known = part(&facts(&self.all), wanted);
         Prepared::new(&known, pick.policy, pick.roster.changes(), self.spill).choose(pick)
     }
+}
+
+/// An IPv4 address that is written as an IPv6 one is that IPv4 address; a scope is no part of where it is.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// An endpoint with what is known about it.

@@ -53,7 +53,7 @@ fn port(peer: &Peer, ask: Ask<'_>) -> u16 {
 }
 
 fn key(n: u64) -> Ask<'static> {
-    Ask { key: Some(hash(&n.to_le_bytes())), subset: None }
+    Ask { key: Some(hash(&n.to_le_bytes())), ..Ask::default() }
 }
 
 /// How many of so many requests each port takes.
@@ -193,13 +193,13 @@ fn a_subset_is_all_that_its_requests_may_reach() {
             (&three, &[(0, 1.0)]),
             (&any, &[(1, 1.0 / 12.0), (2, 1.0 / 12.0), (3, 1.0 / 12.0), (4, 9.0 / 12.0)]),
         ] {
-            let ask = Ask { key: None, subset: Some(rule) };
+            let ask = Ask { subset: Some(rule), ..Ask::default() };
             let taken = counts(&peer, 4_000, |_| ask);
             assert!(near(&taken, want, 4.0), "{rule:?} prepared {prepared}: {taken:?}");
         }
         // It follows discovery.
         peer.update(vec![versioned(1, "1"), versioned(5, "3")]);
-        let ask = |rule| Ask { key: None, subset: Some(rule) };
+        let ask = |rule| Ask { subset: Some(rule), ..Ask::default() };
         assert_eq!((port(&peer, ask(&three)), port(&peer, ask(&any)), port(&peer, ask(&two))), (5, 5, 0));
     }
 }
@@ -349,7 +349,7 @@ proptest! {
             let untried = specs.iter().filter(|spec| fits(spec) && !avoid.iter().any(|one| *one.addr() == spec.addr));
             let untried = untried.count();
             for n in 0..10 {
-                let ask = Ask { key: keyed.then_some(n), subset: within };
+                let ask = Ask { key: keyed.then_some(n), subset: within, ..Ask::default() };
                 match peer.pick_for(ask, Instant::now(), &avoid) {
                     None => prop_assert_eq!(may, 0),
                     Some(one) => {

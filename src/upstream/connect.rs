@@ -129,7 +129,8 @@ impl Dialling {
     pub(super) async fn beforehand(self, peer: Arc<Peer>) {
         let addr = self.endpoint.addr().clone();
         // What went wrong is noted where all failures to connect are; the older connection goes on.
-        drop(self.run(&peer, Deadline::NONE, dial::dial(&addr, Deadline::NONE)).await);
+        let to_app = peer.source().to_app;
+        drop(self.run(&peer, Deadline::NONE, dial::dial_to(to_app, &addr)).await);
     }
 
     /// Gives the connection its place in the pool and its task.
@@ -194,7 +195,7 @@ impl Endpoint {
             if let Some(mesh) = peer.mesh() {
                 mesh.identity()?;
             }
-            let io = dial::dial(self.addr(), Deadline::NONE).await.map_err(refused)?;
+            let io = dial::dial_to(peer.source().to_app, self.addr()).await.map_err(refused)?;
             if let Some(mesh) = peer.mesh() {
                 return mesh.secured(self, None, io).await.map(|secured| (secured.io, Some(secured.proof)));
             }

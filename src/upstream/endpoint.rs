@@ -22,7 +22,7 @@ use super::roster::{Roster, Standing};
 use super::state::{EndpointState, limits};
 use crate::deadline::Deadline;
 use crate::ids::Addr;
-use crate::net::dial::dial;
+use crate::net::dial::dial_to;
 use crate::plan::health::HealthRule;
 use crate::plan::peer::EndpointSpec;
 use crate::plan::rules::{EjectRule, Rules};
@@ -255,7 +255,7 @@ impl Endpoint {
                     self.gone(hold.id);
                 }
                 Given::Connect(dialling) => {
-                    return dialling.run(peer, deadline, dial(&self.addr, Deadline::NONE)).await;
+                    return dialling.run(peer, deadline, dial_to(peer.source().to_app, &self.addr)).await;
                 }
                 Given::Failed(error) => return Err(error),
             }

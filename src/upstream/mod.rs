@@ -7,6 +7,7 @@ pub mod choice;
 #[cfg(test)]
 mod choice_tests;
 pub mod connect;
+pub mod dialled;
 pub mod endpoint;
 pub mod guards;
 pub mod http1;

@@ -1,6 +1,7 @@
 //! A living peer: its endpoints, the policy in force, and where discovery stands.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -230,12 +231,18 @@ impl Peer {
 
     /// As [`Peer::pick`], for a request that asks for more than any endpoint.
     pub fn pick_for(&self, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        if let Some(only) = ask.only {
+            return Some(only.clone());
+        }
         self.choose(&self.roster.policy.load(), ask, now, avoid).map(|picked| picked.endpoint)
     }
 
     /// As [`Peer::pick_for`], and gives the endpoint the attempt. One that is ejected gets a single request at a time,
     /// so whoever comes second chooses again.
     pub fn begin(&self, ask: Ask<'_>, now: Instant, avoid: &[Arc<Endpoint>]) -> Option<InFlight> {
+        if let Some(only) = ask.only {
+            return Some(only.begin(now));
+        }
         let policy = self.roster.policy.load();
         for _ in 0..CHOICES {
             let Picked { endpoint, open } = self.choose(&policy, ask, now, avoid)?;
@@ -272,7 +279,7 @@ impl Peer {
         avoid: &[Arc<Endpoint>],
     ) -> Option<Arc<Endpoint>> {
         let (set, wanted) = (self.endpoints.load(), !slow.is_ipv6()?);
-        if !set.is_mixed() || slow.is_full() {
+        if !set.is_mixed() || slow.is_full() || ask.only.is_some() {
             return None;
         }
         let (draw, roster, crowd) = (&self.draw, &*self.roster, &*self.crowd);
@@ -378,6 +385,11 @@ impl Peer {
     /// What `/state` shows.
     pub fn state(&self) -> PeerState {
         PeerState::new(self, Instant::now())
+    }
+
+    /// The endpoint at an address, whatever weight it has.
+    pub fn endpoint_at(&self, addr: SocketAddr) -> Option<Arc<Endpoint>> {
+        self.endpoints.load().at(addr).cloned()
     }
 
     /// The endpoints in force.

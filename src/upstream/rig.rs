@@ -50,7 +50,7 @@ pub(super) fn plan(protocol: Protocol, specs: Vec<EndpointSpec>) -> PeerPlan {
     PeerPlan {
         name: PeerName::new("payments"),
         kind: PeerKind::Named,
-        source: PeerSource { addresses: Addresses::Static(specs), protocol, tls: None, mtls: None },
+        source: PeerSource { addresses: Addresses::Static(specs), protocol, tls: None, mtls: None, to_app: None },
         policy: Arc::new(policy()),
         routes: crate::plan::peer::Routes::default(),
     }

@@ -314,7 +314,7 @@ async fn a_key_leaves_an_endpoint_that_is_out_and_returns_with_it() {
         let peer = peer((1..=4).map(spec).collect());
         peer.set_policy(Arc::new(PeerPolicy { balance, ..(*peer.policy()).clone() }));
         let ask = |fails: bool| {
-            let mut in_flight = peer.begin(Ask { key: Some(7), subset: None }, Instant::now(), &[]).unwrap();
+            let mut in_flight = peer.begin(Ask { key: Some(7), ..Ask::default() }, Instant::now(), &[]).unwrap();
             in_flight.answered(Instant::now(), if fails { Seen::ServerError } else { Seen::Well });
             port(in_flight.endpoint())
         };
@@ -341,7 +341,7 @@ async fn bounded_load_is_shared_by_those_that_are_left() {
         peer.set_policy(Arc::new(PeerPolicy { balance, bounded_load, ..(*peer.policy()).clone() }));
         (2..8).for_each(|at| unhealthy(&peer, at, 3));
         // One key for all.
-        let ask = Ask { key: Some(7), subset: None };
+        let ask = Ask { key: Some(7), ..Ask::default() };
         let held: Vec<InFlight> = (0..100).map(|_| peer.begin(ask, Instant::now(), &[]).unwrap()).collect();
         let most = peer.endpoints().all().iter().map(|one| one.load().in_flight()).max().unwrap();
         assert!((50..=63).contains(&most), "{balance:?}: {most} of {}", held.len());
@@ -378,7 +378,7 @@ async fn a_subset_that_is_out_says_nothing_about_the_others() {
     peer.set_policy(Arc::new(PeerPolicy { subsets: vec![rule.clone()], ..(*peer.policy()).clone() }));
     asks(&peer, 30, |port| port == 1);
     assert_eq!((standing(&peer).ejected.get(), traffic(&peer, &[1])), (1, vec![0]));
-    let only = peer.begin(Ask { key: None, subset: Some(&rule) }, Instant::now(), &[]).unwrap();
+    let only = peer.begin(Ask { subset: Some(&rule), ..Ask::default() }, Instant::now(), &[]).unwrap();
     assert_eq!((port(only.endpoint()), standing(&peer).failed_open.get()), (1, 1));
     assert!(!peer.state().fails_open);
 }

@@ -257,6 +257,7 @@ mod tests {
             hosts: Default::default(),
             virtual_ips: Default::default(),
             egress: Egress { otherwise: Otherwise::Deny, allow: Arc::default(), own: Arc::default() },
+            capture: None,
             dns: DnsPlan {
                 listen: Vec::new(),
                 servers: Vec::new(),

@@ -23,6 +23,7 @@ need nodejs node
 need iproute2 ip
 need util-linux nsenter
 need nftables /usr/sbin/nft
+need redis-tools redis-cli
 need iptables /usr/sbin/iptables
 need strace strace
 need systemd systemd-analyze

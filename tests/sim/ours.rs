@@ -46,7 +46,7 @@ impl Ours {
         let plan = PeerPlan {
             name: PeerName::new("next"),
             kind: PeerKind::Named,
-            source: PeerSource { addresses, protocol: Protocol::Auto, tls: None, mtls: None },
+            source: PeerSource { addresses, protocol: Protocol::Auto, tls: None, mtls: None, to_app: None },
             policy: Arc::new(policy),
             routes: Routes::default(),
         };

@@ -78,6 +78,8 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     }
     let index = match door.leads {
         Leads::Peer(index) => index,
+        // No listener of the file does; only what is captured comes to it.
+        Leads::Dialled => return Ok(said),
         Leads::ByAuthority => match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said)
         {
             Some(index) => index,

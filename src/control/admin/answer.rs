@@ -15,7 +15,7 @@ use tracing::info;
 use super::guard::{self, Caller, Refusal};
 use crate::control::dnsdoor::DnsState;
 use crate::control::reload::{Report, Trigger};
-use crate::control::{House, ready};
+use crate::control::{Destination, House, ready};
 use crate::ids::PeerName;
 use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
@@ -26,6 +26,7 @@ use crate::telemetry::exposition;
 use crate::telemetry::plaintext::PlaintextState;
 use crate::telemetry::stamp::Stamp;
 use crate::tls::state::IdentityState;
+use crate::upstream::dialled;
 use crate::upstream::state::{LimitState, PeerState};
 
 /// An answer; small and whole.
@@ -138,10 +139,10 @@ fn asks_app(query: &str) -> bool {
 
 fn metrics_page(house: &House) -> Answer {
     let plan = house.rooms.plan();
-    let apps = plan.peers.iter().filter(|peer| peer.kind == PeerKind::App);
+    let apps = plan.peers.iter().filter(|peer| peer.kind == PeerKind::App).map(|peer| peer.name.clone());
     let facts = exposition::Facts {
         service: plan.service.clone(),
-        apps: apps.map(|peer| peer.name.clone()).collect(),
+        apps: apps.chain([PeerName::new(dialled::APPS)]).collect(),
         started: house.started,
         process: exposition::Process::now(),
         identity: house.rooms.identity().map(|identity| identity_facts(&identity)),
@@ -188,6 +189,9 @@ struct State {
     /// By door or route; without those that have no limit.
     limits: BTreeMap<String, BTreeMap<&'static str, LimitState>>,
     peers: Vec<PeerState>,
+    /// What captured connections have taught; absent in explicit mode.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    captured: Vec<Destination>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<DnsState>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,6 +231,7 @@ impl State {
             doors: plan.doors.iter().map(|door| DoorState::of(door, &plan)).collect(),
             limits: house.rooms.gates(),
             peers: house.rooms.peers(),
+            captured: house.rooms.destinations(),
             dns: house.rooms.dns(),
             identity: house.rooms.identity(),
             plaintext: is_permissive(&plan).then(|| house.metrics.plaintext.state(SystemTime::now())),
@@ -248,7 +253,7 @@ impl DoorState {
             listen: door.listen.to_string(),
             peer: match door.leads {
                 Leads::Peer(at) => name(at),
-                Leads::ByAuthority => None,
+                Leads::ByAuthority | Leads::Dialled => None,
             },
             protocol: format!("{:?}", door.protocol).to_ascii_lowercase(),
         }

@@ -179,7 +179,7 @@ impl DnsDoor {
 
 /// UDP and TCP at one address; where any port will do, both at the same.
 fn bind(listen: SocketAddr) -> io::Result<Bound> {
-    let accept::Bound::Tcp(tcp) = accept::bind(&Addr::Tcp(listen))? else {
+    let accept::Bound::Tcp(tcp) = accept::bind(&Addr::Tcp(listen), false)? else {
         return Err(io::ErrorKind::Unsupported.into());
     };
     let udp = std::net::UdpSocket::bind(tcp.local_addr()?)?;

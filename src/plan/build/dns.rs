@@ -56,8 +56,8 @@ fn is_localhost(name: &str) -> bool {
 
 /// Reports a door that helps nobody, or everybody.
 pub fn lint(config: &Config, problems: &mut Problems) {
-    if let Some(listen) = &config.dns.listen {
-        let text = "hosts of peers get addresses that lead somewhere only where traffic is intercepted, which this version does not do";
+    if let Some(listen) = config.dns.listen.as_ref().filter(|_| config.redirect.is_default()) {
+        let text = "hosts of peers get addresses that lead somewhere only where traffic is captured: the file needs `redirect`";
         listen.warn(problems, text);
     }
     for listen in listeners(&config.dns).filter(|listen| !listen.0.ip().to_canonical().is_loopback()) {

@@ -123,6 +123,7 @@ fn app_peer(app: &Addr, spoken: listener::Protocol, timeout: &InboundTimeout, pa
         protocol: protocol(spoken),
         tls: None,
         mtls: None,
+        to_app: None,
     };
     if let Some(at) = parts.peers.iter().position(|peer| peer.source == source) {
         return at;

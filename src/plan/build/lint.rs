@@ -17,13 +17,19 @@ pub fn lint(config: &Config, asks_identity: bool, problems: &mut Problems) {
     }
     priorities(config, problems);
     per_identity(config, asks_identity, problems);
-    app_in_the_open(config, problems);
+    // What is captured comes to the doors by whatever address or port it was going to.
+    let captured = !config.redirect.is_default();
+    if !captured {
+        app_in_the_open(config, problems);
+    }
     open_proxy(config, problems);
     super::dns::lint(config, problems);
     for (_, peer) in &config.peers.0 {
-        opaque_without_port(peer, problems);
+        if !captured {
+            opaque_without_port(peer, problems);
+        }
         port_in_the_open(peer, problems);
-        hosts(peer, problems);
+        hosts(peer, captured, problems);
         weights(peer, problems);
         one_source(config, peer, problems);
         retries(&peer.retry, problems);
@@ -131,7 +137,7 @@ fn port_in_the_open(peer: &Set<Peer>, problems: &mut Problems) {
 }
 
 /// A host with a port beside the same host without one changes nothing.
-fn hosts(peer: &Set<Peer>, problems: &mut Problems) {
+fn hosts(peer: &Set<Peer>, captured: bool, problems: &mut Problems) {
     let Some(hosts) = &peer.hosts else { return };
     for host in &hosts.0 {
         let (name, port) = &host.value.0;
@@ -139,7 +145,7 @@ fn hosts(peer: &Set<Peer>, problems: &mut Problems) {
             host.warn(problems, format!("adds nothing: `{name}` with any port is listed too"));
         }
     }
-    if hosts.0.is_empty() && peer.listen.is_none() {
+    if hosts.0.is_empty() && peer.listen.is_none() && !captured {
         hosts.warn(problems, "is empty and there is no `listen`: no request can reach this peer");
     }
 }

@@ -1,6 +1,7 @@
 //! `Config` → `Plan`, or all that is wrong: one file per section, then the checks that need the whole.
 
 pub mod balance;
+pub mod capture;
 pub mod check;
 pub mod dns;
 pub mod doors;
@@ -93,16 +94,17 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     check::addresses(config, &mut parts);
     let gates = limits::doors(config, parts.problems);
     let policy = policy::policy(config, parts.problems);
-    if !config.redirect.is_default() {
-        redirect::capture(config, parts.problems);
-    }
+    // `outrigger redirect` can do without the section; for the doors it is what turns capture on.
+    let rules = if config.redirect.is_default() { None } else { redirect::capture(config, parts.problems) };
+    let capture = rules.map(|rules| capture::capture(&rules, config, &parts.doors, &mut parts.peers));
     let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
         let asks = asks_identity(&parts.doors);
         lint::lint(config, asks, parts.problems);
         if let Some(inbound) = &config.inbound {
-            policy::lint(inbound, &policy, asks, parts.problems);
+            let captured = capture.as_ref().is_some_and(|capture| capture.inbound.is_some());
+            policy::lint(inbound, &policy, &policy::Doors { identities: asks, captured }, parts.problems);
             jwt::lint(inbound, parts.problems);
         }
     }
@@ -119,6 +121,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         hosts,
         virtual_ips,
         egress: egress(&config.outbound, &own),
+        capture,
         dns,
         access_log: access_log(&config.telemetry),
         gates,

@@ -33,6 +33,7 @@ pub fn peers(config: &Config, parts: &mut Parts<'_>) {
             protocol: super::doors::protocol(peer.protocol.value),
             tls: peer.tls.as_ref().and_then(|tls| tls_plan(tls, peer, parts)),
             mtls: super::identity::peer(config, name, peer, parts.problems),
+            to_app: None,
         };
         let zone = config.zone.as_ref().map(|zone| zone.0.as_str().into());
         let policy = PeerPolicy { zone, ..policy(name, peer, parts.problems) };

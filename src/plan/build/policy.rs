@@ -85,15 +85,23 @@ fn claims(set: &Option<Set<Claims>>, problems: &mut Problems) -> Vec<ClaimRule> 
     .collect()
 }
 
+/// What rules can learn at the inbound doors.
+pub struct Doors {
+    /// Whether any of them learns who calls.
+    pub identities: bool,
+    /// Whether connections to any port may come to them.
+    pub captured: bool,
+}
+
 /// Warns of rules that can mean nothing.
-pub fn lint(inbound: &Inbound, policy: &Policy, identities: bool, problems: &mut Problems) {
+pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Problems) {
     let (deny, allow) = (said(&inbound.deny), said(&inbound.allow));
     if policy.audit && policy.is_empty() && inbound.jwt.0.is_empty() {
         inbound.authorization.warn(problems, "there is nothing to audit: neither `allow` nor `deny` has a rule");
     }
     let ports: Vec<u16> = listens(inbound);
     for set in deny.iter().chain(allow) {
-        if let Some(from) = set.from.as_ref().filter(|_| !identities) {
+        if let Some(from) = set.from.as_ref().filter(|_| !doors.identities) {
             from.warn(problems, "matches nobody: a caller in plaintext has no identity");
         }
         if let Some(claims) = set.claims.as_ref().filter(|_| inbound.jwt.0.is_empty()) {
@@ -101,7 +109,7 @@ pub fn lint(inbound: &Inbound, policy: &Policy, identities: bool, problems: &mut
         }
         for port in set.ports.iter().flat_map(|ports| &ports.0) {
             // Port 0 is any that the system chooses.
-            if !ports.contains(&0) && !ports.iter().any(|own| u64::from(*own) == port.value.0) {
+            if !doors.captured && !ports.contains(&0) && !ports.iter().any(|own| u64::from(*own) == port.value.0) {
                 port.warn(problems, "matches nothing: no inbound port is listed with this number");
             }
         }

@@ -381,7 +381,7 @@ fn what_is_probably_not_meant_is_a_warning() {
         ),
         (
             &with("dns: { listen: [\"127.0.0.1:15053\", \"10.0.0.1:15053\"] }"),
-            "f:3:16: warning: dns.listen: hosts of peers get addresses that lead somewhere only where traffic is intercepted, which this version does not do\nf:3:36: warning: dns.listen[1]: is not loopback: whoever reaches it can ask, and have answers sent to others",
+            "f:3:16: warning: dns.listen: hosts of peers get addresses that lead somewhere only where traffic is captured: the file needs `redirect`\nf:3:36: warning: dns.listen[1]: is not loopback: whoever reaches it can ask, and have answers sent to others",
         ),
         (
             &with("peers: { a: { dns: b:1, listen: 0.0.0.0:1 } }"),

@@ -15,8 +15,8 @@ pub fn is_itself(addr: &Addr, egress: &Egress) -> bool {
     is_own(addr, egress) || addr.tcp().is_some_and(here)
 }
 
-/// Whether this machine has the address. Opens a socket; not for the path of a request.
-fn is_here(ip: IpAddr) -> bool {
+/// Whether this machine has the address. Opens sockets, so it is not for the path of every request.
+pub fn is_here(ip: IpAddr) -> bool {
     bindable(ip) && !bindable(NOBODYS)
 }
 

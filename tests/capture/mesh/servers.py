@@ -1,0 +1,103 @@
+"""The services of the suite, one by its name on the command line: HTTP, SMTP and NATS as far as a session needs them."""
+
+import http.client
+import http.server
+import json
+import socket
+import socketserver
+import sys
+
+
+class Dual(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+    daemon_threads = True
+
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class App(http.server.BaseHTTPRequestHandler):
+    """Says who it is and who asked; /call/HOST:PORT/PATH asks somebody else."""
+
+    protocol_version = "HTTP/1.1"
+    name = ""
+
+    def do_GET(self):
+        if self.path.startswith("/call/"):
+            host, path = self.path[len("/call/"):].split("/", 1)
+            there = http.client.HTTPConnection(host, timeout=5)
+            there.request("GET", "/" + path)
+            body = there.getresponse().read()
+        else:
+            body = json.dumps({"name": self.name, "client": self.client_address[0].removeprefix("::ffff:"), "path": self.path,
+                               "from": self.headers.get("x-forwarded-client-cert", "")}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def app(name, port, host="::"):
+    App.name = name
+    Dual.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if ":" not in host:
+        Dual.server_bind = http.server.ThreadingHTTPServer.server_bind
+    Dual((host, int(port)), App).serve_forever()
+
+
+class Lines(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+class Smtp(socketserver.StreamRequestHandler):
+    """Greets first, takes a message, and says how much it took."""
+
+    def handle(self):
+        say = lambda text: self.wfile.write(text.encode() + b"\r\n")
+        say("220 mail ready")
+        data, taken = False, 0
+        for line in self.rfile:
+            word = line.strip().upper()[:4]
+            if data:
+                data = line != b".\r\n"
+                taken += len(line)
+                if not data:
+                    say(f"250 took {taken}")
+            elif word == b"QUIT":
+                say("221 bye")
+                return
+            elif word == b"DATA":
+                data = True
+                say("354 go on")
+            else:
+                say("250 fine")
+
+
+class Nats(socketserver.StreamRequestHandler):
+    """INFO first, then messages go back to the one subscription there is."""
+
+    def handle(self):
+        self.wfile.write(b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576}\r\n')
+        sid = b"1"
+        for line in self.rfile:
+            words = line.split()
+            if words[:1] == [b"PING"]:
+                self.wfile.write(b"PONG\r\n")
+            elif words[:1] == [b"SUB"]:
+                sid = words[-1]
+            elif words[:1] == [b"PUB"]:
+                body = self.rfile.read(int(words[-1]) + 2)
+                self.wfile.write(b"MSG " + words[1] + b" " + sid + b" " + words[-1] + b"\r\n" + body)
+
+
+def lines(kind, port):
+    Lines(("0.0.0.0", int(port)), {"smtp": Smtp, "nats": Nats}[kind]).serve_forever()
+
+
+if __name__ == "__main__":
+    {"app": app, "lines": lines}[sys.argv[1]](*sys.argv[2:])
