@@ -557,6 +557,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_tunnel_that_ends_makes_room_at_its_endpoint_at_once() {
+        let rig = Rig::new(Protocol::Auto);
+        let mut policy = (*rig.peer.policy()).clone();
+        policy.rules.endpoint_limits.connections = Some(1);
+        rig.peer.set_policy(Arc::new(policy));
+        // As `Endpoint::dial` does.
+        assert!(rig.endpoint.pool.lock().room().enter());
+        let mut tunnel = Place::taken(&rig.endpoint.home, &rig.endpoint.limits);
+        tunnel.connected();
+        let start = Instant::now();
+        let next = waiting(&rig, Deadline::NONE).await;
+        drop(tunnel);
+        // Nobody listens there.
+        assert_eq!(next.await.unwrap().err().map(|error| error.reason), Some(Reason::ConnectRefused));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn whoever_leaves_the_line_takes_nothing_along() {
         let rig = Rig::new(Protocol::Http2);
         let mut one = server::Builder::new();

@@ -1,5 +1,5 @@
 //! Room for connections under the limits of a peer and of its endpoints: taken before one is made, given back after its
-//! end, when whoever waits at another endpoint of the peer may be next.
+//! end, when whoever waits at its endpoint or at another one of the peer may be next.
 
 use std::sync::{Arc, Weak};
 
@@ -107,7 +107,7 @@ impl Place {
 
     fn next(&self) {
         if let Some(peer) = self.home.peer.upgrade() {
-            peer.room_again();
+            peer.room_again(&self.endpoint);
         }
     }
 }
