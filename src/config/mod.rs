@@ -82,7 +82,7 @@ section! {
         /// The services that are called, by name.
         peers "peers": Set<Named<Peer>> = Is("{}");
         /// Transparent interception: what the rules of `outrigger redirect` send to the doors.
-        redirect "redirect": Set<Interception> = Is("{}");
+        redirect "redirect": Option<Set<Interception>> = Unset("{}");
         /// How names are resolved.
         dns "dns": Set<Dns> = Is("{}");
         /// What the sidecar says about its work.

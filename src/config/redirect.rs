@@ -1,8 +1,11 @@
 //! The section `redirect`: what the kernel's rules send to the doors, so that the service need not know of them.
 
 use super::collect::{List, OneOrMore, OrAll, OrOff};
-use super::kind::{Scalar, Set, Wrong, words};
-use super::section::section;
+use super::facts::Facts;
+use super::kind::{Reader, Scalar, Set, Wrong, words};
+use super::problem::Problems;
+use super::section::{read_section, section};
+use super::tree::{Node, Trail, What};
 use super::units::Count;
 use super::values::Network;
 
@@ -80,6 +83,13 @@ section! {
         /// By the interface they come through.
         interfaces "interfaces": Set<List<Interface>> = Is("[]");
     }
+}
+
+/// What holds where the file has no such section.
+pub fn defaults() -> Option<Interception> {
+    let (empty, mut problems) = (Node { at: None, what: What::Map(Vec::new()) }, Problems::new(""));
+    let mut reader = Reader { facts: &Facts::PLAIN, problems: &mut problems };
+    read_section(&empty, &Trail::Root, &mut reader)
 }
 
 /// A port, or ports from one to another.

@@ -56,7 +56,7 @@ fn is_localhost(name: &str) -> bool {
 
 /// Reports a door that helps nobody, or everybody.
 pub fn lint(config: &Config, problems: &mut Problems) {
-    if let Some(listen) = config.dns.listen.as_ref().filter(|_| config.redirect.is_default()) {
+    if let Some(listen) = config.dns.listen.as_ref().filter(|_| config.redirect.is_none()) {
         let text = "hosts of peers get addresses that lead somewhere only where traffic is captured: the file needs `redirect`";
         listen.warn(problems, text);
     }

@@ -18,7 +18,7 @@ pub fn lint(config: &Config, asks_identity: bool, problems: &mut Problems) {
     priorities(config, problems);
     per_identity(config, asks_identity, problems);
     // What is captured comes to the doors by whatever address or port it was going to.
-    let captured = !config.redirect.is_default();
+    let captured = config.redirect.is_some();
     if !captured {
         app_in_the_open(config, problems);
     }

@@ -95,7 +95,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     let gates = limits::doors(config, parts.problems);
     let policy = policy::policy(config, parts.problems);
     // `outrigger redirect` can do without the section; for the doors it is what turns capture on.
-    let rules = if config.redirect.is_default() { None } else { redirect::capture(config, parts.problems) };
+    let rules = if config.redirect.is_some() { redirect::capture(config, parts.problems) } else { None };
     let capture = rules.map(|rules| capture::capture(&rules, config, &parts.doors, &mut parts.peers));
     let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.

@@ -15,7 +15,8 @@ use crate::plan::redirect::{Capture, DoorPorts, Mode, Pick, Way};
 
 /// What is to be captured, or what is wrong with it.
 pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
-    let said = &config.redirect.value;
+    let unsaid = if config.redirect.is_none() { Some(redirect::defaults()?) } else { None };
+    let said = config.redirect.as_ref().map(|said| &said.value).or(unsaid.as_ref())?;
     let outbound = said.outbound.value.0.as_ref().map(|way| {
         let door = door(&config.outbound.listen.0, Reach::Loopback, "outbound.listen", problems);
         door.map(|door| Way { door, only: outbound(&way.only), except: outbound(&way.except) })
@@ -39,7 +40,8 @@ pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
         mark: u32::try_from(said.mark.0).unwrap_or_default(),
     };
     if capture.outbound.is_none() && capture.inbound.is_none() && capture.dns.is_none() {
-        config.redirect.refuse(problems, "captures nothing: `outbound` is off, and there is nothing inbound or of DNS");
+        let text = "captures nothing: `outbound` is off, and there is nothing inbound or of DNS";
+        problems.error("redirect", config.redirect.as_ref().and_then(|said| said.origin.at()), text, None);
         return None;
     }
     Some(capture)

@@ -62,6 +62,10 @@ class Host:
         known = lab.path(f"{name}.hosts")
         known.write_text("127.0.0.1 localhost\n" + names)
         self.run("mount", "--bind", known, "/etc/hosts")
+        # Nobody answers there, and that is told at once.
+        servers = lab.path(f"{name}.resolv.conf")
+        servers.write_text("nameserver 127.0.0.1\n")
+        self.run("mount", "--bind", servers, "/etc/resolv.conf")
 
     def run(self, *argv, **more):
         return run(*self.prefix, *argv, **more)

@@ -55,7 +55,7 @@ class Mesh:
         self.watch()
         self.peers = {
             "shop": {"static": [f"{host.v4}:8080" for host in (self.shop0, self.shop1)], "hosts": ["shop.mesh"],
-                     "protocol": "http1", "mtls": {"id": "spiffe://test/shop"}},
+                     "protocol": "http1", "balance": "round-robin", "mtls": {"id": "spiffe://test/shop"}},
             "shop6": {"static": [f"[{host.v6}]:8080" for host in (self.shop0, self.shop1)], "hosts": [],
                       "mtls": {"id": "spiffe://test/shop"}},
             "data": {"static": [f"{self.data.v4}:{port}" for port in (8080, 2525, 4222, 6379, 3306, 5432, 50051)], "hosts": [],

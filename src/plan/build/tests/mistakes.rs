@@ -8,7 +8,7 @@ fn each_problem_is_one_line_with_its_place() {
         ("", "f:1:1: service: is missing: expected a name of letters, digits, `-`, `_` and `.`, such as `checkout`"),
         (
             "- a",
-            "f:1:1: expected a mapping with keys of service, zone, workers, grace, admin, status, identity, inbound, outbound, peers, dns, telemetry, found a list",
+            "f:1:1: expected a mapping with keys of service, zone, workers, grace, admin, status, identity, inbound, outbound, peers, redirect, dns, telemetry, found a list",
         ),
         (
             &with("grace: 5"),
