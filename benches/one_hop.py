@@ -47,8 +47,9 @@ class Bench:
         self.server = lab.port()
         inside = 'server {{ {listen} location / {{ default_type text/plain; return 200 "' + BODY + '"; }} }}'
         lab.start("server", pinned(0, nginx_file(lab, "server", self.server, inside, "http2" if self.http2 else "")), ready=self.server)
-        for name in ("relay", "nginx", "haproxy", "outrigger", "outrigger-log-all"):
-            if not options.only or name in ("relay", *options.only):
+        beside = ["outrigger-beside"] if options.beside else []
+        for name in ("relay", "nginx", "haproxy", "outrigger", *beside, "outrigger-log-all"):
+            if not options.only or name in ("relay", *options.only, *beside):
                 self.add(name, options)
 
     def add(self, name, options):
@@ -87,10 +88,11 @@ class Bench:
                   "outbound": {"listen": f"{LOOPBACK}:{self.lab.port()}"}}
         if name.endswith("log-all"):
             config["telemetry"] = {"access-log": {"log": "all", "format": "json"}}
+        binary = options.beside if name.endswith("beside") else options.binary
         file = self.lab.path(f"{name}.yaml")
         file.write_text(json.dumps(config))
         # access lines go where a collector would read them; a file in memory stands in for it
-        return ["sh", "-c", 'exec "$0" run -c "$1" >/dev/null', options.binary, file]
+        return ["sh", "-c", 'exec "$0" run -c "$1" >/dev/null', binary, file]
 
     def spent(self, name):
         """User and system seconds that the proxy's process used since its start."""
@@ -151,6 +153,7 @@ def judge(figures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", default=str(ROOT / "target" / "release" / "outrigger"))
+    parser.add_argument("--beside", help="another outrigger to measure in the same turns")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each run")
     parser.add_argument("--only", action="append", help="a proxy to measure (again for more); the relay always runs")

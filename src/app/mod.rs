@@ -48,7 +48,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
 use data::Data;
-use works::{InForce, Wiring};
+use works::{Follow, InForce, Wiring};
 
 /// How long inbound waits for first endpoints, and for a first identity, at start; two services that wait for each other's
 /// names must both start.
@@ -129,6 +129,7 @@ struct Running {
     refresher: Arc<Refresher>,
     prober: Arc<Prober>,
     dns: Arc<DnsDoor>,
+    follow: Arc<Follow>,
     jwks: Arc<Jwks>,
     agent: Arc<Source>,
     stop: Drain,
@@ -171,8 +172,9 @@ async fn serve(
     let prober = Arc::new(Prober::new(tasks.clone(), data.handle()));
     let jwks = Arc::new(Jwks::new(tasks.clone(), refresher.clone(), metrics.clone()));
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
+    let follow = Follow::start(&core, &tasks);
     let (stop, opened) = (Drain::default(), Opened::default());
-    let running = Running { core, doors, refresher, prober, dns, jwks, agent, stop, tasks, opened };
+    let running = Running { core, doors, refresher, prober, follow, dns, jwks, agent, stop, tasks, opened };
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
@@ -187,8 +189,7 @@ async fn serve(
     running.doors.open(&mut prepared, Door::Inbound);
     running.opened.set();
     // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
-    let file = discovery::file_changes(path, &running.tasks);
-    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
+    follow_files(path, &running, reloader, &reloads);
     info!(service = %plan.service, "ready");
     let child = match (!command.is_empty()).then(|| Child::start(command, &running.tasks)).transpose() {
         Ok(child) => child,
@@ -200,6 +201,13 @@ async fn serve(
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
     Ok(until_the_end(signals, running, child, &reloads).await)
+}
+
+/// Reloads when asked to, and when the file or what it names has changed.
+fn follow_files(path: &Path, running: &Running, reloader: Reloader<Wiring>, reloads: &Handle) {
+    let file = discovery::file_changes(path, &running.tasks);
+    running.tasks.spawn(reloader.run(Some(file), running.stop.watch()));
+    running.follow.plain(&running.tasks, reloads.clone());
 }
 
 /// What all connections share.

@@ -1,31 +1,37 @@
 //! What a reload does to the running house, and what the admin server sees of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls_pki_types::UnixTime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::{FIRST_ENDPOINTS, Running};
 use crate::config::facts::Facts;
+use crate::control::certs::{self, Followed};
 use crate::control::dnsdoor::{self, DnsDoor, DnsState};
+use crate::control::judge::judge;
 use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
-use crate::control::reload::{Hash, Reading, Works};
+use crate::control::reload::{Handle, Hash, Reading, Trigger, Works};
 use crate::control::spiffe::Source;
 use crate::control::{Destination, Rooms};
 use crate::ids::PeerName;
 use crate::jwt::source::SourceState;
+use crate::life::tasks::Tasks;
 use crate::plan::Plan;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
 use crate::proxy::{Core, Learned, Spoken};
 use crate::resilience::gate::Gate;
+use crate::tls::state::IdentityState;
 use crate::upstream::peer::Discovery;
 use crate::upstream::state::{LimitState, PeerState};
 use crate::upstream::world::{Upstreams, World};
@@ -40,6 +46,7 @@ pub(super) struct Wiring {
     jwks: Arc<Jwks>,
     agent: Arc<Source>,
     upstreams: Arc<Upstreams>,
+    follow: Arc<Follow>,
     path: PathBuf,
     facts: Facts,
     variables: Arc<HashMap<String, String>>,
@@ -71,6 +78,7 @@ impl Wiring {
             jwks: running.jwks.clone(),
             agent: running.agent.clone(),
             upstreams,
+            follow: running.follow.clone(),
             path: path.to_owned(),
             facts: facts.clone(),
             variables,
@@ -133,8 +141,41 @@ impl Works for Wiring {
         if let Err(error) = self.dns.commit(ready.names, &world.plan) {
             error!(%error, "the DNS door cannot be opened");
         }
+        self.follow.set(&world);
         self.jwks.set(world.jwt.as_ref());
         self.doors.commit(ready.prepared);
+    }
+}
+
+/// Tells whoever follows files of certificates which these are.
+pub(super) struct Follow {
+    identity: watch::Sender<Option<Arc<Followed>>>,
+    plain: watch::Sender<BTreeSet<PathBuf>>,
+}
+
+impl Follow {
+    /// Lets the identity live: its files are followed, and open connections judged.
+    pub(super) fn start(core: &Arc<Core>, tasks: &Tasks) -> Arc<Self> {
+        let follow = Self { identity: watch::Sender::new(None), plain: watch::Sender::default() };
+        follow.set(&core.world.load());
+        tasks.spawn(certs::follow(follow.identity.subscribe(), tasks.clone()));
+        tasks.spawn(judge(follow.identity.subscribe(), core.metrics.clone(), UnixTime::now));
+        Arc::new(follow)
+    }
+
+    /// Has other files of certificates followed too, which take a reload.
+    pub(super) fn plain(&self, tasks: &Tasks, reloads: Handle) {
+        let ask = move || reloads.ask(Trigger::Certificates);
+        tasks.spawn(certs::follow_plain(self.plain.subscribe(), tasks.clone(), ask));
+    }
+
+    /// These are in force from now on.
+    fn set(&self, world: &World) {
+        let (plan, grace) = (world.plan.identity.clone(), world.plan.grace);
+        let followed = plan.zip(world.identity.clone()).map(|(plan, store)| Arc::new(Followed { plan, store, grace }));
+        self.identity.send_replace(followed);
+        let plain = certs::plain_files(&world.plan);
+        self.plain.send_if_modified(|before| std::mem::replace(before, plain.clone()) != plain);
     }
 }
 
@@ -176,6 +217,10 @@ impl Rooms for InForce {
 
     fn dns(&self) -> Option<DnsState> {
         self.1.state()
+    }
+
+    fn identity(&self) -> Option<IdentityState> {
+        self.0.world.load().identity.as_deref().and_then(IdentityState::of)
     }
 
     fn lacks_identity(&self) -> Option<Arc<str>> {

@@ -24,7 +24,7 @@ use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Fate, Moment, Outcome, Skip, Verdict};
 use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::lease::{Answer, ConnectError, Lease, OnInformational, SendError, Version};
+use crate::upstream::lease::{Answer, ConnectError, Dialled, Lease, OnInformational, SendError, Version};
 use crate::upstream::peer::{Discovery, Peer};
 use crate::upstream::unread;
 
@@ -120,6 +120,7 @@ impl<'a> Tries<'a> {
         }
         trail.reused = lease.reused();
         trail.version = Some(lease.version());
+        trail.proof = lease.proof().cloned();
         Ok(lease)
     }
 
@@ -130,8 +131,8 @@ impl<'a> Tries<'a> {
     pub async fn dial(&mut self, trail: &mut Trail) -> Result<Io, Failure> {
         let peer = self.call.peer;
         let dial = |endpoint: Arc<Endpoint>, until| async move { endpoint.dial(peer, until).await };
-        let (io, place) = self.connect(trail, dial).await?;
-        trail.place = Some(place);
+        let Dialled { io, place, proof } = self.connect(trail, dial).await?;
+        (trail.place, trail.proof) = (Some(place), proof);
         if let Some(in_flight) = trail.in_flight.take() {
             in_flight.connected(Instant::now());
         }
@@ -224,6 +225,17 @@ impl<'a> Tries<'a> {
         self.rest(pause).await;
         head::mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
+    }
+
+    /// The answer to a request of which nothing is kept to send it again; `trail` knows why, where the rule names it.
+    pub(super) fn passed_on(&self, trail: &mut Trail, mut answer: Answer, method: &Method) -> Answer {
+        let trailers = self.early_trailers(&mut answer);
+        let outcome =
+            Outcome::Answered { status: answer.status(), fields: answer.headers(), trailers: trailers.as_ref() };
+        // It cannot be repeated, so this takes nothing from the budget.
+        let never = self.judge(trail, &outcome, method, false);
+        debug_assert!(never.is_none(), "nothing is there to be sent again");
+        answer
     }
 
     /// A gRPC answer's trailers, if they are already there and the rule may name what they say.

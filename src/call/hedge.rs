@@ -19,6 +19,7 @@ use crate::reason::Reason;
 use crate::resilience::limit::Held;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{self, Asking, Outcome};
+use crate::tls::proof::Proof;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::in_flight::InFlight;
 use crate::upstream::lease::{Answer, ConnectError, OnInformational, SendError, Version};
@@ -29,7 +30,7 @@ enum Ended {
     /// There was no connection; the request is as it was.
     Unconnected(ConnectError, Request<Body>),
     /// It was sent; `None` if its time was over before it was answered.
-    Sent { reused: bool, version: Version, sent: Option<Result<Answer, SendError>> },
+    Sent { reused: bool, version: Version, proof: Option<Arc<Proof>>, sent: Option<Result<Answer, SendError>> },
 }
 
 /// An attempt on its way.
@@ -53,9 +54,9 @@ impl Leg<'_> {
             Err(error) => return Ended::Unconnected(error, request),
         };
         time_left::pass_deadline(request.headers_mut(), call.deadline);
-        let (reused, version) = (lease.reused(), lease.version());
+        let (reused, version, proof) = (lease.reused(), lease.version(), lease.proof().cloned());
         let told: Option<OnInformational> = informational(call, &lease).filter(|_| speaks);
-        Ended::Sent { reused, version, sent: send(ends, lease, request, told).await }
+        Ended::Sent { reused, version, proof, sent: send(ends, lease, request, told).await }
     }
 }
 
@@ -94,8 +95,8 @@ pub(super) async fn either(
         let began = tries.now;
         let (ended, by) = raced(tries, trail, endpoint, request, spare, rule).await;
         let (error, unsent) = match ended {
-            Ended::Sent { reused, version, sent } => {
-                (trail.reused, trail.version) = (reused, Some(version));
+            Ended::Sent { reused, version, proof, sent } => {
+                (trail.reused, trail.version, trail.proof) = (reused, Some(version), proof);
                 if let Some(Ok(_)) = &sent {
                     tries.note(began, by);
                 }
@@ -298,7 +299,7 @@ mod tests {
     fn ended(reason: Reason) -> Ended {
         let unsent = Some(Request::new(Body::Empty));
         let error = SendError { reason, unsent, unprocessed: true, reused: true, code: None, detail: String::new() };
-        Ended::Sent { reused: true, version: Version::Http1, sent: Some(Err(error)) }
+        Ended::Sent { reused: true, version: Version::Http1, proof: None, sent: Some(Err(error)) }
     }
 
     #[tokio::test(start_paused = true)]

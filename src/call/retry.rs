@@ -53,8 +53,9 @@ async fn attempts(call: &Call<'_>, mut request: Request<Body>, trail: &mut Trail
             Some((spare, hedge)) => Box::pin(hedge::either(&mut tries, trail, request, spare, hedge)).await?,
         };
         request = match sent {
-            Some(Ok(answer)) => match spare.as_ref().filter(|_| rule.on.looks_at_answers()) {
-                None => return Ok(answer),
+            Some(Ok(answer)) if !rule.on.looks_at_answers() => return Ok(answer),
+            Some(Ok(answer)) => match &spare {
+                None => return Ok(tries.passed_on(trail, answer, &method)),
                 Some(spare) => match Box::pin(tries.after_answer(trail, answer, spare)).await {
                     Ok(request) => request,
                     Err(answer) => return Ok(answer),

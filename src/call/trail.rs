@@ -9,6 +9,7 @@ use crate::http::body::Body;
 use crate::reason::Reason;
 use crate::resilience::limit::Held;
 use crate::resilience::verdict::Skip;
+use crate::tls::proof::Proof;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::http1::Tunnelled;
 use crate::upstream::in_flight::InFlight;
@@ -37,6 +38,8 @@ pub struct Trail {
     pub reused: bool,
     /// The version spoken to the peer.
     pub version: Option<Version>,
+    /// What the endpoint of the last attempt has proven of itself, where mutual TLS is spoken to it.
+    pub proof: Option<Arc<Proof>>,
     /// Whether an attempt may have been processed, whatever became of the later ones.
     pub doubtful: bool,
     /// Whether the request of a call that failed is to be given back.
@@ -47,9 +50,14 @@ pub struct Trail {
 }
 
 impl Trail {
+    /// Who the endpoint of the last attempt has proven to be; empty without mutual TLS.
+    pub fn peer_id(&self) -> &str {
+        self.proof.as_deref().map_or("", |proof| proof.id().as_str())
+    }
+
     /// Another attempt began, at `endpoint`.
     pub(super) fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
+        (self.in_flight, self.proof) = (Some(in_flight), None);
         self.endpoint = Some(endpoint.clone());
         self.attempts += 1;
         peer.metrics().attempts.inc();

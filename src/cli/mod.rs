@@ -7,6 +7,7 @@ pub mod demo;
 pub mod explain;
 pub mod redirect;
 pub mod schema;
+pub mod strict;
 pub mod wait;
 
 use std::collections::HashMap;
@@ -84,13 +85,20 @@ enum Command {
         app: Vec<OsString>,
     },
     /// Say everything that is wrong with a file, with line, column and a hint
-    #[command(after_help = "Example: outrigger check -c outrigger.yaml")]
+    #[command(after_help = "Examples: outrigger check -c outrigger.yaml\n          \
+        outrigger check --strict    # of a sidecar that runs with `inbound.mtls: permissive`")]
     Check {
         #[command(flatten)]
         file: File,
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
+        /// Ask the running sidecar instead who would be refused if `inbound.mtls` were `strict`
+        #[arg(long, conflicts_with_all = ["json", "config"])]
+        strict: bool,
+        /// With --strict: where the sidecar's admin server listens, IP:PORT or unix:/PATH
+        #[arg(long, value_name = "ADDR", requires = "strict")]
+        admin: Option<String>,
     },
     /// Print every value in force with its origin
     #[command(after_help = "Example: outrigger config -c outrigger.yaml")]
@@ -222,7 +230,11 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             drop(out);
             app::run(&file.path(environment), &app, environment)
         }
-        Command::Check { file, json } => {
+        Command::Check { strict: true, admin, .. } => {
+            let admin = admin.or_else(|| environment.setting(ADMIN_VARIABLE));
+            strict::run(admin.as_deref(), &mut out, &mut err)
+        }
+        Command::Check { file, json, .. } => {
             check::run(&file.path(environment), json, &Facts::gather(), &variables, &mut out)
         }
         Command::Config { reference: true, .. } => config::run_reference(&mut out),

@@ -18,7 +18,7 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 const CLOCK: Duration = Duration::from_secs(3);
 
 /// Where the admin server is where nothing else is said.
-const DEFAULT_ADMIN: &str = "127.0.0.1:15000";
+pub(super) const DEFAULT_ADMIN: &str = "127.0.0.1:15000";
 
 /// Runs the command; `admin` is what `--admin` or OUTRIGGER_ADMIN says.
 pub fn run(admin: Option<&str>, timeout: Duration, app: bool, err: &mut dyn Write) -> ExitCode {

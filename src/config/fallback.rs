@@ -23,7 +23,8 @@ section! {
 
 section! {
     /// Good answers to GET are kept for when there is none (RFC 5861 stale-if-error): never those to requests with
-    /// Authorization or Cookie, nor those that set cookies or that caches may not keep.
+    /// Authorization, Cookie or a token in another field that the service gets, nor those that set cookies or that caches
+    /// may not keep. What one proven identity was told is given to no other.
     Stale {
         /// How long after it came an answer may be given.
         time "for": Set<Timer> = Is("1h");

@@ -22,7 +22,7 @@ words! {
 section! {
     /// What `outrigger redirect` has the kernel send to the doors; `run` itself sets no rules.
     Interception {
-        /// How inbound connections are sent: `redirect`, or `tproxy`, which keeps the caller's address and needs CAP_NET_RAW.
+        /// `redirect`, or `tproxy`: callers keep their address; needs CAP_NET_RAW.
         mode "mode": Set<Mode> = Is("redirect");
         /// The user that the sidecar runs as: what it sends itself is left alone.
         uid "uid": Set<UserId> = Is("1337");
@@ -34,7 +34,7 @@ section! {
         inbound "inbound": Set<OrOff<InboundCapture>> = Is("{}");
         /// Questions to these name servers, or to `all`, go to port 15053 instead; or `off`.
         dns "dns": Set<OrOff<OrAll<OneOrMore<Network>>>> = Is("off");
-        /// With `mode: tproxy` the mark of packets and the number of the routing table that brings them back.
+        /// With `tproxy` the mark of packets and the number of their routing table.
         mark "mark": Set<Count<256, 2_147_483_647>> = Is("15006");
     }
 }

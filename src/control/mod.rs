@@ -1,10 +1,12 @@
 //! Everything that watches or changes the house; never on the path of a request.
 
 pub mod admin;
+pub mod certs;
 pub mod child;
 pub mod dnsdoor;
 pub mod fetch;
 pub mod files;
+pub mod judge;
 pub mod jwks;
 pub mod load;
 pub mod lookups;
@@ -31,6 +33,7 @@ use crate::jwt::source::SourceState;
 use crate::life::drain::Drain;
 use crate::plan::Plan;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::state::IdentityState;
 use crate::upstream::state::{LimitState, PeerState};
 use dnsdoor::DnsState;
 
@@ -52,6 +55,11 @@ pub trait Rooms: Send + Sync + 'static {
     fn dns(&self) -> Option<DnsState> {
         None
     }
+    /// Who this sidecar is; `None` without an identity.
+    fn identity(&self) -> Option<IdentityState> {
+        None
+    }
+
     /// Why this sidecar has no identity, where its file says that it has one.
     fn lacks_identity(&self) -> Option<Arc<str>> {
         None

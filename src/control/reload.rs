@@ -95,6 +95,8 @@ pub enum Trigger {
     Signal,
     /// The file's content changed.
     File,
+    /// A file of certificates that a reload reads changed.
+    Certificates,
     /// `POST /reload`.
     Admin,
     /// The file was refused some seconds ago.
@@ -312,6 +314,9 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
         ("outbound", old.egress == new.egress),
         ("dns", old.dns == new.dns),
         ("access-log", old.access_log == new.access_log),
+        ("identity", old.identity == new.identity),
+        ("limits", old.gates == new.gates),
+        ("authorization", old.policy == new.policy),
         ("inbound.jwt", old.jwt == new.jwt),
     ];
     lines.extend(whole.into_iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
@@ -572,6 +577,8 @@ mod tests {
                 vec!["peer a removed", "peer b added"],
             ),
             (plan(), with(|p| p.service = "other".into()), vec!["service changed"]),
+            (plan(), with(|p| p.gates.inbound.in_flight = Some(5)), vec!["limits changed"]),
+            (plan(), with(|p| p.policy.audit = true), vec!["authorization changed"]),
         ] {
             assert_eq!(changes(&old, &new), expected);
         }

@@ -4,6 +4,7 @@
 //! stay with the old one. Events only hint: what counts is the hash of what can be read, and a slow poll finds what no
 //! event told. A file that cannot be read for a moment, in the middle of being replaced, is looked at twice.
 
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
@@ -43,12 +44,19 @@ impl Default for Pace {
 }
 
 /// What was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Content {
     /// A hash of the bytes; equal hashes mean equal content.
     pub hash: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Content {
+    /// Without the bytes: among the files are keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content").field("hash", &self.hash).field("length", &self.bytes.len()).finish()
+    }
 }
 
 /// The content, or in one line why there is none.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::HeaderName;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use super::carried;
@@ -107,6 +107,11 @@ impl Tokens {
         if !self.strips.is_empty() {
             carried::strip(&self.strips, &mut parts.headers);
         }
+    }
+
+    /// Whether a field that is a token's is still there.
+    pub fn is_told(&self, headers: &HeaderMap) -> bool {
+        self.places.iter().any(|(place, _)| matches!(place, Place::Header(name) if headers.contains_key(name)))
     }
 
     fn believe(&self, token: &str, issuers: &[usize], now: SystemTime) -> Result<Arc<Claims>, Fault> {

@@ -1,6 +1,6 @@
 //! Where this sidecar's own identity comes from, and whom it trusts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ids::Addr;
@@ -28,6 +28,14 @@ pub struct FilesPlan {
     pub crls: Vec<PathBuf>,
     /// Whether TLS 1.2 is spoken with whoever has no 1.3.
     pub tls12: bool,
+}
+
+impl FilesPlan {
+    /// Where all of them are.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let roots = self.roots.iter().map(|roots| &roots.file);
+        [&self.certificate, &self.key].into_iter().chain(roots).chain(&self.crls).map(PathBuf::as_path)
+    }
 }
 
 /// A file of roots.

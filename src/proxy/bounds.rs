@@ -92,7 +92,7 @@ fn through(
     record: &mut Exchange,
 ) -> Result<Through, Failure> {
     let address = conn.caller.client.0.map(|addr| addr.ip());
-    let (now, identity) = (record.started(), conn.identity.as_ref());
+    let (now, identity) = (record.started(), conn.identity());
     let asking = Asking { now, address, identity, headers: &parts.headers, priority };
     let admitted = gate.admit(rule, &asking).map_err(|shut| match shut {
         Shut::Full(full) => limit_reached(conn, record, format!("{full} for {name}")),

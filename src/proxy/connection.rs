@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -82,7 +83,8 @@ pub fn accepted(
         client_field,
         trusted,
         tls: false,
-        identity: None,
+        proof: None,
+        counted: AtomicBool::new(false),
         client_cert: None,
         clock: Clock::new(Instant::now()),
         no_informational: Arc::new(move |answer| {
@@ -181,15 +183,15 @@ impl Found {
     }
 }
 
-/// Counts who came in plaintext to a door that asks for mutual TLS and lets it pass.
+/// Counts who came in plaintext, but for requests: what these are is for [`policy`] to see, which lets probes in.
 fn count_plaintext(conn: &Conn, found: &Found, seen: &BytesMut) {
     let plaintext = match found {
         Found::Caller(Wire::Tls { .. }, _) | Found::Late | Found::Unreached | Found::Nothing => false,
-        Found::Caller(..) => !seen.is_empty(),
+        Found::Caller(wire, _) => !seen.is_empty() && !is_http(wire, conn.door.protocol),
         Found::Peer(..) => true,
     };
-    if plaintext && conn.door.mtls == Mtls::Permissive && conn.identity.is_none() {
-        conn.core.metrics.door(conn.side()).plaintext.inc();
+    if plaintext {
+        conn.count_plaintext();
     }
 }
 
@@ -226,7 +228,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     // its way.
     if early.is_some()
         && conn.door.mtls == Mtls::Permissive
-        && conn.identity.is_none()
+        && conn.proof.is_none()
         && let Ok(wire) = timeout(HEAD_START, sniffing.as_mut()).await
     {
         return heard(wire);
@@ -289,12 +291,12 @@ async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)
         Wire::Tls { sni } if passes(&conn, sni.as_deref()) => {
             tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
         }
-        Wire::Tls { .. } if conn.door.mtls != Mtls::Off && conn.identity.is_none() => {
+        Wire::Tls { .. } if conn.door.mtls != Mtls::Off && conn.proof.is_none() => {
             unused(dialled);
             identify(conn, io).await;
         }
         // The app's own TLS, inside that of the sidecars.
-        Wire::Tls { sni } if conn.identity.is_some() && matches!(declared, Protocol::Auto | Protocol::Tcp) => {
+        Wire::Tls { sni } if conn.proof.is_some() && matches!(declared, Protocol::Auto | Protocol::Tcp) => {
             tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
         }
         Wire::Http1 | Wire::Http2 | Wire::Opaque if conn.is_unproven() && !is_http(&wire, declared) => {

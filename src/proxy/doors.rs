@@ -16,7 +16,7 @@ use crate::net::accept::{Backoff, Bound, bind};
 use crate::plan::Plan;
 use crate::plan::build::check::collide;
 use crate::plan::capture::How;
-use crate::plan::door::DoorPlan;
+use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
 
 /// A listener that could not be bound.
@@ -68,9 +68,14 @@ struct Open {
     side: Door,
     listen: Addr,
     drain: Drain,
+    plaintext: Plaintext,
     /// Whether it takes connections to addresses of others.
     foreign: bool,
 }
+
+/// What those obey besides who came to a door without proving who they are: it begins once the door has become strict,
+/// and is another one for those that come later.
+type Plaintext = Arc<Mutex<Drain>>;
 
 /// Listeners that are bound and not yet served.
 pub struct Prepared {
@@ -145,8 +150,30 @@ impl Doors {
             }
             stays
         });
+        self.end_plaintext(&prepared.plan);
         self.open(&mut prepared, Door::Outbound);
         self.open(&mut prepared, Door::Inbound);
+    }
+
+    /// Ends what came in plaintext through doors that are strict by now.
+    fn end_plaintext(&self, plan: &Plan) {
+        let strict = |open: &&Open| {
+            let mut doors = plan.doors.iter();
+            doors.any(|door| door.listen == open.listen && door.side == open.side && door.mtls == Mtls::Strict)
+        };
+        for open in self.open.lock().iter().filter(strict) {
+            let before = std::mem::take(&mut *open.plaintext.lock());
+            if !before.is_watched() {
+                continue;
+            }
+            before.advance(Phase::Draining);
+            let _runtime = self.data.enter();
+            let grace = plan.grace;
+            self.accepting.spawn(async move {
+                tokio::time::sleep(grace).await;
+                before.advance(Phase::Forced);
+            });
+        }
     }
 
     /// Every open door: its side and its address.
@@ -164,10 +191,17 @@ impl Doors {
         let drain = Drain::default();
         let local = bound.local_addr().map_or_else(|| door.listen.clone(), Addr::Tcp);
         tracing::info!(door = door.side.word(), listen = %local, "listening");
-        let open = Open { side: door.side, listen: door.listen.clone(), drain: drain.clone(), foreign };
+        let plaintext = Plaintext::default();
+        let open = Open {
+            side: door.side,
+            listen: door.listen.clone(),
+            drain: drain.clone(),
+            plaintext: plaintext.clone(),
+            foreign,
+        };
         let side = self.core.direction(door.side).drain.watch();
         let follow = follow(side, drain.clone(), self.core.clone());
-        let accept = accept(self.core.clone(), door.clone(), bound, drain);
+        let accept = accept(self.core.clone(), door.clone(), bound, drain, plaintext);
         let _runtime = self.data.enter();
         self.accepting.spawn(accept);
         self.accepting.spawn(follow);
@@ -229,7 +263,7 @@ impl Drop for Place {
 }
 
 /// Accepts until the door drains. What a connection is subject to is read anew for each, from the World of that moment.
-async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drain) {
+async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drain, plaintext: Plaintext) {
     let listener = match bound.listen() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(listen = %first.listen, %error, "cannot listen"),
@@ -272,10 +306,14 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         metrics.open.add(1);
         open.fetch_add(1, Ordering::AcqRel);
         let place = Place { core: core.clone(), side: first.side, open: open.clone() };
+        let watch = match door.side {
+            Door::Inbound => drain.watch().beside(&plaintext.lock()),
+            Door::Outbound => drain.watch(),
+        };
         let (door, original) = captured::arrived(&world.plan, door, &io, client);
         let known = original.0.map(|addr| core.destinations.of(addr, Instant::now()));
         let (learned, caller) = (known.as_ref().unwrap_or(&learned), Caller { client, original });
-        let mut conn = connection::accepted(&core, &world.plan, door, learned, caller, drain.watch());
+        let mut conn = connection::accepted(&core, &world.plan, door, learned, caller, watch);
         conn.place = Some(place);
         core.direction(first.side).open.spawn(connection::serve(conn, io));
     }

@@ -113,8 +113,8 @@ async fn pass(
     if http10 {
         parts.version = Version::HTTP_11;
     }
-    let body = mirror::copied(conn, &world, record.route.as_deref(), &parts, body);
-    let kept = Kept::of(&policy, &parts, &body, &mut record.trail);
+    let body = mirror::copied(conn, &world, (record.route.as_deref(), facts.marked), &parts, body);
+    let kept = Kept::of(conn, &world, &policy, &parts, &body, &mut record.trail);
     let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
@@ -249,7 +249,7 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
     let rules = Rules {
         forward_proxy: conn.side() == Door::Outbound,
         trusted: conn.trusted,
-        fills: conn.identity.is_some(),
+        fills: conn.proof.is_some(),
         client: conn.client_field.as_ref(),
         tls: conn.tls,
         upgrades: &conn.door.upgrades,

@@ -13,6 +13,7 @@ use super::failure::{PROXY_STATUS, proxy_status};
 use super::record::Exchange;
 use super::route::told;
 use super::stale::{self, Filling};
+use super::tokens;
 use crate::call::Failure;
 use crate::call::attempt::Call;
 use crate::call::retry::call;
@@ -72,13 +73,23 @@ fn undone(reason: Reason) -> bool {
 
 impl Kept {
     /// What a fallback will need of a request that is about to be sent; `None` where there is no fallback.
-    pub fn of(policy: &PeerPolicy, parts: &Parts, body: &Body, trail: &mut Trail) -> Option<Box<Self>> {
+    pub fn of(
+        conn: &Conn,
+        world: &World,
+        policy: &PeerPolicy,
+        parts: &Parts,
+        body: &Body,
+        trail: &mut Trail,
+    ) -> Option<Box<Self>> {
         let fallback = policy.fallback.clone()?;
         let head = match fallback.to {
             Instead::Peer(_) => matches!(body, Body::Empty),
             Instead::Respond(_) => false,
             // What a GET's body says is no part of the key.
-            Instead::Stale(_) => matches!(body, Body::Empty) || parts.method != Method::GET,
+            Instead::Stale(_) if parts.method == Method::GET => {
+                matches!(body, Body::Empty) && !tokens::are_told(conn, world, &parts.headers)
+            }
+            Instead::Stale(_) => true,
         };
         trail.give_back = matches!(fallback.to, Instead::Peer(_));
         Some(Box::new(Self { fallback, head: head.then(|| parts.clone()) }))

@@ -15,6 +15,7 @@ use crate::net::io::Io;
 use crate::reason::Reason;
 use crate::spiffe::SpiffeId;
 use crate::tls::identity::{Identity, fingerprint};
+use crate::tls::proof::Proof;
 use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 
 /// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
@@ -35,18 +36,19 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
     };
     let tls = stream.get_ref().1;
     let (chain, alpn) = (tls.peer_certificates(), tls.alpn_protocol().map(<[u8]>::to_vec));
-    // Also of a resumed session, whose chain rustls does not judge again.
-    let id = match identity.identify_client(chain, UnixTime::now()) {
-        Ok(id) => id,
+    let proof = match Proof::new(&identity, chain, None, UnixTime::now()) {
+        Ok(proof) => proof,
         Err(untrusted) => {
             return record::refused(&conn, untrusted.reason(Role::Client), &untrusted.to_string());
         }
     };
-    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, &id));
+    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, proof.id()));
     let stream = Io::Tls(Box::new(stream.into()));
     let Some(inner) = Arc::into_inner(conn) else { return };
+    store.proofs.keep(&proof);
+    let drain = inner.drain.clone().beside(proof.drain());
     // Whoever the roots vouch for is a sidecar of the mesh, which has put its own caller's address there.
-    let conn = Conn { identity: Some(id), client_cert, trusted: true, ..inner };
+    let conn = Conn { proof: Some(proof), client_cert, drain, trusted: true, ..inner };
     match alpn.as_deref() {
         Some(b"h2") => serve_http2(Arc::new(conn), stream).await,
         Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,

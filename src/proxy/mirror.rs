@@ -74,13 +74,16 @@ impl Mirrors {
 /// A copy of a request whose body is still on its way.
 struct Copy {
     head: Parts,
+    /// Whether the request itself is a sidecar's further attempt.
+    marked: bool,
     peer: Arc<Peer>,
     tasks: Tasks,
     place: Place,
 }
 
-/// Copies the request if its route says so: at once where it has no body, else when its body has passed.
-pub fn copied(conn: &Conn, world: &World, route: Option<&Route>, parts: &Parts, body: Body) -> Body {
+/// Copies the request if its route says so: at once where it has no body, else when its body has passed. `marked` says
+/// that it is a further attempt, which is not to be multiplied.
+pub fn copied(conn: &Conn, world: &World, (route, marked): (Option<&Route>, bool), parts: &Parts, body: Body) -> Body {
     let mirror = route.and_then(|route| route.mirror).filter(|mirror| mirror.takes(fastrand::u64(..)));
     let Some(peer) = mirror.and_then(|mirror| world.peers.get(mirror.peer)) else { return body };
     let Some(place) = conn.core.mirrors.place() else {
@@ -91,7 +94,7 @@ pub fn copied(conn: &Conn, world: &World, route: Option<&Route>, parts: &Parts, 
     // Nobody waits for the copy's 100.
     Edits { remove: vec![EXPECT], ..Edits::default() }.make(&mut head.headers);
     head.headers.insert(MIRROR, HeaderValue::from_static("1"));
-    let copy = Copy { head, peer: peer.clone(), tasks: conn.core.mirrors.tasks.clone(), place };
+    let copy = Copy { head, marked, peer: peer.clone(), tasks: conn.core.mirrors.tasks.clone(), place };
     if matches!(body, Body::Empty) {
         copy.send(None);
         return body;
@@ -105,7 +108,7 @@ pub fn copied(conn: &Conn, world: &World, route: Option<&Route>, parts: &Parts, 
 
 impl Copy {
     fn send(self, body: Option<Bytes>) {
-        let Self { head, peer, tasks, place } = self;
+        let Self { head, marked, peer, tasks, place } = self;
         let version = if head.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
         let request = Request::from_parts(head, body.map_or(Body::Empty, Body::Text));
         tasks.spawn(async move {
@@ -118,7 +121,7 @@ impl Copy {
             peer.metrics().mirrored.inc();
             let time = policy.request_timeout.unwrap_or(LONGEST).min(LONGEST);
             let deadline = Deadline::after(now, Some(time));
-            let to = Call { version, deadline, ..Call::plain(&peer, &policy.rules, now) };
+            let to = Call { marked, version, deadline, ..Call::plain(&peer, &policy.rules, now) };
             let mut trail = Trail::default();
             match call(&to, request, &mut trail).await {
                 Ok(answer) => {

@@ -27,6 +27,8 @@ pub mod tunnel;
 pub mod upgrade;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -44,6 +46,7 @@ use crate::plan::door::{DoorPlan, Mtls};
 use crate::spiffe::SpiffeId;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::proof::Proof;
 use crate::upstream::lease::OnInformational;
 use crate::upstream::world::World;
 
@@ -106,14 +109,16 @@ pub struct Conn {
     /// asked for inside of it was asked for as `http`.
     pub tls: bool,
     /// Who the caller has proven to be.
-    pub identity: Option<SpiffeId>,
-    /// The same for the app, as `x-forwarded-client-cert`.
+    pub proof: Option<Arc<Proof>>,
+    /// Whether it was counted among those in plaintext.
+    pub counted: AtomicBool,
+    /// Who the caller is, for the app, as `x-forwarded-client-cert`.
     pub client_cert: Option<HeaderValue>,
     /// The clocks of the connection.
     pub clock: Arc<Clock>,
     /// Drops informational answers that this leg cannot carry, and counts them.
     pub no_informational: OnInformational,
-    /// The shutdown that this connection obeys.
+    /// The shutdown that this connection obeys; one of its own is for what it was let in for, if that holds no longer.
     pub drain: Watch,
     /// Its place at the door, held as long as any exchange or tunnel of it lives.
     pub place: Option<doors::Place>,
@@ -125,9 +130,32 @@ impl Conn {
         self.door.side
     }
 
+    /// Who its caller has proven to be.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.proof.as_deref().map(Proof::id)
+    }
+
+    /// The same as a word, empty for nobody.
+    pub fn client_id(&self) -> &str {
+        self.identity().map_or("", SpiffeId::as_str)
+    }
+
     /// Whether its caller had to prove who it is and did not.
     pub fn is_unproven(&self) -> bool {
-        self.door.mtls == Mtls::Strict && self.identity.is_none()
+        self.door.mtls == Mtls::Strict && self.proof.is_none()
+    }
+
+    /// Whether it came in plaintext to a door that asks for mutual TLS and lets it pass, and is still to be counted.
+    pub fn counts_plaintext(&self) -> bool {
+        self.door.mtls == Mtls::Permissive && self.proof.is_none() && !self.counted.load(Ordering::Relaxed)
+    }
+
+    /// Counts it so: it would be refused if the door were strict.
+    pub fn count_plaintext(&self) {
+        if self.counts_plaintext() && !self.counted.swap(true, Ordering::Relaxed) {
+            self.core.metrics.door(self.side()).plaintext.inc();
+            self.core.metrics.plaintext.seen(self.caller.client, SystemTime::now());
+        }
     }
 
     /// Who owns what it spawns.

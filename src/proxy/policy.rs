@@ -28,8 +28,14 @@ pub type WouldDeny = Cow<'static, str>;
 /// # Errors
 /// `PlaintextRefused`.
 pub fn proven(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) -> Result<(), Failure> {
-    if conn.side() == Door::Inbound && is_unproven(conn, world) {
-        plaintext(&world.plan.policy, parts, head, conn.tls)?;
+    if conn.side() == Door::Outbound {
+        return Ok(());
+    }
+    if is_unproven(conn, world) {
+        return plaintext(&world.plan.policy, parts, head, conn.tls);
+    }
+    if conn.counts_plaintext() && plaintext(&world.plan.policy, parts, head, conn.tls).is_err() {
+        conn.count_plaintext();
     }
     Ok(())
 }
@@ -57,7 +63,7 @@ pub fn request(
 /// Whether the caller had to prove who it is, by its door as it was when it came or as a reload has made it since: a
 /// connection that is kept alive would bring plaintext past a door that is strict by now, for as long as it is used.
 fn is_unproven(conn: &Conn, world: &World) -> bool {
-    if conn.identity.is_some() || Arc::ptr_eq(&conn.plan, &world.plan) {
+    if conn.proof.is_some() || Arc::ptr_eq(&conn.plan, &world.plan) {
         return conn.is_unproven();
     }
     let mut doors = world.plan.doors.iter();
@@ -101,7 +107,7 @@ fn enforced(policy: &Policy, judged: Result<(), Failure>) -> Result<Option<Would
 /// What is known of a caller by its connection.
 fn who(conn: &Conn) -> Facts<'_> {
     Facts {
-        identity: conn.identity.as_ref(),
+        identity: conn.identity(),
         address: conn.caller.client.0.map(|addr| addr.ip()),
         port: conn.port(),
         request: None,

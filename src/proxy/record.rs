@@ -24,7 +24,6 @@ use crate::reason::{Reason, Side};
 use crate::resilience::gate::Through;
 use crate::resilience::outlier::Seen;
 use crate::resilience::verdict::{Skip, grpc_code};
-use crate::spiffe::SpiffeId;
 use crate::telemetry::line::Line;
 use crate::upstream::guards::{Admitted, Outcome};
 use crate::upstream::in_flight::Owed;
@@ -375,7 +374,8 @@ impl Exchange {
             client: self.conn.caller.client,
             original: self.conn.caller.original.0,
             elsewhere: self.peer.as_ref().is_some_and(|peer| captured::is_elsewhere(&self.conn, peer)),
-            client_id: self.conn.identity.as_ref().map_or("", SpiffeId::as_str),
+            client_id: self.conn.client_id(),
+            peer_id: self.trail.peer_id(),
             method: self.method.as_str(),
             scheme: if self.conn.tls { "https" } else { "http" },
             host: self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
@@ -443,7 +443,7 @@ pub fn refused_with(conn: &Conn, reason: Reason, status: Option<StatusCode>, det
         reason: Some((reason, failure::side(reason, None))),
         detail,
         original: conn.caller.original.0,
-        client_id: conn.identity.as_ref().map_or("", SpiffeId::as_str),
+        client_id: conn.client_id(),
         ..Line::new(SystemTime::now(), conn.side(), conn.caller.client)
     });
 }

@@ -12,6 +12,7 @@ use http::{Method, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::http::head::CLIENT_CERT;
 use crate::plan::fallback::StaleRule;
 use crate::reason::Reason;
 use crate::upstream::peer::Peer;
@@ -122,13 +123,15 @@ fn terms(status: StatusCode, headers: &HeaderMap, rule: StaleRule) -> Option<Ter
     Some(Terms { age, fresh, time: told.map_or(rule.time, |told| told.min(rule.time)) })
 }
 
-/// What a request says in the fields that an answer varies by; `None` if by anything (RFC 9110 §12.5.5).
+/// What a request says in the fields that an answer varies by; `None` if by anything (RFC 9110 §12.5.5). Who a caller has
+/// proven to be is among them: what the app tells one it may not tell another.
 fn varies(asked: &HeaderMap, answer: &HeaderMap) -> Option<Vec<(HeaderName, Vec<HeaderValue>)>> {
-    let mut said = Vec::new();
+    let values = |name: &HeaderName| asked.get_all(name).iter().cloned().collect();
+    let mut said = vec![(CLIENT_CERT, values(&CLIENT_CERT))];
     for field in answer.get_all(header::VARY) {
         for name in field.to_str().ok()?.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*")?;
-            let values = asked.get_all(&name).iter().cloned().collect();
+            let values = values(&name);
             said.push((name, values));
         }
     }
@@ -386,6 +389,16 @@ mod tests {
         put(&store, &asked("de"), &[("vary", "Accept-Language")], b"hallo", now);
         assert!(get(&store, &asked("de"), now).is_some());
         assert!(get(&store, &asked("en"), now).is_none() && get(&store, &head("GET", "/", &[]), now).is_none());
+    }
+
+    #[test]
+    fn an_answer_to_one_identity_is_given_to_no_other() {
+        let (store, now) = (Arc::new(Store::default()), Instant::now());
+        let asked = |id: &str| head("GET", "/", &[("x-forwarded-client-cert", id)]);
+        let (web, cart) = (asked("URI=spiffe://shop/web"), asked("URI=spiffe://shop/cart"));
+        put(&store, &web, &[], b"web's own", now);
+        assert!(get(&store, &web, now).is_some());
+        assert!(get(&store, &cart, now).is_none() && get(&store, &head("GET", "/", &[]), now).is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use http::request::Parts;
 use tokio::time::{Instant, timeout};
 
@@ -40,6 +41,11 @@ async fn in_time(tokens: &Tokens, parts: &Parts, fault: Fault) -> Result<Held, F
     }
     // Also where none were asked for: they may have come a moment ago.
     tokens.judge(parts, SystemTime::now()).map_err(|fault| failure(tokens, fault))
+}
+
+/// Whether the service is told by a token in a field of its own who asks: its answer may be for nobody else.
+pub fn are_told(conn: &Conn, world: &World, headers: &HeaderMap) -> bool {
+    conn.side() == Door::Inbound && world.jwt.as_ref().is_some_and(|tokens| tokens.is_told(headers))
 }
 
 /// A fault in the words of the one list; no word of the token itself.

@@ -15,31 +15,60 @@ use super::target::Led;
 use crate::call::Failure;
 use crate::call::attempt::{Call, Tries};
 use crate::call::trail::Trail;
-use crate::life::drain::Phase;
+use crate::life::drain::{Cut, Phase, Watch};
 use crate::net::io::{Io, Resets};
 use crate::net::pump::{Carried, End, pump};
 use crate::plan::peer::PeerKind;
 use crate::reason::Reason;
 use crate::resilience::verdict::Skip;
-use crate::spiffe::SpiffeId;
 use crate::telemetry::line::Line;
+use crate::tls::proof::Proof;
+use crate::tls::untrusted::Role;
 use crate::upstream::choice::Ask;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::peer::Peer;
 
 /// Runs the tunnel of an upgraded exchange to its end; the record is told and dropped.
 pub async fn run(mut caller: Io, mut peer: Io, idle: Duration, mut record: Box<Exchange>) {
-    let mut drain = record.conn().drain.clone();
-    let (carried, failure) = carry(&mut caller, &mut peer, idle, &mut drain).await;
+    let conn = record.conn().clone();
+    let proofs = Proofs { caller: conn.proof.as_deref(), peer: record.trail.proof.clone() };
+    let (carried, failure) = carry(&mut caller, &mut peer, idle, conn.drain.clone(), proofs).await;
     record.tunnelled(carried.forth, carried.back, failure);
 }
 
-/// Copies until an end, an idle time or the end of a shutdown's grace.
+/// What each end of a tunnel has proven.
+struct Proofs<'a> {
+    caller: Option<&'a Proof>,
+    peer: Option<Arc<Proof>>,
+}
+
+impl Proofs<'_> {
+    /// Why the caller's end is cut although no shutdown is forced.
+    fn caller_over(&self) -> Failure {
+        match self.caller.and_then(Proof::over) {
+            Some(why) => Failure::new(why.reason(Role::Client), format!("the caller is not believed any more: {why}")),
+            None => Failure::new(Reason::PlaintextRefused, "the door has become strict, and this is plaintext"),
+        }
+    }
+
+    /// Waits until the peer is not believed any more.
+    async fn peer_over(&self) -> Failure {
+        let Some(proof) = &self.peer else { return std::future::pending().await };
+        proof.drain().watch().reached(Phase::Draining).await;
+        match proof.over() {
+            Some(why) => Failure::new(why.reason(Role::Server), format!("the peer is not believed any more: {why}")),
+            None => Failure::new(Reason::PeerUntrusted, "the peer is not believed any more"),
+        }
+    }
+}
+
+/// Copies until an end, an idle time, the end of a shutdown's grace, or that of what either end has proven.
 async fn carry(
     caller: &mut Io,
     peer: &mut Io,
     idle: Duration,
-    drain: &mut crate::life::drain::Watch,
+    mut drain: Watch,
+    proofs: Proofs<'_>,
 ) -> (Carried, Option<Failure>) {
     // A reader may pause for as long as the tunnel may be idle; the kernel would take it for a dead host.
     caller.set_user_timeout(None);
@@ -47,9 +76,14 @@ async fn carry(
     let mut carried = Carried::default();
     let end = tokio::select! {
         end = pump(caller, peer, idle, &mut carried) => end,
-        _ = drain.reached(Phase::Forced) => {
-            return (carried, Some(Failure::new(Reason::GraceOver, "the shutdown's grace ended before the tunnel did")));
+        cut = drain.cut() => {
+            let failure = match cut {
+                Cut::Forced => Failure::new(Reason::GraceOver, "the shutdown's grace ended before the tunnel did"),
+                Cut::Alone => proofs.caller_over(),
+            };
+            return (carried, Some(failure));
         }
+        failure = proofs.peer_over() => return (carried, Some(failure)),
     };
     let failure = match end {
         End::Closed => None,
@@ -176,7 +210,12 @@ impl Opaque {
         self.peer.metrics().tunnels.inc();
         let idle = self.peer.policy().tunnel_idle;
         let mut drain = self.conn.drain.clone();
-        let (carried, failure) = carry(&mut caller, &mut peer, idle, &mut drain).await;
+        // TLS that is handed through unseen is not ours to judge, whatever the door has become.
+        if self.protocol == "tls" && self.conn.proof.is_none() && self.conn.door.passes(&self.host) {
+            drain = drain.alone();
+        }
+        let proofs = Proofs { caller: self.conn.proof.as_deref(), peer: self.trail.proof.clone() };
+        let (carried, failure) = carry(&mut caller, &mut peer, idle, drain, proofs).await;
         self.carried = carried;
         self.failure = failure;
         self.ended = true;
@@ -210,7 +249,8 @@ impl Drop for Opaque {
             client: self.conn.caller.client,
             original: self.conn.caller.original.0,
             elsewhere: captured::is_elsewhere(&self.conn, &self.peer),
-            client_id: self.conn.identity.as_ref().map_or("", SpiffeId::as_str),
+            client_id: self.conn.client_id(),
+            peer_id: self.trail.peer_id(),
             method: "",
             scheme: "",
             host: &self.host,
@@ -255,7 +295,8 @@ mod tests {
         let drain = Drain::default();
         drain.advance(Phase::Forced);
         let (mut caller, mut peer) = (Io::Tcp(stream), Io::Tcp(other).prefixed("first".into()));
-        carry(&mut caller, &mut peer, Duration::from_secs(3600), &mut drain.watch()).await;
+        let nobody = Proofs { caller: None, peer: None };
+        carry(&mut caller, &mut peer, Duration::from_secs(3600), drain.watch(), nobody).await;
         for io in [&caller, &peer] {
             assert_eq!(SockRef::from(io.tcp().unwrap()).tcp_user_timeout().unwrap(), None);
         }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -57,6 +58,8 @@ impl Gates {
 struct Meter {
     per: Option<RateKey>,
     keys: u32,
+    /// What is owed reaches as far ahead as this: what an hour's rate is owed would shut one of a second for the hour.
+    period: Duration,
     all: Bucket,
     each: Option<Keyed>,
 }
@@ -128,7 +131,12 @@ impl Through {
 impl Meter {
     fn new(rule: &MeterRule, now: Instant) -> Self {
         let each = rule.per.as_ref().map(|_| Keyed::new(now, rule.keys, Default::default()));
-        Self { per: rule.per.clone(), keys: rule.keys, all: Bucket::new(now), each }
+        Self { per: rule.per.clone(), keys: rule.keys, period: rule.rate.period, all: Bucket::new(now), each }
+    }
+
+    /// Whether a rule goes on where it stands.
+    fn is_of(&self, rule: &MeterRule) -> bool {
+        self.per == rule.per && self.keys == rule.keys && self.period == rule.rate.period
     }
 
     fn take(&self, rule: &RateRule, asking: &Asking<'_>) -> Answer {
@@ -146,8 +154,9 @@ impl Gate {
     pub fn after(before: Option<&Self>, rule: &GateRule, now: Instant) -> Self {
         let mut known: Vec<_> = before.map(|gate| gate.meters.clone()).unwrap_or_default();
         let meters = rule.rates.iter().map(|rule| {
-            let same = known.iter().position(|meter| meter.per == rule.per && meter.keys == rule.keys);
-            same.map_or_else(|| Arc::new(Meter::new(rule, now)), |at| known.swap_remove(at))
+            let same = known.iter().position(|meter| meter.is_of(rule));
+            // In their order: there may be several of a kind.
+            same.map_or_else(|| Arc::new(Meter::new(rule, now)), |at| known.remove(at))
         });
         let meters = meters.collect();
         match before {
@@ -197,8 +206,6 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::{HeaderName, HeaderValue};
 
     use super::*;
@@ -311,6 +318,30 @@ mod tests {
         assert!(next.admit(&same, &asking(now, &none, 2)).is_ok());
         let other = rule(None, vec![rate(1, Some(RateKey::Header(HeaderName::from_static("x-a"))))]);
         assert!(Gate::after(Some(&next), &other, now).admit(&other, &asking(now, &none, 1)).is_ok());
+    }
+
+    #[test]
+    fn a_reload_leaves_each_of_several_rates_of_one_key_its_own_state() {
+        let (now, none) = (Instant::now(), HeaderMap::new());
+        let per = |count, seconds| {
+            let rate = RateRule { count, period: Duration::from_secs(seconds), burst: count };
+            MeterRule { rate, ..self::rate(count, None) }
+        };
+        let (second, minute, hour) = (per(100, 1), per(60, 60), per(10, 3600));
+        let before = rule(None, vec![rate(100, Some(RateKey::Address)), second.clone(), minute.clone(), hour.clone()]);
+        let gate = Gate::after(None, &before, now);
+        let ask = |gate: &Gate, rule| gate.admit(rule, &asking(now, &none, 1)).map(drop);
+        assert_eq!([(); 10].map(|()| ask(&gate, &before)), [(); 10].map(Ok));
+        assert!(matches!(ask(&gate, &before), Err(Shut::Rate { at: 3, .. })));
+        // Nothing has changed: it is still the hour's rate that refuses.
+        let same = Gate::after(Some(&gate), &before, now);
+        assert!(matches!(ask(&same, &before), Err(Shut::Rate { at: 3, .. })));
+        // What the hour owes would shut the others for an hour.
+        let without = rule(None, vec![second, minute]);
+        assert_eq!(ask(&Gate::after(Some(&same), &without, now), &without), Ok(()));
+        let other = rule(None, vec![per(1000, 1)]);
+        let only = Gate::after(Some(&gate), &rule(None, vec![hour]), now);
+        assert_eq!(ask(&Gate::after(Some(&only), &other, now), &other), Ok(()));
     }
 
     #[test]

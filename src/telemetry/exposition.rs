@@ -39,6 +39,19 @@ pub struct Facts {
     pub started: SystemTime,
     /// What the system says about the process.
     pub process: Process,
+    /// Of the identity; `None` without one.
+    pub identity: Option<IdentityFacts>,
+}
+
+/// What a scrape tells of the identity.
+#[derive(Debug, Clone, Default)]
+pub struct IdentityFacts {
+    /// The first expiry, as unix time, of each kind of part and, of roots, each trust domain.
+    pub expiries: Vec<(&'static str, String, u64)>,
+    /// Replacements taken.
+    pub rotations: u64,
+    /// Replacements refused.
+    pub refusals: u64,
 }
 
 /// What the system says about a process; what it does not say is left out.
@@ -115,6 +128,7 @@ impl Collector for Scrape {
         peer_bounds(&mut families, &peers)?;
         dns(&mut families, &self.metrics.dns)?;
         self.control(&mut families)?;
+        self.identity(&mut families)?;
         self.process(&mut families)
     }
 }
@@ -211,6 +225,30 @@ impl Scrape {
         self.workload_api(families)?;
         let help = "Lines of the access log and of our own log dropped because the output could not keep up";
         families.plain_counter("outrigger_log_lines_dropped", help, &metrics.lines_dropped)
+    }
+
+    fn identity(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Some(identity) = &self.facts.identity else { return Ok(()) };
+        let help = "When the first of the identity's parts of a kind expires, in seconds since 1970";
+        let mut family = families.gauge("outrigger_certificate_expires_seconds", help)?;
+        for (of, domain, unix) in &identity.expiries {
+            gauge(&mut family, &[("of", *of), ("trust_domain", domain)], i64::try_from(*unix).unwrap_or(i64::MAX))?;
+        }
+        let help = "Replacements of the identity, by how they ended";
+        let mut family = families.counter("outrigger_identity_rotations", help)?;
+        for (result, times) in [("applied", identity.rotations), ("refused", identity.refusals)] {
+            family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, f64>(&times, None)?;
+        }
+        let help = "Connections closed because what their other end had proven held no longer";
+        let mut family = families.counter("outrigger_distrusted_connections", help)?;
+        for door in [Door::Inbound, Door::Outbound] {
+            let cells = &self.metrics.door(door).distrusted;
+            for reason in Reason::ALL.iter().filter(|reason| cells.get(**reason) > 0) {
+                let labels = [("door", door.word()), ("reason", reason.word())];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&cells.get(*reason), None)?;
+            }
+        }
+        Ok(())
     }
 
     /// Only where there is one.
@@ -443,6 +481,7 @@ mod tests {
             service: "checkout".into(),
             apps: vec![PeerName::new("app")],
             started: UNIX_EPOCH + Duration::from_millis(1500),
+            identity: Some(IdentityFacts { expiries: vec![("leaf", String::new(), 7)], rotations: 2, refusals: 1 }),
             process: Process { open_fds: Some(7), resident_bytes: Some(4096), cpu_seconds: Some(0.5) },
         };
         render(&metrics, facts)

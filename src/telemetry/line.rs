@@ -51,6 +51,8 @@ pub struct Line<'a> {
     pub reason: Option<(Reason, Side)>,
     /// The peer it went to.
     pub peer: &'a str,
+    /// Who that peer's endpoint has proven to be.
+    pub peer_id: &'a str,
     /// The route that meant the request.
     pub route: &'a str,
     /// What stood in for the peer's answer: another peer's name, `respond` or `stale`.
@@ -100,6 +102,7 @@ impl Line<'_> {
             status: None,
             reason: None,
             peer: "",
+            peer_id: "",
             route: "",
             fallback: "",
             endpoint: None,
@@ -138,6 +141,7 @@ impl Line<'_> {
             fields.word("side", side.word());
         }
         fields.text("peer", self.peer);
+        fields.text("peer_id", self.peer_id);
         if self.elsewhere {
             fields.word_unquoted("host_ip_mismatch", "true");
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::plaintext::Plaintext;
 use crate::ids::{Door, PeerName};
 use crate::reason::Reason;
 
@@ -134,6 +135,8 @@ pub struct DoorMetrics {
     pub reasons: Reasons,
     /// Connections in plaintext that were served where mutual TLS is asked for and not demanded.
     pub plaintext: Counter,
+    /// Connections closed because what their other end had proven held no longer, by why.
+    pub distrusted: Reasons,
     /// Requests and connections that the rules of the service would have kept out, where they are only audited.
     pub would_deny: Counter,
     /// Requests refused by a limit of the door, of a route or of a peer, by [`PRIORITIES`].
@@ -296,6 +299,8 @@ pub struct Metrics {
     peers: Mutex<BTreeMap<PeerName, Arc<PeerMetrics>>>,
     /// What is counted at the DNS door.
     pub dns: DnsMetrics,
+    /// Who came in plaintext where mutual TLS is asked for and not demanded.
+    pub plaintext: Plaintext,
     /// Reloads that took effect.
     pub reloads: Counter,
     /// Reloads that were refused.

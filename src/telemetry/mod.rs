@@ -6,4 +6,5 @@ pub mod line;
 pub mod lines;
 pub mod log;
 pub mod metrics;
+pub mod plaintext;
 pub mod stamp;

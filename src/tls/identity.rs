@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
@@ -30,11 +30,17 @@ const SESSIONS: usize = 4;
 /// Who this sidecar is and whom it trusts.
 pub struct Identity {
     id: SpiffeId,
+    /// Where its chain came from.
+    origin: String,
     chain: Vec<CertificateDer<'static>>,
+    /// The last second of the chain.
+    shown_until: UnixTime,
     trust: Arc<Trust>,
     expiries: Vec<Expiry>,
     /// SHA-256 over all that it was made of but the key, which belongs to the leaf.
     digest: [u8; 32],
+    /// The same over whom it trusts.
+    trusted: [u8; 32],
     server: ServerConfig,
     /// The same with what each kind of door offers.
     doors: [OnceLock<Arc<ServerConfig>>; 4],
@@ -63,22 +69,31 @@ impl Identity {
         let id = facts.id().map_err(|why| format!("{origin}: {why}"))?;
         let mut expiries = vec![Expiry { of: Of::Leaf, validity: facts.validity }];
         let domains = domains(&roots, &id, &mut expiries)?;
-        let provider = Arc::new(provider::default_provider());
+        let provider = Arc::new(mesh_provider());
         let revoked = revocations(&crls, &mut expiries)?;
         let trust = Arc::new(Trust::new(domains, revoked, provider.signature_verification_algorithms));
         vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
             format!("{origin}: {why}; its issuer belongs into the roots, intermediates after the leaf")
         })?;
-        let digest = digest_of(&chain, &roots, &crls, tls12);
+        let dates = chain.iter().filter_map(|certificate| Facts::read(certificate)).map(|facts| facts.validity.until);
+        let shown_until = dates.min().unwrap_or(facts.validity.until);
+        let trusted = trust_of(&id, &roots, &crls);
+        let digest = digest_of(&chain, &trusted, tls12);
         let certified = CertifiedKey::from_der(chain.clone(), key.it, &provider)
             .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
         let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
-        Ok(Self { id, chain, trust, expiries, digest, server, doors: Default::default(), client })
+        let doors = Default::default();
+        Ok(Self { id, origin, chain, shown_until, trust, expiries, digest, trusted, server, doors, client })
     }
 
     /// Whom the own certificate names.
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// Where its certificate came from, as in messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// SHA-256 of the own leaf in hex, as `openssl x509 -fingerprint -sha256` counts it.
@@ -89,6 +104,12 @@ impl Identity {
     /// Whether both were made of the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.digest == other.digest
+    }
+
+    /// Tells whom it trusts from whom another one does: the verdict on a chain can differ only where this does, or in
+    /// time.
+    pub(super) fn trust(&self) -> [u8; 32] {
+        self.trusted
     }
 
     /// For a door of a protocol, made once: see [`Identity::server_config`].
@@ -145,7 +166,12 @@ impl Identity {
         Ok(id)
     }
 
-    fn identify(&self, chain: Option<&[CertificateDer<'_>]>, role: Role, now: UnixTime) -> Result<SpiffeId, Untrusted> {
+    pub(super) fn identify(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        role: Role,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Untrusted> {
         let (leaf, intermediates) = chain.and_then(<[_]>::split_first).ok_or(Untrusted::NoCertificate)?;
         self.trust.judge(leaf, intermediates, role, now)
     }
@@ -155,10 +181,17 @@ impl Identity {
         &self.expiries
     }
 
+    /// Whether the own certificate, or one that is sent with it, has expired.
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        self.shown_until < now
+    }
+
     /// What an operator should look at: parts past two thirds of their time, and what others would refuse us for.
     pub fn warnings(&self, now: UnixTime) -> Vec<String> {
         let mut found: Vec<String> = self.expiries.iter().filter_map(|expiry| expiry.warning(now)).collect();
-        if let Err(Untrusted::Revoked) = self.identify(Some(&self.chain), Role::Client, now) {
+        if self.trust.revokes()
+            && let Err(Untrusted::Revoked) = self.identify(Some(&self.chain), Role::Client, now)
+        {
             found
                 .push(format!("our own certificate, or an issuer's, is revoked by a CRL: issue {} a new one", self.id));
         }
@@ -264,6 +297,14 @@ fn vouched(trust: &Trust, chain: &[CertificateDer<'static>], now: UnixTime) -> R
     Ok(())
 }
 
+/// The provider with TLS_AES_128_GCM_SHA256 first: SHA-256 has instructions of its own on today's processors, and the
+/// hash is a good part of a resumed handshake.
+fn mesh_provider() -> CryptoProvider {
+    let mut provider = provider::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
 /// Both configurations without what differs by door or endpoint. X25519MLKEM768 comes first in the provider's groups.
 fn configs(
     certified: CertifiedKey,
@@ -282,6 +323,7 @@ fn configs(
     // change every six hours and end with this identity.
     server.ticketer = provider::Ticketer::new()?;
     server.require_ems = true;
+    server.ignore_client_order = true;
     let nobody = PeerVerifier { trust: trust.clone(), wanted: Wanted::new(Arc::default(), None) };
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
@@ -292,26 +334,41 @@ fn configs(
     Ok((server, client))
 }
 
-fn digest_of(
-    chain: &[CertificateDer<'_>],
-    roots: &[Roots],
-    crls: &[Sourced<Vec<CertificateRevocationListDer<'_>>>],
-    tls12: bool,
-) -> [u8; 32] {
-    let mut sum = digest::Context::new(&digest::SHA256);
-    let mut part = |kind: u8, bytes: &[u8]| {
-        sum.update(&[kind]);
-        sum.update(&bytes.len().to_be_bytes());
-        sum.update(bytes);
-    };
-    chain.iter().for_each(|it| part(b'c', it));
+fn trust_of(id: &SpiffeId, roots: &[Roots], crls: &[Sourced<Vec<CertificateRevocationListDer<'_>>>]) -> [u8; 32] {
+    let mut sum = Sum::new();
     for Roots { domain, certificates } in roots {
-        part(b'd', domain.as_deref().unwrap_or_default().as_bytes());
-        certificates.it.iter().for_each(|it| part(b'r', it));
+        sum.part(b'd', domain.as_deref().unwrap_or(id.trust_domain()).as_bytes());
+        certificates.it.iter().for_each(|it| sum.part(b'r', it));
     }
-    crls.iter().flat_map(|crls| &crls.it).for_each(|it| part(b'l', it));
-    part(b'v', &[u8::from(tls12)]);
-    let mut digest = [0; 32];
-    digest.copy_from_slice(sum.finish().as_ref());
-    digest
+    crls.iter().flat_map(|crls| &crls.it).for_each(|it| sum.part(b'l', it));
+    sum.end()
+}
+
+fn digest_of(chain: &[CertificateDer<'_>], trusted: &[u8], tls12: bool) -> [u8; 32] {
+    let mut sum = Sum::new();
+    chain.iter().for_each(|it| sum.part(b'c', it));
+    sum.part(b't', trusted);
+    sum.part(b'v', &[u8::from(tls12)]);
+    sum.end()
+}
+
+/// SHA-256 over parts that cannot run into each other.
+struct Sum(digest::Context);
+
+impl Sum {
+    fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    fn part(&mut self, kind: u8, bytes: &[u8]) {
+        self.0.update(&[kind]);
+        self.0.update(&bytes.len().to_be_bytes());
+        self.0.update(bytes);
+    }
+
+    fn end(self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.0.finish().as_ref());
+        digest
+    }
 }

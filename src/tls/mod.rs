@@ -7,8 +7,11 @@ pub mod expiry;
 pub mod facts;
 pub mod files;
 pub mod identity;
+mod judged;
 pub mod material;
+pub mod proof;
 pub mod server;
+pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,20 @@
-//! `IdentityStore`: the identity in force, replaced whole or not at all; empty until a source has brought the first.
+//! `IdentityStore`: the identity in force, replaced whole or not at all, and the connections that were proven to it; empty
+//! until a source has brought the first.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
+use serde::Serialize;
+use tokio::sync::Notify;
 
 use super::identity::Identity;
+use super::proof::Proofs;
 use crate::plan::identity::FilesPlan;
+use crate::telemetry::metrics::Counter;
+use crate::telemetry::stamp::Stamp;
 
 /// What is said where no source has said anything.
 const NOTHING_YET: &str = "no identity has come yet";
@@ -19,12 +26,42 @@ pub struct IdentityStore {
     current: ArcSwapOption<Identity>,
     /// Why the source has brought nothing, in its last words.
     why: Mutex<Option<Arc<str>>>,
+    /// What open connections have proven.
+    pub proofs: Proofs,
+    /// Identities that took the place of another one.
+    pub rotations: Counter,
+    /// Replacements that were refused.
+    pub refusals: Counter,
+    news: Mutex<News>,
+    changed: Notify,
+}
+
+/// What became of replacements last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct News {
+    /// Since when the identity in force is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Stamp>,
+    /// The replacement that was refused, if none was taken since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+}
+
+/// A replacement that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// When.
+    pub at: Stamp,
+    /// Why; it names where it came from and never holds a secret.
+    pub why: String,
 }
 
 impl IdentityStore {
     /// Starts with `identity`.
     pub fn new(identity: Identity) -> Self {
-        Self { current: ArcSwapOption::from_pointee(identity), why: Mutex::default() }
+        let store = Self::default();
+        store.replace(identity);
+        store
     }
 
     /// The one in force; `None` until the first has come. A connection keeps it to the end of its handshake and is
@@ -48,17 +85,41 @@ impl IdentityStore {
 
     /// Puts `identity` in force, and says whether anything is new: the same again keeps its sessions.
     pub fn replace(&self, identity: Identity) -> bool {
-        let new = self.current.load().as_ref().is_none_or(|current| !current.is_same_as(&identity));
-        if new {
-            self.current.store(Some(Arc::new(identity)));
+        self.news.lock().refused = None;
+        let before = self.current.load_full();
+        if before.as_ref().is_some_and(|before| before.is_same_as(&identity)) {
+            return false;
         }
-        new
+        self.current.store(Some(Arc::new(identity)));
+        self.news.lock().changed = Some(Stamp(SystemTime::now()));
+        if before.is_some() {
+            self.rotations.inc();
+        }
+        self.changed.notify_one();
+        true
     }
 
     /// Forgets the one in force: this sidecar is nobody any more.
     pub fn clear(&self) {
         self.current.store(None);
         *self.why.lock() = None;
+        *self.news.lock() = News::default();
+    }
+
+    /// Notes that a replacement was refused; what is in force stays.
+    pub fn refuse(&self, why: &str) {
+        self.refusals.inc();
+        self.news.lock().refused = Some(Refused { at: Stamp(SystemTime::now()), why: why.to_owned() });
+    }
+
+    /// What became of replacements last.
+    pub fn news(&self) -> News {
+        self.news.lock().clone()
+    }
+
+    /// Waits for the next identity; one that came since the last wait is enough. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Reads the files again; on any problem the identity in force stays. `Ok(true)` if something is new.

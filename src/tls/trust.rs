@@ -11,6 +11,7 @@ use webpki::{
 };
 
 use super::facts::{Facts, Validity};
+use super::judged::{self, Judged};
 use super::untrusted::{Role, Untrusted};
 use crate::spiffe::SpiffeId;
 
@@ -22,6 +23,8 @@ pub struct Trust {
     /// renewed under its old name or an old list was left beside the new, webpki looks only at the first it is given.
     layers: Vec<Vec<usize>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
+    /// Chains that were found good, where nobody is revoked: a CRL has dates of its own.
+    judged: Judged,
 }
 
 /// The roots of one trust domain.
@@ -40,7 +43,12 @@ impl Trust {
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
         let layers = layers(&crls);
-        Self { domains, crls, layers, algorithms }
+        Self { domains, crls, layers, algorithms, judged: Judged::default() }
+    }
+
+    /// Whether there is any list of the revoked.
+    pub(super) fn revokes(&self) -> bool {
+        !self.crls.is_empty()
     }
 
     /// Who the holder of `leaf` is, if the roots of its own trust domain vouch for it at `now`. Nothing but the one
@@ -56,7 +64,7 @@ impl Trust {
         now: UnixTime,
     ) -> Result<SpiffeId, Untrusted> {
         if self.layers.is_empty() {
-            return self.judge_with(leaf, intermediates, role, now, None);
+            return self.judge_once(leaf, intermediates, role, now);
         }
         let mut refused = None;
         for layer in &self.layers {
@@ -67,6 +75,26 @@ impl Trust {
             }
         }
         Err(refused.unwrap_or(Untrusted::UnknownRevocation))
+    }
+
+    /// Where nobody is revoked: signatures are checked once, dates always. A handshake asks twice, a resumed one again.
+    fn judge_once(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Untrusted> {
+        let shown = judged::shown(role, leaf, intermediates);
+        if let Some(id) = self.judged.find(&shown, now) {
+            return Ok(id);
+        }
+        let id = self.judge_with(leaf, intermediates, role, now, None)?;
+        let roots = self.domains.iter().find(|domain| *domain.name == *id.trust_domain());
+        let chain = std::iter::once(leaf).chain(intermediates).map(judged::validity_of);
+        let roots = roots.map_or(&[][..], |domain| &domain.validity);
+        self.judged.keep(shown, &id, judged::while_all_hold(chain, roots, now));
+        Ok(id)
     }
 
     /// The same as if nobody were revoked.

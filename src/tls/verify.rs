@@ -27,6 +27,16 @@ impl Wanted {
         Self { peer, endpoint }
     }
 
+    /// Whether these, and not others that are equal, are the ones of its peer.
+    pub(super) fn is_of(&self, peer: &Arc<[IdMatch]>) -> bool {
+        Arc::ptr_eq(&self.peer, peer)
+    }
+
+    /// Its peer is one of these from now on.
+    pub(super) fn mean(&mut self, peer: Arc<[IdMatch]>) {
+        self.peer = peer;
+    }
+
     /// # Errors
     /// `WrongIdentity` where `id` is not meant.
     pub fn check(&self, id: &SpiffeId) -> Result<(), Untrusted> {

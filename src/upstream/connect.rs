@@ -10,6 +10,7 @@ use super::endpoint::{Endpoint, late, within};
 use super::http1::{self, One};
 use super::http2;
 use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::mesh::Secured;
 use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::room::Place;
@@ -22,6 +23,7 @@ use crate::plan::peer::PeerKind;
 use crate::reason::Reason;
 use crate::telemetry::metrics::PeerMetrics;
 use crate::tls::client::Alpn;
+use crate::tls::proof::Proof;
 use crate::tls::untrusted::refused_by_peer;
 
 /// The duty to open a connection that a pool counts as connecting; dropped, it tells the pool that it was abandoned.
@@ -34,7 +36,7 @@ pub(super) struct Dialling {
 
 /// A connection that was opened.
 enum Opened {
-    One(SendRequest<Outgoing>, Box<http1::Driver>),
+    One(SendRequest<Outgoing>, Box<http1::Driver>, Option<Arc<Proof>>),
     Many(http2::Many, Box<http2::Driver>),
 }
 
@@ -91,9 +93,11 @@ impl Dialling {
         if patience > dial::USER_TIMEOUT {
             io.set_user_timeout(Some(patience));
         }
+        let mut proof = None;
         let (io, version) = match (peer.tls(), peer.mesh()) {
             (_, Some(mesh)) => {
-                let (io, alpn) = mesh.secured(&self.endpoint, self.expected, io).await?;
+                let Secured { io, alpn, proof: proven } = mesh.secured(&self.endpoint, self.expected, io).await?;
+                proof = Some(proven);
                 let declared = self.expected.map_or(peer.source().protocol, declared);
                 (io, agreed(declared, alpn).map_err(|error| tls_failed(addr, error))?)
             }
@@ -111,11 +115,11 @@ impl Dialling {
                     reason: Reason::ConnectFailed,
                     detail: format!("HTTP/1 with {addr}: {error}"),
                 })?;
-                Ok(Opened::One(sender, Box::new(driver)))
+                Ok(Opened::One(sender, Box::new(driver), proof))
             }
             Version::Http2 => {
                 let (many, driver) =
-                    http2::handshake(io, peer.tasks()).await.map_err(|error| not_http2(peer, addr, &error))?;
+                    http2::handshake(io, peer.tasks(), proof).await.map_err(|error| not_http2(peer, addr, &error))?;
                 Ok(Opened::Many(many, driver))
             }
         }
@@ -133,7 +137,7 @@ impl Dialling {
     fn register(&mut self, peer: &Peer, opened: Opened) -> Lease {
         let (endpoint, tasks, place) = (&self.endpoint, peer.tasks(), self.place.take());
         match opened {
-            Opened::One(sender, driver) => {
+            Opened::One(sender, driver, proof) => {
                 let id = endpoint.opened_one(self.expected);
                 let open = Open::new(endpoint, id, Version::Http1, peer.metrics(), place);
                 let (used, unused) = oneshot::channel();
@@ -146,7 +150,10 @@ impl Dialling {
                     // Nothing is ever sent: a tunnel that it has become lets go of it at its end.
                     let _ = unused.await;
                 });
-                Lease::one(OneHold::new(endpoint.clone(), id, One::new(sender, task, used), false))
+                if let Some(proof) = &proof {
+                    proof.forces(task.clone());
+                }
+                Lease::one(OneHold::new(endpoint.clone(), id, One::new(sender, task, used, proof), false))
             }
             Opened::Many(many, driver) => {
                 // A tenth more or less, so that connections that were opened together do not end together.
@@ -154,10 +161,13 @@ impl Dialling {
                 let id = endpoint.opened_many(self.expected, many.clone(), driver.max_streams(), age);
                 let open = Open::new(endpoint, id, Version::Http2, peer.metrics(), place);
                 let weak = Arc::downgrade(endpoint);
-                tasks.spawn(async move {
+                let task = tasks.spawn(async move {
                     let _open = open;
                     http2::drive(driver, weak, id).await;
                 });
+                if let Some(proof) = many.life().proof() {
+                    proof.forces(task);
+                }
                 Lease::many(ManyHold::new(endpoint.clone(), id, many, false))
             }
         }
@@ -175,7 +185,11 @@ impl Drop for Dialling {
 }
 
 impl Endpoint {
-    pub(super) async fn dial_raw(&self, peer: &Peer, deadline: Deadline) -> Result<Io, ConnectError> {
+    pub(super) async fn dial_raw(
+        &self,
+        peer: &Peer,
+        deadline: Deadline,
+    ) -> Result<(Io, Option<Arc<Proof>>), ConnectError> {
         let limit = Deadline::after(Instant::now(), Some(peer.policy().connect_timeout)).min(deadline);
         let connect = async {
             if let Some(mesh) = peer.mesh() {
@@ -183,12 +197,12 @@ impl Endpoint {
             }
             let io = dial::dial_to(peer.source().to_app, self.addr()).await.map_err(refused)?;
             if let Some(mesh) = peer.mesh() {
-                return mesh.secured(self, None, io).await.map(|(io, _)| io);
+                return mesh.secured(self, None, io).await.map(|secured| (secured.io, Some(secured.proof)));
             }
-            let Some(tls) = peer.tls() else { return Ok(io) };
+            let Some(tls) = peer.tls() else { return Ok((io, None)) };
             tls.connect(tls.for_bytes(), io)
                 .await
-                .map(|(stream, _)| Io::Tls(Box::new(stream.into())))
+                .map(|(stream, _)| (Io::Tls(Box::new(stream.into())), None))
                 .map_err(|error| tls_failed(self.addr(), error))
         };
         let result = match within(limit, connect).await {

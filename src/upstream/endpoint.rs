@@ -13,7 +13,7 @@ use super::connect::Dialling;
 use super::http1::One;
 use super::http2::Many;
 use super::in_flight::InFlight;
-use super::lease::{ConnectError, Lease, ManyHold, OneHold, Version};
+use super::lease::{ConnectError, Dialled, Lease, ManyHold, OneHold, Version};
 use super::mesh::Kept;
 use super::peer::Peer;
 use super::pool::{Bounds, Checkout, Grants, Offer, Pool, Waiter};
@@ -23,7 +23,6 @@ use super::state::{EndpointState, limits};
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::dial::dial_to;
-use crate::net::io::Io;
 use crate::plan::health::HealthRule;
 use crate::plan::peer::EndpointSpec;
 use crate::plan::rules::{EjectRule, Rules};
@@ -205,12 +204,12 @@ impl Endpoint {
     ///
     /// # Errors
     /// As [`Endpoint::lease`], but never `Overloaded`: there is no line for it, so a limit refuses it at once.
-    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<(Io, Place), ConnectError> {
+    pub async fn dial(&self, peer: &Peer, deadline: Deadline) -> Result<Dialled, ConnectError> {
         let room = self.pool.lock().room().enter().then(|| Place::taken(&self.home, &self.limits));
         let Some(mut place) = room else { return Err(self.no_room(peer, "no connection may be made to")) };
-        let io = Box::pin(self.dial_raw(peer, deadline)).await?;
+        let (io, proof) = Box::pin(self.dial_raw(peer, deadline)).await?;
         place.connected();
-        Ok((io, place))
+        Ok(Dialled { io, place, proof })
     }
 
     async fn lease_slowly(
@@ -338,7 +337,7 @@ impl Endpoint {
     pub(super) fn returned(self: &Arc<Self>, now: Instant, id: u64, one: One, told: Option<Duration>) {
         let mut pool = self.pool.lock();
         // Asked under the lock: `closed` comes after the end, so either it is seen here or it finds the connection.
-        if one.is_closed() {
+        if one.is_closed() || !one.is_believed() {
             return;
         }
         let grants = pool.returned(now, id, one, told);
@@ -394,10 +393,11 @@ impl Endpoint {
         self.deliver(grants);
     }
 
-    /// Drops connections that were idle for too long. Where one is past its age and in use, whoever calls this is to
+    /// Drops connections that were idle for too long, or whose end is not believed any more. Where one is past its age and in use, whoever calls this is to
     /// open another in its place.
     pub(super) fn expire(self: &Arc<Self>, now: Instant) -> Option<Dialling> {
         let mut pool = self.pool.lock();
+        pool.retain(One::is_believed, Many::is_believed);
         let (grants, replacement) = (pool.expire(now), pool.replace(now));
         drop(pool);
         self.deliver(grants);
@@ -505,6 +505,7 @@ mod tests {
     use h2::server;
 
     use super::*;
+    use crate::net::io::Io;
     use crate::plan::door::Protocol;
     use crate::reason::Side;
     use crate::resilience::outlier::Seen;
@@ -553,6 +554,24 @@ mod tests {
         assert_eq!((rig.peer.metrics().connects.get(), rig.peer.metrics().waiting.get()), (1, 0));
         drop((first, a, b));
         assert_eq!(rig.endpoint.state(Instant::now()).pool, Counts { http2: 1, ..Counts::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_that_ends_makes_room_at_its_endpoint_at_once() {
+        let rig = Rig::new(Protocol::Auto);
+        let mut policy = (*rig.peer.policy()).clone();
+        policy.rules.endpoint_limits.connections = Some(1);
+        rig.peer.set_policy(Arc::new(policy));
+        // As `Endpoint::dial` does.
+        assert!(rig.endpoint.pool.lock().room().enter());
+        let mut tunnel = Place::taken(&rig.endpoint.home, &rig.endpoint.limits);
+        tunnel.connected();
+        let start = Instant::now();
+        let next = waiting(&rig, Deadline::NONE).await;
+        drop(tunnel);
+        // Nobody listens there.
+        assert_eq!(next.await.unwrap().err().map(|error| error.reason), Some(Reason::ConnectRefused));
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

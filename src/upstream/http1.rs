@@ -21,6 +21,7 @@ use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
 use crate::resilience::limit;
+use crate::tls::proof::Proof;
 use crate::tls::untrusted::refused_by_peer;
 
 /// Bytes in an answer's head. Its fields are 100 at most: what hyper's parser keeps on the stack.
@@ -38,22 +39,44 @@ pub(super) type Driver = Connection<TokioIo<Lenient<Io>>, Outgoing>;
 pub struct One {
     sender: SendRequest<Outgoing>,
     task: AbortHandle,
+    /// Boxed once for a connection, so that what is moved with each answer stays small.
+    kept: Box<Kept>,
+}
+
+/// What is held as long as the connection is used.
+struct Kept {
     /// Dropped when nothing uses the connection any more: its task, which has its place under the limits, waits for that.
-    used: oneshot::Sender<()>,
+    _used: oneshot::Sender<()>,
+    /// What its endpoint has proven of itself, where mutual TLS is spoken to it.
+    proof: Option<Arc<Proof>>,
 }
 
 /// A connection that became a tunnel, under the limits until this is dropped.
 #[derive(Clone)]
-pub struct Tunnelled(#[expect(dead_code, reason = "it is only held")] Arc<(oneshot::Sender<()>, Option<limit::Held>)>);
+pub struct Tunnelled(#[expect(dead_code, reason = "it is only held")] Arc<(Box<Kept>, Option<limit::Held>)>);
 
 impl One {
-    pub(super) fn new(sender: SendRequest<Outgoing>, task: AbortHandle, used: oneshot::Sender<()>) -> Self {
-        Self { sender, task, used }
+    pub(super) fn new(
+        sender: SendRequest<Outgoing>,
+        task: AbortHandle,
+        used: oneshot::Sender<()>,
+        proof: Option<Arc<Proof>>,
+    ) -> Self {
+        Self { sender, task, kept: Box::new(Kept { _used: used, proof }) }
+    }
+
+    pub(super) fn proof(&self) -> Option<&Arc<Proof>> {
+        self.kept.proof.as_ref()
+    }
+
+    /// Whether its endpoint is still believed to be who it has proven to be.
+    pub(super) fn is_believed(&self) -> bool {
+        self.kept.proof.as_ref().is_none_or(|proof| proof.holds())
     }
 
     /// It is a tunnel from now on, which has this place among the requests in flight at the endpoint.
     pub(super) fn part(self, in_flight: Option<limit::Held>) -> Tunnelled {
-        Tunnelled(Arc::new((self.used, in_flight)))
+        Tunnelled(Arc::new((self.kept, in_flight)))
     }
 
     /// Ends the connection at once.
@@ -63,7 +86,7 @@ impl One {
 
     /// Whether a request can be sent at once.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        self.sender.is_ready() && self.is_believed()
     }
 
     /// Whether the connection has ended.
@@ -71,9 +94,9 @@ impl One {
         self.sender.is_closed()
     }
 
-    /// Waits until a request can be sent; false if the connection ends instead.
+    /// Waits until a request can be sent; false if the connection ends instead, or may not be used any more.
     pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        self.sender.ready().await.is_ok() && self.is_believed()
     }
 }
 

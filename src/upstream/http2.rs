@@ -21,6 +21,7 @@ use crate::http::unsent::{Piece, Unsent};
 use crate::http::window::{self, Window, Windows};
 use crate::life::tasks::Tasks;
 use crate::net::io::Io;
+use crate::tls::proof::Proof;
 
 /// The decoded size of an answer's fields.
 const HEADER_LIST: u32 = 64 * 1024;
@@ -38,6 +39,8 @@ pub(super) struct Life {
     heard: AtomicBool,
     /// The peer did not answer a PING.
     dead: AtomicBool,
+    /// What its endpoint has proven of itself, where mutual TLS is spoken to it.
+    proof: Option<Arc<Proof>>,
 }
 
 impl Life {
@@ -52,6 +55,11 @@ impl Life {
     /// Whether the connection was given up because a PING went unanswered.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
+    }
+
+    /// What its endpoint has proven of itself, where mutual TLS is spoken to it.
+    pub(super) fn proof(&self) -> Option<&Arc<Proof>> {
+        self.proof.as_ref()
     }
 
     /// Where a body that outlives its request's future goes on.
@@ -77,9 +85,15 @@ impl Many {
         &self.life
     }
 
+    /// Whether its endpoint is still believed to be who it has proven to be.
+    pub(super) fn is_believed(&self) -> bool {
+        self.life.proof.as_ref().is_none_or(|proof| proof.holds())
+    }
+
     /// Whether new streams are still taken: not after a GOAWAY or the connection's end.
     pub(super) fn is_usable(&mut self) -> bool {
-        !matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+        self.is_believed()
+            && !matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
     /// Whether the peer's SETTINGS offer extended CONNECT (RFC 8441).
@@ -110,13 +124,18 @@ impl Driver {
 ///
 /// # Errors
 /// The connection broke, ended, or the peer does not speak HTTP/2.
-pub(super) async fn handshake(io: Io, tasks: &Tasks) -> Result<(Many, Box<Driver>), h2::Error> {
+pub(super) async fn handshake(
+    io: Io,
+    tasks: &Tasks,
+    proof: Option<Arc<Proof>>,
+) -> Result<(Many, Box<Driver>), h2::Error> {
     let life = Arc::new(Life {
         tasks: tasks.clone(),
         unsent: Unsent::new(),
         streams: AtomicUsize::new(0),
         heard: AtomicBool::new(false),
         dead: AtomicBool::new(false),
+        proof,
     });
     let window = Windows::PEERS.take();
     let (send, mut conn) = builder(&window).handshake::<_, Piece>(Heard { io, life: life.clone() }).await?;

@@ -17,11 +17,13 @@ use super::endpoint::Endpoint;
 use super::http1::{self, One, Tunnelled};
 use super::http2::Many;
 use super::outgoing::Flow;
+use super::room::Place;
 use super::stream;
 use crate::http::body::{Body, BodyError};
 use crate::net::io::Io;
 use crate::reason::Reason;
 use crate::resilience::limit;
+use crate::tls::proof::Proof;
 
 /// How long the end of a stream is waited for of which all promised bytes came.
 const END: Duration = Duration::from_secs(1);
@@ -92,6 +94,16 @@ pub enum Opened {
     Refused(Answer),
 }
 
+/// A stream of bytes of its own, for a tunnel.
+pub struct Dialled {
+    /// The stream.
+    pub io: Io,
+    /// Its place among the connections, until its end.
+    pub place: Place,
+    /// What its endpoint has proven of itself, where mutual TLS is spoken to it.
+    pub proof: Option<Arc<Proof>>,
+}
+
 /// A connection, or a stream on a shared one, for one request. Dropped without use it goes back to the pool.
 pub struct Lease(Held);
 
@@ -131,6 +143,14 @@ impl Lease {
         match &self.0 {
             Held::One(hold) => hold.reused,
             Held::Many(hold) => hold.reused,
+        }
+    }
+
+    /// What its endpoint has proven of itself, where mutual TLS is spoken to it.
+    pub fn proof(&self) -> Option<&Arc<Proof>> {
+        match &self.0 {
+            Held::One(hold) => hold.one.as_ref().and_then(One::proof),
+            Held::Many(hold) => hold.many.life().proof(),
         }
     }
 

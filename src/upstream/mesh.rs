@@ -18,6 +18,7 @@ use crate::reason::Reason;
 use crate::spiffe::IdMatch;
 use crate::tls::client::Alpn;
 use crate::tls::identity::{Identity, name_for};
+use crate::tls::proof::Proof;
 use crate::tls::store::IdentityStore;
 use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 use crate::tls::verify::Wanted;
@@ -29,6 +30,13 @@ pub(super) struct Mesh {
     ids: Arc<[IdMatch]>,
     /// Its DNS name; empty where it has none.
     host: String,
+}
+
+/// A connection by mutual TLS.
+pub(super) struct Secured {
+    pub(super) io: Io,
+    pub(super) alpn: Alpn,
+    pub(super) proof: Arc<Proof>,
 }
 
 /// What is kept for an endpoint: configurations with sessions of its own, by what they offer.
@@ -99,7 +107,7 @@ impl Mesh {
         endpoint: &Endpoint,
         version: Option<Version>,
         io: Io,
-    ) -> Result<(Io, Alpn), ConnectError> {
+    ) -> Result<Secured, ConnectError> {
         let wanted = Wanted::new(self.ids.clone(), endpoint.spec().identity.clone());
         let identity = self.identity()?;
         let config = kept(endpoint, &identity, &wanted, Offer::of(version));
@@ -113,12 +121,16 @@ impl Mesh {
             }
         })?;
         let tls = stream.get_ref().1;
-        // A resumed session brings the chain of its first handshake, which rustls does not judge again.
-        identity
-            .identify_peer(tls.peer_certificates(), &wanted, UnixTime::now())
+        let proof = Proof::new(&identity, tls.peer_certificates(), Some(wanted), UnixTime::now())
             .map_err(|untrusted| failed(untrusted.reason(Role::Server), untrusted.to_string()))?;
+        self.store.proofs.keep(&proof);
         let alpn = if tls.alpn_protocol() == Some(b"h2") { Alpn::Http2 } else { Alpn::Other };
-        Ok((Io::Tls(Box::new(stream.into())), alpn))
+        Ok(Secured { io: Io::Tls(Box::new(stream.into())), alpn, proof })
+    }
+
+    /// A peer of another plan that is meant to be `ids` has taken this one's place: what is still open goes by that.
+    pub(super) fn superseded(&self, ids: &Arc<[IdMatch]>) {
+        self.store.proofs.mean(&self.ids, ids);
     }
 
     fn name(&self, addr: &Addr) -> ServerName<'static> {
@@ -141,10 +153,12 @@ fn broken(error: &io::Error) -> String {
     }
 }
 
-/// The configuration for an endpoint; made anew where the identity in force, or who is wanted, is another.
+/// The configuration for an endpoint; made anew where the identity in force, or who is wanted, is another. A certificate
+/// that has expired begins no session again: by an alert, which only a full handshake has, we learn why we are refused.
 fn kept(endpoint: &Endpoint, identity: &Arc<Identity>, wanted: &Wanted, offer: Offer) -> Arc<ClientConfig> {
     let mut kept = endpoint.mesh().lock();
-    if kept.as_ref().is_none_or(|kept| !Arc::ptr_eq(&kept.identity, identity) || kept.wanted != *wanted) {
+    let same = |kept: &Kept| Arc::ptr_eq(&kept.identity, identity) && kept.wanted == *wanted;
+    if !kept.as_ref().is_some_and(same) || identity.is_expired(UnixTime::now()) {
         *kept = None;
     }
     let kept = kept.get_or_insert_with(|| Kept {

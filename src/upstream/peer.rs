@@ -29,6 +29,7 @@ use crate::plan::rules::Rules;
 use crate::resilience::budget::Budget;
 use crate::resilience::hedge::Latencies;
 use crate::resilience::levels::NO_OVERFLOW;
+use crate::resilience::limit::Limits;
 use crate::resilience::pick::Draw;
 use crate::telemetry::metrics::{Gauge, PeerMetrics};
 use crate::tls::client::ClientTls;
@@ -195,15 +196,19 @@ impl Peer {
         &self.guards
     }
 
-    /// A connection ended or was made: where the whole peer's connections are limited, whoever waits at any endpoint
-    /// may be next.
-    pub(super) fn room_again(&self) {
-        let limits = self.rules().limits;
-        if limits.connections.or(limits.connecting).is_none() {
+    /// A connection ended or was made at the endpoint that counts by `at`: where it is limited, whoever waits there may be
+    /// next; where those of the whole peer are, whoever waits at any endpoint.
+    pub(super) fn room_again(&self, at: &Arc<Limits>) {
+        let (whole, each) = {
+            let rules = self.rules();
+            (rules.limits, rules.endpoint_limits)
+        };
+        let [whole, each] = [whole, each].map(|rule| rule.connections.or(rule.connecting).is_some());
+        if !whole && !each {
             return;
         }
         let now = Instant::now();
-        for endpoint in self.endpoints.load().all() {
+        for endpoint in self.endpoints.load().all().iter().filter(|endpoint| whole || endpoint.counts_by(at)) {
             endpoint.look_again(now);
         }
     }

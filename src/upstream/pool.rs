@@ -339,6 +339,12 @@ impl<O, M: Clone, W: Waiter> Pool<O, M, W> {
         self.serve(now)
     }
 
+    /// Lets go of connections that are to be used no more; what is in use ends after its exchange.
+    pub fn retain(&mut self, one: impl Fn(&O) -> bool, many: impl Fn(&M) -> bool) {
+        self.idle.retain(|idle| one(&idle.conn));
+        self.shared.retain(|shared| many(&shared.conn));
+    }
+
     /// Says when a shared connection is to be replaced.
     pub fn replace_at(&mut self, id: u64, at: Option<Instant>) {
         if let Some(shared) = self.shared.iter_mut().find(|shared| shared.id == id) {
@@ -549,6 +555,25 @@ mod tests {
         assert_eq!(pool.checkout(now, H1), Checkout::Now(Offer::One(3, "c")));
         assert_eq!(pool.checkout(now, H1), Checkout::Now(Offer::Connect(H1)));
         assert_eq!(pool.counts().idle, 0);
+    }
+
+    #[test]
+    fn what_may_not_be_used_any_more_is_let_go() {
+        let (mut pool, t) = (pool(Bounds::default()), Instant::now());
+        for conn in ["a", "b"] {
+            assert_eq!(pool.checkout(t, H1), Checkout::Now(Offer::Connect(H1)));
+            let _ = pool.opened_one(t, H1);
+            assert_eq!(pool.checkout(t, H2), Checkout::Now(Offer::Connect(H2)));
+            let _ = pool.opened_many(t, H2, conn, 1);
+        }
+        for (id, conn) in [(1, "a"), (3, "b")] {
+            assert_eq!(read(pool.returned(t, id, conn, None)), []);
+        }
+        pool.retain(|one| *one == "a", |many| *many == "b");
+        let left = Counts { http1: 2, idle: 1, http2: 1, streams: 1, ..Counts::default() };
+        assert_eq!(pool.counts(), left);
+        assert!(matches!(pool.checkout(t, H1), Checkout::Now(Offer::One(_, "a"))));
+        assert_eq!(pool.checkout(t, H2), Checkout::Now(Offer::Connect(H2)), "the stream of the other holds it open");
     }
 
     #[test]

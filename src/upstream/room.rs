@@ -1,5 +1,5 @@
 //! Room for connections under the limits of a peer and of its endpoints: taken before one is made, given back after its
-//! end, when whoever waits at another endpoint of the peer may be next.
+//! end, when whoever waits at its endpoint or at another one of the peer may be next.
 
 use std::sync::{Arc, Weak};
 
@@ -45,10 +45,15 @@ impl Room {
     }
 
     /// Takes room for a connection that is to be made; a [`Place`] gives it back. Returns whether there was any.
+    ///
+    /// Of the endpoint first, which only its own pool's lock lets in here: taken for a moment under the peer's limit, it
+    /// would be missing at another endpoint, where nobody would look again.
     pub(super) fn enter(&self) -> bool {
-        for (taken, (limits, rule, what)) in self.all().into_iter().enumerate() {
+        let [peer, peer_connecting, endpoint, endpoint_connecting] = self.all();
+        let all = [endpoint, endpoint_connecting, peer, peer_connecting];
+        for (taken, (limits, rule, what)) in all.into_iter().enumerate() {
             if limits.of(what).raise(what.of(rule)).is_err() {
-                self.all().into_iter().take(taken).for_each(|(limits, _, what)| limits.of(what).lower());
+                all.into_iter().take(taken).for_each(|(limits, _, what)| limits.of(what).lower());
                 return false;
             }
         }
@@ -102,7 +107,7 @@ impl Place {
 
     fn next(&self) {
         if let Some(peer) = self.home.peer.upgrade() {
-            peer.room_again();
+            peer.room_again(&self.endpoint);
         }
     }
 }
@@ -152,5 +157,31 @@ mod tests {
         drop(Place::taken(&Home { peer: Weak::new(), limits: peer.clone() }, &endpoint));
         assert_eq!(used(), (0, 0, 0));
         assert_eq!(endpoint.connecting.used(), 0);
+    }
+
+    #[test]
+    fn one_endpoint_that_is_full_never_keeps_room_from_another() {
+        let (peer, full, free) = (Arc::<Limits>::default(), Arc::<Limits>::default(), Arc::<Limits>::default());
+        let limits = |connections| LimitsRule { connections: Some(connections), ..LimitsRule::default() };
+        let rules = Rules { limits: limits(2), endpoint_limits: limits(1), ..Rules::default() };
+        let (full, free) = (Room::new(peer.clone(), full, &rules), Room::new(peer.clone(), free.clone(), &rules));
+        assert!(full.enter());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(!full.enter());
+                }
+            });
+            let home = Home { peer: Weak::new(), limits: peer.clone() };
+            let refused = (0..200_000).filter(|_| {
+                let entered = free.enter();
+                drop(entered.then(|| Place::taken(&home, &free.endpoint)));
+                !entered
+            });
+            let refused = refused.count();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(refused, 0);
+        });
     }
 }

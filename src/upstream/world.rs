@@ -61,10 +61,14 @@ impl World {
     /// # Errors
     /// As [`World::first`]; nothing has changed then, no policy either.
     pub fn next(old: &Self, plan: Arc<Plan>, shared: &Upstreams) -> Result<Self, String> {
-        let known = old.peers.iter().map(|peer| (peer.name(), peer)).collect();
+        let known: HashMap<_, _> = old.peers.iter().map(|peer| (peer.name(), peer)).collect();
         let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(old))?;
         for (peer, planned) in next.peers.iter().zip(&next.plan.peers) {
             peer.set_policy(planned.policy.clone());
+            let before = known.get(peer.name()).filter(|before| !Arc::ptr_eq(before, peer));
+            if let (Some(mesh), Some(ids)) = (before.and_then(|before| before.mesh()), &planned.source.mtls) {
+                mesh.superseded(ids);
+            }
         }
         Ok(next)
     }

@@ -15,6 +15,7 @@ import endpoints
 import ledger
 import limits
 import network
+import rotation
 from lab import LOOPBACK, Lab, wait_for
 
 ROOT = HERE.parent.parent
@@ -30,6 +31,13 @@ PARTS = {
     "two-hops": (4, "http1", True),
 }
 
+# Parts of another kind.
+OTHERS = {
+    "limits": limits.run,
+    "rotation": lambda chosen: rotation.run(chosen, "http1"),
+    "rotation-http2": lambda chosen: rotation.run(chosen, "http2"),
+}
+
 
 def options():
     parser = argparse.ArgumentParser(prog="tests/faults/run", description=__doc__)
@@ -40,7 +48,7 @@ def options():
     parser.add_argument("--rate", type=int, default=500, help="requests a second (default: %(default)s)")
     parser.add_argument("--settle", type=float, default=endpoints.SETTLES, metavar="SECONDS",
                         help="how long after its fault an endpoint still counts as ill (default: %(default)s)")
-    parser.add_argument("--only", choices=[*PARTS, "limits"], help="this part alone")
+    parser.add_argument("--only", choices=[*PARTS, *OTHERS], help="this part alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a part that failed")
     parser.add_argument("--no-skips", action="store_true", default=os.environ.get("CI") == "true",
                         help="a skipped fault is a failure (the default where CI=true)")
@@ -108,10 +116,10 @@ def main():
     print(f"seed {chosen.seed}, {chosen.seconds:g} s of {chosen.rate}/s for each part, {chosen.endpoints} endpoints, "
           f"{chosen.binary}")
     failed = ["black holes were skipped"] if skipped and chosen.no_skips else []
-    for name in [chosen.only] if chosen.only else [*PARTS, "limits"]:
+    for name in [chosen.only] if chosen.only else [*PARTS, *OTHERS]:
         print(f"--- {name}")
         net_class = network.Loopback if skipped else network.Namespaces
-        wrong = limits.run(chosen) if name == "limits" else part(name, chosen, net_class)
+        wrong = OTHERS[name](chosen) if name in OTHERS else part(name, chosen, net_class)
         print("\n".join(f"    WRONG {line}" for line in wrong[:20]) or "    well")
         if len(wrong) > 20:
             print(f"    and {len(wrong) - 20} more")

@@ -142,6 +142,15 @@ fn a_copy_goes_to_the_mirror_and_its_answer_nowhere() {
 }
 
 #[test]
+fn a_copy_of_a_retry_is_not_multiplied() {
+    let (breaks, shop) = (App::script([""]), App::http(STANDBY));
+    let sidecar = sidecar(shop.addr, &breaks, "routes: [{ mirror: { peer: standby } }]");
+    assert!(ask(&sidecar, "GET", "x-outrigger-attempt: 2\r\n\r\n").ends_with("standby"));
+    metric(&sidecar, "outrigger_retries_skipped_total{peer=\"standby\"} 1");
+    assert_eq!(sidecar.metric(&["outrigger_attempts_total", "standby"]), 1.0);
+}
+
+#[test]
 fn a_mirror_that_hangs_delays_nobody_and_takes_no_more_than_its_places() {
     let (hangs, shop) = (App::start(|mut stream, _| drop(stream.read_to_end(&mut Vec::new()))), App::http(STANDBY));
     let sidecar = sidecar(shop.addr, &hangs, "routes: [{ mirror: { peer: standby } }]");

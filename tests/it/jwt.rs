@@ -276,6 +276,26 @@ fn a_token_that_the_service_is_not_to_get_is_taken_away() {
 }
 
 #[test]
+fn what_the_service_told_by_a_token_stands_in_for_no_other_answer() {
+    const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nann's";
+    for (forward, stale) in [("forward: keep", false), ("forward: strip", true)] {
+        let (folder, issuer) = (Folder::new(), Issuer::new());
+        let app = App::script([OWN, ""]);
+        let keys = folder.write("keys.json", &issuer.jwks("one"));
+        let more = format!(
+            ", routes: [{{ fallback: {{ stale: {{ for: 1h }} }} }}], jwt: [{{ issuer: 'https://login.test', audiences: any, jwks: '{}', token: x-token, {forward} }}]",
+            keys.display()
+        );
+        let sidecar = inbound(app.addr, &more);
+        let by = |name: &str| format!("X-Token: {}\r\n", issuer.token("one", json!({ "sub": name })));
+        assert!(ask(&sidecar, "/", &by("ann")).ends_with("ann's"));
+        // What never sees a token tells everybody the same.
+        let answer = ask(&sidecar, "/", &by("bob"));
+        assert_eq!(answer.ends_with("ann's"), stale, "{answer}");
+    }
+}
+
+#[test]
 fn a_file_of_keys_that_cannot_be_used_is_refused_with_its_place() {
     let (folder, file) = (Folder::new(), Folder::new());
     let keys = folder.write("keys.json", "{\"keys\":[{\"kty\":\"oct\",\"k\":\"c2VjcmV0\"}]}");

@@ -37,6 +37,7 @@ mod policy;
 mod redirect;
 mod reload;
 mod retries;
+mod rotation;
 mod routes;
 mod secrets;
 mod start;

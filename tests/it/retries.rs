@@ -101,6 +101,25 @@ fn a_retry_of_a_retry_is_not_made() {
 }
 
 #[test]
+fn an_answer_that_is_worth_another_attempt_and_gets_none_says_why() {
+    const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
+    for (head, fields, attempts, skipped) in [
+        ("POST /", "", 2, "retry_skipped=not_idempotent"),
+        ("GET /", "x-outrigger-attempt: 2\r\n", 2, "retry_skipped=retry_of_retry"),
+        ("POST /", "", 1, ""),
+    ] {
+        let app = flaky(1, move |stream| stream.write_all(BUSY.as_bytes()).unwrap());
+        let sidecar = sidecar(&app, &format!(", retry: {{ on: [503], attempts: {attempts} }}"));
+        let request = format!("{head} HTTP/1.1\r\nHost: db\r\n{fields}Content-Length: 0\r\n\r\n");
+        let answer = Caller::connect(sidecar.outbound).send(request).answer();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("busy"), "{answer}");
+        sidecar.says(&["status=503", "attempts=1", skipped]);
+        let counted = sidecar.metric(&["outrigger_retries_skipped_total", "db"]);
+        assert_eq!(counted, f64::from(u8::from(attempts > 1)), "{head} {fields}");
+    }
+}
+
+#[test]
 fn a_body_is_kept_up_to_a_bound() {
     for (size, status, skipped) in [(64 * 1024, 200, ""), (64 * 1024 + 1, 502, "retry_skipped=body_too_large")] {
         let seen = AtomicU32::new(0);

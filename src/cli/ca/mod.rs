@@ -6,7 +6,7 @@ mod folder;
 mod inspect;
 #[cfg(test)]
 mod testing;
-mod words;
+pub(super) mod words;
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -8,7 +8,7 @@ use crate::tls::certificate::Facts;
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
 
 /// A length of time in its two largest units: `23 h 58 m`.
-pub(super) fn span(length: Duration) -> String {
+pub(in crate::cli) fn span(length: Duration) -> String {
     let mut seconds = length.as_secs();
     let mut parts = Vec::new();
     let largest = UNITS.iter().position(|(_, size)| seconds >= *size).unwrap_or(UNITS.len() - 1);

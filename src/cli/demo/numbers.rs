@@ -189,6 +189,7 @@ mod tests {
 
     fn scrape(metrics: &Arc<Metrics>) -> Counts {
         let facts = Facts {
+            identity: None,
             service: "web".into(),
             apps: vec![PeerName::new("app")],
             started: UNIX_EPOCH,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -18,11 +19,13 @@ use crate::control::{Destination, House, ready};
 use crate::ids::PeerName;
 use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
-use crate::plan::door::{DoorPlan, Leads};
+use crate::plan::door::{DoorPlan, Leads, Mtls};
 use crate::plan::peer::PeerKind;
 use crate::plan::{AdminPlan, Plan};
 use crate::telemetry::exposition;
+use crate::telemetry::plaintext::PlaintextState;
 use crate::telemetry::stamp::Stamp;
+use crate::tls::state::IdentityState;
 use crate::upstream::dialled;
 use crate::upstream::state::{LimitState, PeerState};
 
@@ -142,10 +145,20 @@ fn metrics_page(house: &House) -> Answer {
         apps: apps.chain([PeerName::new(dialled::APPS)]).collect(),
         started: house.started,
         process: exposition::Process::now(),
+        identity: house.rooms.identity().map(|identity| identity_facts(&identity)),
     };
     house.metrics.forget_gone();
     let text = exposition::render(&house.metrics, facts);
     made(StatusCode::OK, HeaderValue::from_static(exposition::CONTENT_TYPE), text)
+}
+
+fn identity_facts(identity: &IdentityState) -> exposition::IdentityFacts {
+    let expiries = identity.first_expiries().into_iter();
+    exposition::IdentityFacts {
+        expiries: expiries.map(|((of, domain), unix)| (of, domain.to_owned(), unix)).collect(),
+        rotations: identity.rotations,
+        refusals: identity.refusals,
+    }
 }
 
 async fn reload_page(house: &House) -> Answer {
@@ -181,6 +194,11 @@ struct State {
     captured: Vec<Destination>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<DnsState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<IdentityState>,
+    /// Who would be refused if `inbound.mtls` were `strict`; absent where it is not `permissive`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plaintext: Option<PlaintextState>,
     /// Whose tokens are believed, and how many of their keys are known.
     issuers: Vec<SourceState>,
     config: Report,
@@ -215,10 +233,16 @@ impl State {
             peers: house.rooms.peers(),
             captured: house.rooms.destinations(),
             dns: house.rooms.dns(),
+            identity: house.rooms.identity(),
+            plaintext: is_permissive(&plan).then(|| house.metrics.plaintext.state(SystemTime::now())),
             issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }
     }
+}
+
+fn is_permissive(plan: &Plan) -> bool {
+    plan.doors.iter().any(|door| door.mtls == Mtls::Permissive)
 }
 
 impl DoorState {

@@ -212,15 +212,15 @@ impl Taking {
             Ok(identity) => {
                 self.metrics.workload_api.taken.inc();
                 (self.failures, self.said) = (0, None);
-                let (id, warnings) = (identity.id().clone(), identity.warnings(now));
+                let id = identity.id().clone();
                 if self.store.replace(identity) {
                     info!(%id, agent = %self.plan.agent, "an identity came from the Workload API");
-                    warnings.iter().for_each(|warning| warn!("identity: {warning}"));
                 }
                 self.came.send_replace(true);
             }
             Err(why) => {
                 self.metrics.workload_api.refused.inc();
+                self.store.refuse(&why);
                 self.complain(&Fault::Unreadable(why));
             }
         }

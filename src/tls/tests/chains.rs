@@ -222,3 +222,35 @@ fn lists_of_the_revoked_that_compete() {
     // webpki cannot tell whose list it is, and rather believes nobody.
     assert!(judged(vec![old.crl(&[1], 9)], &numbered(&new, 9)).is_err());
 }
+
+#[test]
+fn who_was_judged_before_is_judged_the_same() {
+    let root = Authority::root_with("root", |params| dates(params, -40, 30));
+    let renewed = Authority::root_with("renewed", |params| dates(params, -40, 12));
+    let issuing = root.below("issuing", |params| dates(params, -20, 20));
+    let day = |params: &mut rcgen::CertificateParams| dates(params, -10, 24);
+    let chains = [root.issue_with(ID, day), issuing.issue_with(ID, day), renewed.issue_with(ID, day)];
+    let us = || {
+        let roots = [root.der(), renewed.der()];
+        Identity::new(root.issue_with("spiffe://shop/us", day).material(&[(None, &roots)]), now()).unwrap()
+    };
+    let known = us();
+    for chain in &chains {
+        for hour in (-45..45).chain([0, 5, 13, 21, 25, 0]) {
+            for role in [Role::Client, Role::Server] {
+                let judged = |us: &Identity| match role {
+                    Role::Client => us.identify_client(Some(&chain.certificates), time(hour)),
+                    Role::Server => us.identify_peer(Some(&chain.certificates), &wanted(&[ID]), time(hour)),
+                };
+                assert_eq!(judged(&known), judged(&us()), "{hour} h, {role}");
+            }
+        }
+    }
+    // What is good for one use is not so for the other, and a changed byte is another chain.
+    let one_way = root.issue_with(ID, |params| params.extended_key_usages = vec![Eku::ClientAuth]);
+    assert!(known.identify_client(Some(&one_way.certificates), now()).is_ok());
+    assert!(known.identify_peer(Some(&one_way.certificates), &wanted(&[ID]), now()).is_err());
+    let mut bent = one_way.certificates[0].to_vec();
+    *bent.last_mut().unwrap() ^= 1;
+    assert!(known.identify_client(Some(&[bent.into()]), now()).is_err());
+}

@@ -4,6 +4,7 @@ mod chains;
 mod files;
 mod handshakes;
 mod kit;
+mod proofs;
 mod properties;
 mod resumption;
 mod rows;

@@ -1,17 +1,24 @@
 //! An endpoint under limits: what stands in line or in flight, and who makes room for a connection.
 
+use std::sync::Arc;
+
 use super::super::guards::Refusal;
 use super::super::lease::ConnectError;
 use super::super::peer::Peer;
 use super::super::room::NoRoom;
 use super::Endpoint;
-use crate::resilience::limit::{Held, Limited};
+use crate::resilience::limit::{Held, Limited, Limits};
 
 impl Endpoint {
     /// Takes one under the limit of each endpoint.
     pub(super) fn hold(&self, peer: &Peer, what: Limited) -> Result<Held, ConnectError> {
         let held = self.limits.hold(what, &peer.rules().endpoint_limits);
         held.map_err(|full| peer.full(full, Some(&self.addr)).into())
+    }
+
+    /// Whether these are its counters.
+    pub(in super::super) fn counts_by(&self, limits: &Arc<Limits>) -> bool {
+        Arc::ptr_eq(&self.limits, limits)
     }
 
     /// Room in line, under the limits of the peer and of the endpoint.

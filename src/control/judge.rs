@@ -1,0 +1,119 @@
+//! Time and news pass over open connections: what they have proven is judged again, and those that no longer verify are
+//! ended in order. Runs beside the requests, never among them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustls_pki_types::UnixTime;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{info, warn};
+
+use super::certs::{Followed, Following};
+use crate::ids::Door;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::identity::Identity;
+use crate::tls::proof::{Proof, Verdicts};
+use crate::tls::untrusted::Role;
+
+/// How often it is asked whether something has expired; a new identity is looked at as it comes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Proofs judged in one go; the admin server shares the thread.
+const AT_ONCE: usize = 32;
+
+/// Lines of the log for one look; those of many callers would hide everything else.
+const LINES: usize = 20;
+
+/// Judges open connections and warns of what expires, until the sender is gone; `clock` is the time of day.
+pub async fn judge(mut following: Following, metrics: Arc<Metrics>, clock: impl Fn() -> UnixTime) {
+    let (mut draining, mut warnings) = (Draining::default(), Warnings::default());
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reloaded = true;
+    loop {
+        let followed = following.borrow_and_update().clone();
+        if let Some((followed, identity)) = followed.as_ref().and_then(|it| Some((it, it.store.current()?))) {
+            // What a start or a reload has found was told there.
+            for warning in warnings.fresh(&identity, clock()).into_iter().filter(|_| !reloaded) {
+                warn!("{warning}");
+            }
+            draining.look(followed, &identity, &metrics, clock()).await;
+        }
+        draining.force(Instant::now());
+        let renewed = async {
+            match &followed {
+                Some(followed) => followed.store.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        reloaded = false;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = renewed => {}
+            changed = following.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                reloaded = true;
+            }
+        }
+    }
+}
+
+/// Connections that no longer verify, and when what is left of them is ended.
+#[derive(Default)]
+struct Draining(Vec<(Instant, Weak<Proof>)>);
+
+impl Draining {
+    async fn look(&mut self, followed: &Followed, identity: &Identity, metrics: &Metrics, now: UnixTime) {
+        let (mut seen, mut refused) = (Verdicts::default(), BTreeMap::<_, usize>::new());
+        for (at, proof) in followed.store.proofs.due(identity, now).into_iter().enumerate() {
+            if at % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let Err(why) = proof.judge(identity, &mut seen, now) else { continue };
+            let role = proof.role();
+            metrics.door(door(role)).distrusted.inc(why.reason(role));
+            *refused.entry((proof.id().to_string(), door(role).word(), why.to_string())).or_default() += 1;
+            let end = Instant::now().checked_add(followed.grace);
+            self.0.extend(end.map(|end| (end, Arc::downgrade(&proof))));
+        }
+        for ((id, door, why), connections) in refused.iter().take(LINES) {
+            info!(%id, door, connections, "connections are closed after what they are doing: {why}");
+        }
+        if let Some(more) = refused.len().checked_sub(LINES).filter(|more| *more > 0) {
+            info!("and so are connections of {more} others");
+        }
+    }
+
+    fn force(&mut self, now: Instant) {
+        self.0.retain(|(at, proof)| match proof.upgrade() {
+            Some(proof) if *at <= now => {
+                proof.force();
+                false
+            }
+            Some(_) => true,
+            None => false,
+        });
+    }
+}
+
+fn door(role: Role) -> Door {
+    match role {
+        Role::Client => Door::Inbound,
+        Role::Server => Door::Outbound,
+    }
+}
+
+/// What was warned of.
+#[derive(Default)]
+struct Warnings(HashSet<String>);
+
+impl Warnings {
+    /// What is to be told at `now` and was not before.
+    fn fresh(&mut self, identity: &Identity, now: UnixTime) -> Vec<String> {
+        let before = std::mem::replace(&mut self.0, identity.warnings(now).into_iter().collect());
+        self.0.difference(&before).cloned().collect()
+    }
+}

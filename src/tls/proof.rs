@@ -1,0 +1,211 @@
+//! `Proof`: what the other end of an open connection has proven, judged again as long as the connection is open.
+//!
+//! A connection is judged anew when whom we trust has changed, when something in its chain or among the roots and CRLs
+//! expires, and when a reload means somebody else by its peer. One that still verifies notices nothing of it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::task::AbortHandle;
+
+use super::facts::Facts;
+use super::identity::Identity;
+use super::untrusted::{Role, Untrusted};
+use super::verify::Wanted;
+use crate::life::drain::{Drain, Phase};
+use crate::spiffe::{IdMatch, SpiffeId};
+
+/// Who is at the other end of a connection, and whether that still holds.
+pub struct Proof {
+    id: SpiffeId,
+    chain: Chain,
+    judged: Mutex<Judged>,
+    /// Why it holds no longer.
+    over: OnceLock<Untrusted>,
+    /// The connection's own drain.
+    drain: Drain,
+    /// The task of a connection that obeys no drain, ended by force.
+    task: OnceLock<AbortHandle>,
+}
+
+/// What a proof was judged by.
+struct Judged {
+    /// Who was called; `None` where the other end called us.
+    wanted: Option<Wanted>,
+    /// Whom we trusted.
+    trust: [u8; 32],
+    /// When the verdict may be another without any change of ours.
+    due: UnixTime,
+}
+
+/// Verdicts of one look at many connections: those of one caller have one chain.
+#[derive(Default)]
+pub struct Verdicts(HashMap<(bool, Chain), Result<SpiffeId, Untrusted>>);
+
+/// The leaf first.
+type Chain = Arc<[CertificateDer<'static>]>;
+
+impl Proof {
+    /// Judges who is at the other end by what holds at `now`; who is `wanted` is `None` for a caller. To be asked on
+    /// every connection: a resumed one brings the chain of its first handshake, which rustls does not judge again.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn new(
+        identity: &Identity,
+        chain: Option<&[CertificateDer<'_>]>,
+        wanted: Option<Wanted>,
+        now: UnixTime,
+    ) -> Result<Arc<Self>, Untrusted> {
+        let id = match &wanted {
+            None => identity.identify_client(chain, now)?,
+            Some(wanted) => identity.identify_peer(chain, wanted, now)?,
+        };
+        let chain: Chain = chain.unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
+        let judged = Judged { wanted, trust: identity.trust(), due: due(&chain, identity, now) };
+        Ok(Arc::new(Self {
+            id,
+            chain,
+            judged: Mutex::new(judged),
+            over: OnceLock::new(),
+            drain: Drain::default(),
+            task: OnceLock::new(),
+        }))
+    }
+
+    /// Who is there.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Whether it still holds.
+    pub fn holds(&self) -> bool {
+        self.over.get().is_none()
+    }
+
+    /// Why it holds no longer.
+    pub fn over(&self) -> Option<&Untrusted> {
+        self.over.get()
+    }
+
+    /// What the other end is.
+    pub fn role(&self) -> Role {
+        if self.judged.lock().wanted.is_some() { Role::Server } else { Role::Client }
+    }
+
+    /// Begins to drain once it holds no longer, and is forced some time after.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Names the task that is ended where the drain is forced.
+    pub fn forces(&self, task: AbortHandle) {
+        // A connection has one task.
+        let _ = self.task.set(task);
+    }
+
+    /// Ends what is left of the connection.
+    pub fn force(&self) {
+        self.drain.advance(Phase::Forced);
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    /// Judges it by what holds at `now`; once refused it stays so.
+    ///
+    /// # Errors
+    /// Why it is refused: told once.
+    pub fn judge(&self, identity: &Identity, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
+        let mut judged = self.judged.lock();
+        let key = (judged.wanted.is_some(), self.chain.clone());
+        let verdict = seen.0.entry(key).or_insert_with(|| match &judged.wanted {
+            None => identity.identify(Some(&self.chain), Role::Client, now),
+            Some(_) => identity.identify(Some(&self.chain), Role::Server, now),
+        });
+        let verdict = verdict.clone().and_then(|id| judged.wanted.as_ref().map_or(Ok(()), |wanted| wanted.check(&id)));
+        (judged.trust, judged.due) = (identity.trust(), due(&self.chain, identity, now));
+        drop(judged);
+        let Err(why) = verdict else { return Ok(()) };
+        if self.over.set(why.clone()).is_err() {
+            return Ok(());
+        }
+        self.drain.advance(Phase::Draining);
+        Err(why)
+    }
+
+    fn is_due(&self, identity: &Identity, now: UnixTime) -> bool {
+        let judged = self.judged.lock();
+        self.holds() && (judged.due <= now || judged.trust != identity.trust())
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proof").field("id", &self.id).field("over", &self.over.get()).finish_non_exhaustive()
+    }
+}
+
+/// The first second at which something that the verdict rests on, or may rest on, is out of date.
+fn due(chain: &[CertificateDer<'_>], identity: &Identity, now: UnixTime) -> UnixTime {
+    let chain = chain.iter().filter_map(|certificate| Some(Facts::read(certificate)?.validity.until));
+    let ours = identity.expiries().iter().map(|expiry| expiry.validity.until);
+    let next = chain.chain(ours).filter(|until| *until >= now).min();
+    let after = |until: UnixTime| UnixTime::since_unix_epoch(Duration::from_secs(until.as_secs().saturating_add(1)));
+    next.map_or(UnixTime::since_unix_epoch(Duration::MAX), after)
+}
+
+/// The proofs of all open connections.
+#[derive(Default)]
+pub struct Proofs(Mutex<Vec<Weak<Proof>>>);
+
+impl Proofs {
+    /// Judges `proof` again from now on.
+    pub fn keep(&self, proof: &Arc<Proof>) {
+        self.0.lock().push(Arc::downgrade(proof));
+    }
+
+    /// Those that are to be judged again; forgets the connections that have ended.
+    pub fn due(&self, identity: &Identity, now: UnixTime) -> Vec<Arc<Proof>> {
+        // Looked through without the lock, which new connections take on their way.
+        let mut all = std::mem::take(&mut *self.0.lock());
+        let mut due = Vec::new();
+        all.retain(|proof| {
+            let Some(proof) = proof.upgrade() else { return false };
+            let stays = proof.holds();
+            if proof.is_due(identity, now) {
+                due.push(proof);
+            }
+            stays
+        });
+        let mut kept = self.0.lock();
+        all.append(&mut kept);
+        *kept = all;
+        due
+    }
+
+    /// By a peer that meant `before` somebody else is meant now: its connections are due.
+    pub fn mean(&self, before: &Arc<[IdMatch]>, now: &Arc<[IdMatch]>) {
+        for proof in self.0.lock().iter().filter_map(Weak::upgrade) {
+            let mut judged = proof.judged.lock();
+            if let Some(wanted) = judged.wanted.as_mut().filter(|wanted| wanted.is_of(before)) {
+                wanted.mean(now.clone());
+                judged.due = UnixTime::since_unix_epoch(Duration::ZERO);
+            }
+        }
+    }
+
+    /// How many there are, those of connections that have ended since the last look included.
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,149 @@
+//! What connections have proven, judged again under a clock that the tests move and trust that they change.
+
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::kit::*;
+use crate::life::drain::Phase;
+use crate::spiffe::IdMatch;
+use crate::tls::identity::Identity;
+use crate::tls::proof::{Proof, Verdicts};
+use crate::tls::store::IdentityStore;
+use crate::tls::untrusted::{Role, Untrusted};
+use crate::tls::verify::Wanted;
+
+const OWN: &str = "spiffe://shop/server";
+const CALLER: &str = "spiffe://shop/client";
+
+/// An identity of the mesh that trusts these roots and lists.
+fn identity(own: &Chain, roots: &[&Authority], crl: Option<(&Authority, &[u64], i64)>) -> Identity {
+    let roots: Vec<CertificateDer<'static>> = roots.iter().map(|root| root.der()).collect();
+    let mut material = own.material(&[(None, &roots)]);
+    material.crls = crl.into_iter().map(|(of, revoked, until)| sourced("crl", vec![of.crl(revoked, until)])).collect();
+    Identity::new(material, now()).unwrap()
+}
+
+/// Keeps the proof of a connection whose end shows `chain`.
+fn keep(store: &IdentityStore, chain: &Chain, wanted: Option<Wanted>) -> Arc<Proof> {
+    let proof = Proof::new(&store.current().unwrap(), Some(&chain.certificates), wanted, now()).unwrap();
+    store.proofs.keep(&proof);
+    proof
+}
+
+/// Why connections are refused by a look at `at`, and how many were looked at.
+fn look(store: &IdentityStore, at: UnixTime) -> (Vec<Untrusted>, usize) {
+    let (identity, mut seen) = (store.current().unwrap(), Verdicts::default());
+    let due = store.proofs.due(&identity, at);
+    (due.iter().filter_map(|proof| proof.judge(&identity, &mut seen, at).err()).collect(), due.len())
+}
+
+fn second_after(time: UnixTime) -> UnixTime {
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(time.as_secs() + 1))
+}
+
+#[test]
+fn an_expired_caller_is_ended_at_the_second_and_nobody_else() {
+    let root = Authority::root("root");
+    let until = |hours| root.issue_with(CALLER, |params| dates(params, -1, hours));
+    let store = IdentityStore::new(identity(&until(24), &[&root], None));
+    let (short, long) = (keep(&store, &until(1), None), keep(&store, &until(2), None));
+    assert_eq!(look(&store, now()), (vec![], 0));
+    assert_eq!(look(&store, time(1)), (vec![], 0), "its last second");
+    let expired = Untrusted::Expired { since: time(1) };
+    assert_eq!(look(&store, second_after(time(1))), (vec![expired.clone()], 1));
+    assert_eq!((short.over(), short.drain().phase()), (Some(&expired), Phase::Draining));
+    assert_eq!((long.holds(), long.drain().phase()), (true, Phase::Open));
+    assert_eq!(look(&store, time(2)), (vec![], 0), "told once");
+    drop(short);
+    assert_eq!(look(&store, second_after(time(2))).1, 1);
+    drop(long);
+    look(&store, time(3));
+    assert!(store.proofs.is_empty(), "ended connections are forgotten");
+}
+
+#[test]
+fn roots_that_go_end_whom_they_vouched_for_and_nothing_else_does() {
+    let (old, new) = (Authority::root("old"), Authority::root("new"));
+    let (own_old, own_new) = (old.issue(OWN), new.issue(OWN));
+    let store = IdentityStore::new(identity(&own_old, &[&old, &new], None));
+    let by_old = keep(&store, &old.issue(CALLER), None);
+    let peer_by_old = keep(&store, &old.issue(CALLER), Some(wanted(&[CALLER])));
+    let by_new = keep(&store, &new.issue(CALLER), None);
+    // Another leaf of our own is no news of others.
+    assert!(store.replace(identity(&own_new, &[&old, &new], None)));
+    assert_eq!(look(&store, now()), (vec![], 0));
+    // A root more is looked at, and hurts nobody.
+    let third = Authority::root("third");
+    assert!(store.replace(identity(&own_new, &[&old, &new, &third], None)));
+    assert_eq!(look(&store, now()), (vec![], 3));
+    assert!(store.replace(identity(&own_new, &[&new], None)));
+    assert_eq!(look(&store, now()), (vec![Untrusted::UnknownIssuer; 2], 3));
+    assert_eq!((by_old.holds(), peer_by_old.holds(), by_new.holds()), (false, false, true));
+    assert_eq!((by_old.role(), peer_by_old.role()), (Role::Client, Role::Server));
+    // No way back: whoever was told to go is gone.
+    assert!(store.replace(identity(&own_new, &[&old, &new], None)));
+    look(&store, now());
+    assert!(!by_old.holds());
+    // Proven under the roots of before, after these were looked at.
+    let late = Proof::new(&store.current().unwrap(), Some(&old.issue(CALLER).certificates), None, now()).unwrap();
+    assert!(store.replace(identity(&own_new, &[&new], None)));
+    look(&store, now());
+    store.proofs.keep(&late);
+    assert_eq!(look(&store, now()), (vec![Untrusted::UnknownIssuer], 1));
+}
+
+#[test]
+fn a_crl_ends_whom_it_lists_and_all_of_its_issuer_when_it_is_out_of_date() {
+    let root = Authority::root("root");
+    let own = root.issue(OWN);
+    let numbered = |n: u64| root.issue_with(CALLER, |params| params.serial_number = Some(n.into()));
+    let store = IdentityStore::new(identity(&own, &[&root], None));
+    let (listed, other) = (keep(&store, &numbered(7), None), keep(&store, &numbered(8), None));
+    assert!(store.replace(identity(&own, &[&root], Some((&root, &[7], 5)))));
+    assert_eq!(look(&store, now()), (vec![Untrusted::Revoked], 2));
+    assert_eq!((listed.holds(), other.holds()), (false, true));
+    assert_eq!(look(&store, time(4)), (vec![], 0));
+    assert_eq!(look(&store, time(6)), (vec![Untrusted::StaleRevocation { since: time(5) }], 1));
+}
+
+#[test]
+fn a_peer_that_is_to_be_somebody_else_is_ended() {
+    let root = Authority::root("root");
+    let store = IdentityStore::new(identity(&root.issue(OWN), &[&root], None));
+    let ids = |id: &str| -> Arc<[IdMatch]> { Arc::from([id.parse().unwrap()]) };
+    let (before, same, others) = (ids(CALLER), ids(CALLER), ids("spiffe://shop/*"));
+    let chain = root.issue(CALLER);
+    let meant = keep(&store, &chain, Some(Wanted::new(before.clone(), None)));
+    let of_another_peer = keep(&store, &chain, Some(Wanted::new(same, None)));
+    store.proofs.mean(&before, &others);
+    assert_eq!(look(&store, now()), (vec![], 1), "it is one of those");
+    let nobody = ids("spiffe://shop/other");
+    store.proofs.mean(&others, &nobody);
+    let (refused, looked) = look(&store, now());
+    assert!(matches!(&*refused, [Untrusted::WrongIdentity { .. }]) && looked == 1, "{refused:?}");
+    assert_eq!((meant.holds(), of_another_peer.holds()), (false, true));
+}
+
+#[test]
+fn our_own_expired_leaf_keeps_being_shown_and_others_are_still_judged() {
+    let root = Authority::root("root");
+    let own = root.issue_with(OWN, |params| dates(params, -2, -1));
+    let store = IdentityStore::new(identity(&own, &[&root], None));
+    assert!(
+        store
+            .current()
+            .unwrap()
+            .warnings(now())
+            .iter()
+            .any(|warning| warning.contains("our own certificate expired at"))
+    );
+    let caller = keep(&store, &root.issue(CALLER), None);
+    assert_eq!(look(&store, time(1)), (vec![], 0));
+    assert!(caller.holds());
+    let other = root.issue(CALLER).identity(&root);
+    let refused = Proof::new(&other, Some(&own.certificates), Some(wanted(&[OWN])), now()).unwrap_err();
+    assert_eq!(refused, Untrusted::Expired { since: time(-1) });
+    // A step back of the clock does not bring the past into force.
+    assert_eq!(look(&store, time(-1)), (vec![], 0));
+}
