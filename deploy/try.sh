@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tries what stands in deploy/: the systemd unit is verified, the compose files are checked, and the static binary is
-# started as uid 1337 in an empty chroot, serves a request, and sets the kernel's rules. Usage: deploy/try.sh [STATIC-BINARY] (built when missing)
+# started as uid 1337 in an empty chroot, serves a request, and sets the kernel's rules.
+# Usage: deploy/try.sh [STATIC-BINARY] (built when missing)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 binary=${1:-$("$here/container/build-static.sh" | tail -1)}

@@ -101,7 +101,8 @@ def dial_on(connection, peer, chosen):
 def forward(sock, connections):
     try:
         data = sock.recv(65536)
-        if data:
+        # Whoever ends a connection first remembers it for a while; asked to, that is this end.
+        if data and data != b"end":
             sock.sendall(data)
             return
     except OSError:
@@ -110,7 +111,7 @@ def forward(sock, connections):
     sock.close()
 
 
-def connect(address, port, tos=0, source=None, timeout=4.0):
+def connect(address, port, tos=0, source=None, timeout=4.0, own_port=0):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family)
     sock.settimeout(timeout)
@@ -118,6 +119,9 @@ def connect(address, port, tos=0, source=None, timeout=4.0):
         sock.setsockopt(socket.SOL_IP, socket.IP_TOS, tos)
     elif tos:
         sock.setsockopt(SOL_IPV6, socket.IPV6_TCLASS, tos)
+    if own_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", own_port))
     if source:
         transparent(sock)
         sock.bind((source, 0))
@@ -127,9 +131,12 @@ def connect(address, port, tos=0, source=None, timeout=4.0):
 
 def dial(chosen):
     try:
-        sock = connect(chosen.address, chosen.port, tos=chosen.tos, timeout=chosen.timeout)
+        sock = connect(chosen.address, chosen.port, tos=chosen.tos, timeout=chosen.timeout, own_port=chosen.own_port)
         said = sock.makefile("rb")
         answer = json.loads(said.readline())
+        if chosen.own_port:
+            sock.sendall(b"end")
+            said.read()
         if chosen.hold:
             print("open", flush=True)
             sys.stdin.readline()
@@ -175,6 +182,7 @@ def main():
         one.add_argument("port", type=int)
         one.add_argument("--tos", type=int, default=0)
         one.add_argument("--bytes", type=int, default=0)
+        one.add_argument("--own-port", type=int, default=0, help="call from it, and let the other end close first")
         one.add_argument("--hold", action="store_true", help="go on only when a line is read")
         one.add_argument("--timeout", type=float, default=4)
         one.set_defaults(run=run)

@@ -11,6 +11,8 @@ import sys
 class Dual(http.server.ThreadingHTTPServer):
     address_family = socket.AF_INET6
     daemon_threads = True
+    # With the default of 5 connections that wait to be accepted a burst is turned away by the system, a second late.
+    request_queue_size = 1024
 
     def server_bind(self):
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -21,6 +23,7 @@ class App(http.server.BaseHTTPRequestHandler):
     """Says who it is and who asked; /call/HOST:PORT/PATH asks somebody else."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body at once: in two they are a delayed acknowledgement apart
     name = ""
 
     def do_GET(self):

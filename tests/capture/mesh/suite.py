@@ -295,7 +295,7 @@ def under_load(mesh, seconds, meanwhile):
     load = ("import concurrent.futures, http.client, sys, time\n"
             "def one(at):\n    time.sleep(max(0, at - time.monotonic()))\n    try:\n"
             "        wire = http.client.HTTPConnection('shop.mesh', 8080, timeout=10)\n        wire.request('GET', '/')\n"
-            "        return wire.getresponse().status\n    except Exception as error:\n        return repr(error)\n"
+            "        answer = wire.getresponse()\n        answer.read()\n        return answer.status\n    except Exception as error:\n        return repr(error)\n"
             f"start = time.monotonic()\nwith concurrent.futures.ThreadPoolExecutor(100) as pool:\n"
             f"    all = list(pool.map(one, [start + n / 200 for n in range({int(seconds * 200)})]))\n"
             "import collections, json\nprint(json.dumps(collections.Counter(map(str, all))))\n")
