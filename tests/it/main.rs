@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod all_on;
 mod balance;
 mod ca;
 mod check;
