@@ -17,7 +17,7 @@ pub fn find<'r>(place: &Place, headers: &'r HeaderMap, uri: &'r Uri) -> Result<O
     match place {
         Place::Header(name) => in_field(name, headers),
         Place::Cookie(name) => only(headers.get_all(COOKIE).iter().flat_map(|field| cookies(field, name))),
-        Place::Query(name) => only(parameters(uri, name).map(Ok)),
+        Place::Query(name) => only(parameters(uri, name)),
     }
 }
 
@@ -33,12 +33,19 @@ fn in_field<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Option<&'r 
         }
     }
     // Servers that map `-` to `_` would take one for the other.
-    let alike = |other: &HeaderName| other.as_str().contains('_') && other.as_str().replace('_', "-") == name.as_str();
-    if name.as_str().contains('-') && headers.keys().any(alike) {
-        return Err(Fault::Invalid("it stands in a field with `_` in its name, which some servers take for another"));
+    if headers.keys().any(|other| other != name && alike(other.as_str(), name.as_str())) {
+        return Err(Fault::Invalid(
+            "it stands in a field whose name differs by `_` for `-`: some servers take both for one",
+        ));
     }
     // Also a token beside credentials of another kind: a service could read either.
     if tokens > 0 && fields_seen > 1 { Err(SEVERAL) } else { Ok(found) }
+}
+
+/// Whether two names are one but for `-` and `_`.
+fn alike(one: &str, other: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 
 /// What follows the word `Bearer` (in any case, RFC 9110 §11.1); in a field of its own the token may stand alone.
@@ -68,12 +75,34 @@ fn cookies<'r>(field: &'r HeaderValue, name: &str) -> impl Iterator<Item = Resul
     })
 }
 
-/// The values of a parameter of the query. A token has no character that need be written otherwise there.
-fn parameters<'r>(uri: &'r Uri, name: &str) -> impl Iterator<Item = &'r str> {
+/// The values of a parameter of the query. Neither its name nor a token has a character that need be written otherwise
+/// there; a name that only some services read as this one hides a second token from us or them.
+fn parameters<'r>(uri: &'r Uri, name: &str) -> impl Iterator<Item = Result<&'r str, Fault>> {
+    const HIDDEN: Fault =
+        Fault::Invalid("the name of its parameter is encoded or follows a `;`, which services read in two ways");
     let pairs = uri.query().unwrap_or_default().split('&');
     pairs.filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
+        let means = |piece: &str| decoded(piece.split_once('=').map_or(piece, |(key, _)| key)).eq(name.bytes());
+        match pair.split(';').enumerate().find(|(_, piece)| means(piece)) {
+            Some((0, _)) if key == name => Some(Ok(value)),
+            Some(_) => Some(Err(HIDDEN)),
+            None => None,
+        }
+    })
+}
+
+/// What percent-encoding stands for; what is none stands for itself.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let mut rest = text.bytes();
+    std::iter::from_fn(move || {
+        let byte = rest.next()?;
+        let mut ahead = rest.clone();
+        let mut digit = || ahead.next().and_then(|byte| char::from(byte).to_digit(16));
+        let (high, low) = if byte == b'%' { (digit(), digit()) } else { (None, None) };
+        let (Some(high), Some(low)) = (high, low) else { return Some(byte) };
+        rest = ahead;
+        u8::try_from(high * 16 + low).ok()
     })
 }
 

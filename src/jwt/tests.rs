@@ -304,7 +304,7 @@ fn a_token_is_found_where_it_stands_and_never_twice() {
         parts("/", &[(auth, "Basic dTpw")]),
         parts("/", &[(auth, "Bearerx y")]),
         parts("/", &[("cookie", "mysession=1; sessions=2")]),
-        parts("/?xaccess_token=1", &[]),
+        parts("/?xaccess_token=1&a=access_token&access%token=1&access%5=2", &[]),
     ] {
         assert_eq!(stage.judge(&parts, NOW), Ok(vec![]), "{parts:?}");
     }
@@ -318,6 +318,10 @@ fn a_token_is_found_where_it_stands_and_never_twice() {
         parts("/", &[("cookie", "session=")]),
         parts(&format!("/?access_token={token}&access_token={token}"), &[]),
         parts("/?access_token", &[]),
+        // What only some services read as the same name.
+        parts(&format!("/?access_token={token}&access%5Ftoken=x"), &[]),
+        parts("/?%61ccess%5ftoken=x", &[]),
+        parts(&format!("/?a=b;access_token={token}"), &[]),
         parts("/", &[("x_token", "x")]),
         parts("/", &[("x-token", &token), ("x_token", &token)]),
         // A good one does not excuse a bad one elsewhere.
