@@ -26,7 +26,10 @@ pub fn discard(peer: &Peer, answer: Answer) {
         return;
     }
     let mut reading = Box::pin(read(body, MOST));
-    if reading.as_mut().now_or_never().is_none() {
+    // Until its end the answer has a place among its endpoint's requests in flight: where these are few, the next attempt
+    // needs that more than a connection.
+    let places_are_few = peer.policy().rules.endpoint_limits.in_flight.is_some();
+    if reading.as_mut().now_or_never().is_none() && !places_are_few {
         peer.tasks().spawn(async move {
             let _ = tokio::time::timeout(LONGEST, reading).await;
         });
@@ -89,6 +92,22 @@ mod tests {
             assert_eq!(rig.endpoint.state(Instant::now()).pool, counts, "{head:?} {rest:?}");
             assert!(kept || ended(&mut server).await, "{head:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_under_a_limit_is_not_held_for_what_is_to_come() {
+        let rig = Rig::new(Protocol::Auto);
+        let mut policy = (*rig.peer.policy()).clone();
+        policy.rules.endpoint_limits.in_flight = Some(1);
+        rig.peer.set_policy(std::sync::Arc::new(policy));
+        let (lease, mut server) = rig.connect(Version::Http1).await;
+        let (answer, ()) = tokio::join!(lease.unwrap().send(get("/"), None), async {
+            read_until(&mut server, "\r\n\r\n").await;
+            write(&mut server, "HTTP/1.1 503 X\r\ncontent-length: 4\r\n\r\nbu").await;
+        });
+        let before = Instant::now();
+        discard(&rig.peer, answer.unwrap());
+        assert!(ended(&mut server).await && before.elapsed().is_zero());
     }
 
     #[tokio::test(start_paused = true)]
