@@ -116,7 +116,8 @@ def follows(at, *addresses, within=6):
 def a_changed_answer_is_followed_within_the_ttl(at):
     for addresses in (["127.0.0.2"], ["127.0.0.3"], ["127.0.0.2", "127.0.0.3"], ["127.0.0.2"]):
         area.zone.say(*addresses)
-        follows(at, *addresses)
+        # One of two whose first answer was slow, as on a busy machine, is hardly chosen for some seconds.
+        follows(at, *addresses, within=6 if len(addresses) == 1 else 30)
 
 
 @area.case("zone", only="through")
