@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
+use super::inside::inside;
 use super::io::Io;
 use crate::ids::{Addr, ClientAddr};
 
@@ -43,6 +44,17 @@ pub fn bind(addr: &Addr, foreign: bool) -> io::Result<Bound> {
     match addr {
         Addr::Tcp(addr) => bind_tcp(*addr, foreign).map(Bound::Tcp),
         Addr::Unix(path) => bind_unix(path).map(Bound::Unix),
+    }
+}
+
+/// As [`bind`] for what the app calls: where the app has a network of its own, TCP listens there.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_for_app(addr: &Addr) -> io::Result<Bound> {
+    match (addr, inside()) {
+        (Addr::Tcp(addr), Some(inside)) => inside.listen(*addr).map(Bound::Tcp),
+        _ => bind(addr, false),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{captured, connection};
 use crate::ids::{Addr, Door};
 use crate::life::drain::{Drain, Phase, Watch};
 use crate::life::tasks::Tasks;
-use crate::net::accept::{Backoff, Bound, bind};
+use crate::net::accept::{Backoff, Bound, bind, bind_for_app};
 use crate::plan::Plan;
 use crate::plan::build::check::collide;
 use crate::plan::capture::How;
@@ -123,7 +123,11 @@ impl Doors {
                 }
                 None => {}
             }
-            match bind(&door.listen, foreign) {
+            let socket = match door.side {
+                Door::Inbound => bind(&door.listen, foreign),
+                Door::Outbound => bind_for_app(&door.listen),
+            };
+            match socket {
                 Ok(socket) => prepared.bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
                 Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),

@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::rules::{Action, Base, Chain, Family, Hook, Kind, Match, Routing, Rule, Ruleset};
 use crate::plan::capture::TO_APP;
-use crate::plan::redirect::{Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
+use crate::plan::redirect::{AppCapture, Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
 
 /// What the names of all our chains begin with; a table with any other chain is not ours.
 pub const PREFIX: &str = "outrigger-";
@@ -64,6 +64,30 @@ pub fn ruleset(capture: &Capture, v6: bool) -> Ruleset {
         }
     }
     Ruleset { chains, routing }
+}
+
+/// The rules of a network of the app's own: all that it sends to others goes to these ports. What the inbound door sends to
+/// the app comes from there too.
+pub fn inside(door: DoorPorts, v6: bool) -> Ruleset {
+    let capture = Capture {
+        mode: Mode::Redirect,
+        uid: 0,
+        gid: None,
+        outbound: None,
+        inbound: None,
+        own: Vec::new(),
+        dns: Some(Vec::new()),
+        mark: 0,
+        app: AppCapture::default(),
+    };
+    let builder = Builder { capture: &capture, v6 };
+    let to_app = |family| Rule::new([Match::Dscp(family, TO_APP)], Action::Return, "the inbound door calls the app");
+    let mut rules: Vec<Rule> = builder.families().map(to_app).collect();
+    rules.extend(builder.dns());
+    rules.extend(builder.loopback());
+    rules.push(Rule::new([Match::Tcp, Match::Opening], Action::Goto(OUT.into()), "new connections"));
+    let out = chain(OUT, builder.redirect(door));
+    Ruleset { chains: vec![base(OUTBOUND, Kind::Nat, Hook::Output, BEFORE_DSTNAT, rules), out], routing: None }
 }
 
 /// Which connections a [`Pick`] is about.

@@ -11,7 +11,7 @@ use crate::config::kind::Set;
 use crate::config::problem::Problems;
 use crate::config::redirect::{self, Interface, PortRange, UserId};
 use crate::config::values::{Listen, Network};
-use crate::plan::redirect::{Capture, DoorPorts, Mode, Pick, Way};
+use crate::plan::redirect::{AppCapture, By, Capture, DoorPorts, Mode, Pick, Way};
 
 /// What is to be captured, or what is wrong with it.
 pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
@@ -38,6 +38,7 @@ pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
         own: own_ports(config),
         dns: said.dns.value.0.as_ref().map(servers),
         mark: u32::try_from(said.mark.0).unwrap_or_default(),
+        app: app(said, problems),
     };
     if capture.outbound.is_none() && capture.inbound.is_none() && capture.dns.is_none() {
         let text = "captures nothing: `outbound` is off, and there is nothing inbound or of DNS";
@@ -45,6 +46,35 @@ pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
         return None;
     }
     Some(capture)
+}
+
+/// How an app is captured that `run` starts.
+fn app(said: &redirect::Interception, problems: &mut Problems) -> AppCapture {
+    let by = match said.app.value {
+        redirect::AppMode::Auto => By::Auto,
+        redirect::AppMode::Rules => By::Rules,
+        redirect::AppMode::Namespace => By::Namespace,
+        redirect::AppMode::Proxy => By::Proxy,
+        redirect::AppMode::Off => By::Off,
+    };
+    if matches!(by, By::Rules | By::Namespace) && said.mode.value == redirect::Mode::Tproxy {
+        let text = "an app alone cannot be captured with `mode: tproxy`: leave that away, or set `off` and run `outrigger redirect apply`";
+        said.app.refuse(problems, text);
+    }
+    if by == By::Namespace && said.outbound.value.0.is_none() {
+        said.app
+            .refuse(problems, "nothing leaves a network namespace but what is captured: leave `outbound: off` away");
+    }
+    let users = [("app-uid", &said.app_uid), ("app-gid", &said.app_gid)];
+    for (key, set) in users.into_iter().filter_map(|(key, set)| Some((key, set.as_ref()?))) {
+        if !matches!(by, By::Auto | By::Rules) {
+            set.refuse(problems, format!("`{key}` is for `app: rules`"));
+        } else if said.app_uid.is_none() {
+            set.refuse(problems, "`app-gid` needs `app-uid` beside it".to_owned());
+        }
+    }
+    let id = |set: &Option<Set<UserId>>| set.as_ref().map(|id| id.0);
+    AppCapture { by, uid: id(&said.app_uid), gid: id(&said.app_gid).or(id(&said.app_uid)) }
 }
 
 /// Nothing where a way is wrong, else the way if there is one.
