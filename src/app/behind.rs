@@ -3,25 +3,43 @@
 use std::io;
 use std::path::Path;
 
+use rustix::process::geteuid;
 use tracing::{info, warn};
 
 use super::data::Data;
 use crate::control::child::Behind;
-use crate::control::inside::Holder;
+use crate::control::inside::group::Group;
+use crate::control::inside::{self, Holder};
 use crate::ids::Door;
 use crate::plan::Plan;
 use crate::plan::door::Leads;
-use crate::plan::redirect::{By, Capture, Pick};
+use crate::plan::redirect::{By, Capture, Mode, Pick};
+use crate::redirect::build;
+use crate::redirect::force::{self, Held};
+use crate::redirect::rules::Match;
 
 /// What is made for the app before the doors are opened.
 pub(super) enum Means {
     /// Nothing.
     None,
+    /// Rules for its sockets alone, by its user or its control group.
+    Rules(Held, Who),
     /// A network of its own.
     Network(Holder),
     /// Variables that tell it of the outbound door.
     Proxy(String),
 }
+
+/// By what the rules know the app.
+pub(super) enum Who {
+    /// The user and group that it runs as.
+    User(u32, u32),
+    /// A control group of its own.
+    Group(Group),
+}
+
+/// What has to last as long as the app is served; the rules go before the group that they name.
+pub(super) struct Lasting(#[expect(dead_code, reason = "dropping them ends them")] Option<(Held, Who)>);
 
 /// Makes what the app needs to be captured; nothing is left of what could not be made whole.
 ///
@@ -33,13 +51,91 @@ pub(super) fn prepare(plan: &Plan, exe: &Path) -> Result<Means, String> {
         By::Off => Ok(Means::None),
         By::Namespace => network(capture, exe).map_err(|why| format!("redirect.app: `namespace`: {why}")),
         By::Proxy => proxy(plan).map_err(|why| format!("redirect.app: `proxy`: {why}")),
-        By::Rules | By::Auto => {
-            network(capture, exe).or_else(|why| {
-                warn!("the app cannot be captured: {why}; it is told of the outbound door by HTTP_PROXY instead, which it must heed");
-                proxy(plan)
-            })
-        }
+        By::Rules => match rules(plan, capture) {
+            Ok(Some(means)) => Ok(means),
+            Ok(None) => Err(
+                "redirect.app: `rules`: it needs CAP_NET_ADMIN in this network namespace: run it as root, or leave \
+                 the key away to have a network namespace of the app's own"
+                    .into(),
+            ),
+            Err(why) => Err(format!("redirect.app: `rules`: {why}")),
+        },
+        By::Auto => auto(plan, capture, exe),
     }
+}
+
+/// The first that works here; each that should have and did not is told.
+fn auto(plan: &Plan, capture: &Capture, exe: &Path) -> Result<Means, String> {
+    if capture.mode == Mode::Tproxy {
+        info!(
+            "with `redirect.mode: tproxy` nothing is done for the app alone: `outrigger redirect apply` sets the rules"
+        );
+        return Ok(Means::None);
+    }
+    match rules(plan, capture) {
+        Ok(Some(means)) => return Ok(means),
+        Ok(None) if capture.app.uid.is_none() => {}
+        Ok(None) => {
+            return Err(
+                "redirect.app-uid: without CAP_NET_ADMIN the app cannot be captured by its user: leave the key away"
+                    .into(),
+            );
+        }
+        Err(why) => warn!("the app cannot be captured by rules for it alone: {why}"),
+    }
+    network(capture, exe).or_else(|why| {
+        warn!(
+            "the app cannot be captured in a network of its own: {why}; it is told of the outbound door by HTTP_PROXY \
+             instead, which it must heed"
+        );
+        proxy(plan)
+    })
+}
+
+/// Rules for the app alone; `None` where this process may not set any.
+fn rules(plan: &Plan, capture: &Capture) -> Result<Option<Means>, String> {
+    if !force::is_allowed()? {
+        return Ok(None);
+    }
+    let own = geteuid().as_raw();
+    let who = match (capture.app.uid, capture.app.gid) {
+        (Some(uid), _) if uid == own => {
+            return Err(format!(
+                "`redirect.app-uid` is {uid}, the user of the sidecar itself: they cannot be told apart"
+            ));
+        }
+        (Some(uid), gid) => Who::User(uid, gid.unwrap_or(uid)),
+        (None, _) => Who::Group(Group::make()?),
+    };
+    let (app, words) = match &who {
+        Who::User(uid, _) => (Match::User(*uid), format!("user {uid}")),
+        Who::Group(group) => {
+            let (level, id, path) = (group.level, group.id, group.path.clone());
+            (Match::ControlGroup { level, id, path }, format!("control group {}", group.path))
+        }
+    };
+    let capture = of_app(plan, capture, own);
+    let table = format!("outrigger-run-{}", std::process::id());
+    let Some(held) = force::hold(&build::ruleset_of(&capture, app, force::has_ipv6()), &table)? else {
+        info!("the rules of `outrigger redirect apply` are in force here, so the app gets none of its own");
+        return Ok(Some(Means::None));
+    };
+    info!("the app alone is captured, as {words}, by the rules in table inet {table}; they end with this process");
+    Ok(Some(Means::Rules(held, who)))
+}
+
+/// What is captured of one app: the sidecar is who we are, and inbound are only the app's own ports.
+fn of_app(plan: &Plan, capture: &Capture, own: u32) -> Capture {
+    let mut capture = Capture { uid: own, gid: None, ..capture.clone() };
+    let ports = plan.capture.iter().flat_map(|capture| capture.ports.keys());
+    let mut ports: Vec<_> = ports.map(|port| *port..=*port).collect();
+    ports.sort_unstable_by_key(|range| *range.start());
+    match &mut capture.inbound {
+        Some(way) if way.only.ports.is_empty() && !ports.is_empty() => way.only.ports = ports,
+        Some(way) if way.only.ports.is_empty() => capture.inbound = None,
+        _ => {}
+    }
+    capture
 }
 
 fn network(capture: &Capture, exe: &Path) -> Result<Means, String> {
@@ -69,16 +165,26 @@ impl Means {
     ///
     /// # Errors
     /// What the runtime says.
-    pub(super) fn settle(self, exe: &Path, data: &Data) -> io::Result<Behind> {
-        match self {
-            Self::None => Ok(Behind::default()),
+    pub(super) fn settle(self, exe: &Path, data: &Data) -> io::Result<(Behind, Lasting)> {
+        let behind = match self {
+            Self::None => Behind::default(),
+            Self::Rules(held, who) => {
+                let behind = match &who {
+                    Who::User(uid, gid) => Behind { user: Some((*uid, *gid)), ..Behind::default() },
+                    Who::Group(group) => {
+                        Behind { launcher: inside::into_group(exe, &group.folder), ..Behind::default() }
+                    }
+                };
+                return Ok((behind, Lasting(Some((held, who)))));
+            }
             Self::Network(holder) => {
                 let handle = data.handle();
                 let _runtime = handle.enter();
-                Ok(Behind { launcher: holder.enter(exe)?, ..Behind::default() })
+                Behind { launcher: holder.enter(exe)?, ..Behind::default() }
             }
-            Self::Proxy(url) => Ok(Behind { variables: variables(&url), ..Behind::default() }),
-        }
+            Self::Proxy(url) => Behind { variables: variables(&url), ..Behind::default() },
+        };
+        Ok((behind, Lasting(None)))
     }
 }
 

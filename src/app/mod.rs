@@ -106,7 +106,9 @@ fn begin(
         behind::prepare(&loaded.plan, environment.exe()).map_err(Stop::because)?
     };
     let data = Data::start(loaded.plan.workers)?;
-    let app = (command, means.settle(environment.exe(), &data)?);
+    // Rules for the app last until all that it was sent and sent has ended.
+    let (behind, _lasting) = means.settle(environment.exe(), &data)?;
+    let app = (command, behind);
     let code = control.block_on(serve(path, &facts, &variables, loaded, app, &data, (metrics.clone(), access)));
     data.end();
     code

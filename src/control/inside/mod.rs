@@ -6,6 +6,7 @@
 //!      └── starts ── the launcher: joins that network and becomes the app
 //! ```
 
+pub mod group;
 pub mod hold;
 pub mod launch;
 
@@ -81,6 +82,11 @@ impl Holder {
         inside::enter(self.control, self.ready)?;
         Ok(vec![exe.into(), LAUNCH.into(), format!("--holder={}", self.child.id()).into(), "--".into()])
     }
+}
+
+/// The launcher that puts the app into a control group.
+pub fn into_group(exe: &Path, folder: &Path) -> Vec<OsString> {
+    vec![exe.into(), LAUNCH.into(), "--group".into(), folder.into(), "--".into()]
 }
 
 fn arguments(network: &Network) -> Vec<String> {
