@@ -71,6 +71,10 @@ impl Draining {
         for (at, proof) in followed.store.proofs.due(identity, now).into_iter().enumerate() {
             if at % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
+                // Whoever is refused stays so: what is left is for the identity that came meanwhile to judge.
+                if !followed.store.current().is_some_and(|now| std::ptr::eq(&*now, identity)) {
+                    break;
+                }
             }
             let Err(why) = proof.judge(identity, &mut seen, now) else { continue };
             let role = proof.role();
@@ -115,5 +119,51 @@ impl Warnings {
     fn fresh(&mut self, identity: &Identity, now: UnixTime) -> Vec<String> {
         let before = std::mem::replace(&mut self.0, identity.warnings(now).into_iter().collect());
         self.0.difference(&before).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::identity::{IdentityPlan, WorkloadApiPlan};
+    use crate::tls::store::IdentityStore;
+    use crate::tls::tests::kit::{Authority, now};
+
+    fn followed(store: &Arc<IdentityStore>) -> Followed {
+        let agent = "unix:/nonexistent/agent.sock".parse().unwrap();
+        let plan = Arc::new(IdentityPlan::WorkloadApi(WorkloadApiPlan { agent, id: None, tls12: false }));
+        Followed { plan, store: store.clone(), grace: TICK }
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_identity_believes_is_not_ended_by_an_older_one() {
+        let (old, new) = (Authority::root("old"), Authority::root("new"));
+        let own = new.issue("spiffe://shop/server");
+        let trusting = |roots: &[&Authority]| {
+            let roots: Vec<_> = roots.iter().map(|root| root.der()).collect();
+            Identity::new(own.material(&[(None, &roots)]), now()).unwrap()
+        };
+        let store = Arc::new(IdentityStore::new(trusting(&[&old, &new])));
+        let caller = old.issue("spiffe://shop/client");
+        let open = || {
+            let proof = Proof::new(&store.current().unwrap(), Some(&caller.certificates), None, now()).unwrap();
+            store.proofs.keep(&proof);
+            proof
+        };
+        let all: Vec<_> = (0..3 * AT_ONCE).map(|_| open()).collect();
+        assert!(store.replace(trusting(&[&new])));
+        let (followed, metrics, mut draining) = (followed(&store), Metrics::default(), Draining::default());
+        let identity = store.current().unwrap();
+        // A look lets others go first now and then: here, whoever brings the next identity.
+        let look = draining.look(&followed, &identity, &metrics, now());
+        tokio::join!(biased; look, async { assert!(store.replace(trusting(&[&old, &new]))) });
+        let ended = || all.iter().filter(|proof| !proof.holds()).count();
+        assert_eq!(ended(), AT_ONCE - 1);
+        draining.look(&followed, &store.current().unwrap(), &metrics, now()).await;
+        assert_eq!(ended(), AT_ONCE - 1);
+        // Nobody was forgotten over it.
+        assert!(store.replace(trusting(&[&new])));
+        draining.look(&followed, &store.current().unwrap(), &metrics, now()).await;
+        assert_eq!(ended(), all.len());
     }
 }
