@@ -39,8 +39,11 @@ impl Wanted {
     }
 
     /// # Errors
-    /// `WrongIdentity` where `id` is not meant.
+    /// `WrongIdentity` where `id` is not meant, `Unmeant` where nobody is.
     pub fn check(&self, id: &SpiffeId) -> Result<(), Untrusted> {
+        if self.peer.is_empty() {
+            return Err(Untrusted::Unmeant);
+        }
         let listed = self.peer.iter().any(|rule| rule.means(id));
         if listed && self.endpoint.as_ref().is_none_or(|endpoint| endpoint == id) {
             return Ok(());
@@ -64,7 +67,7 @@ impl Meant {
         Arc::new(Self(Mutex::new(ids)))
     }
 
-    /// One of `ids` from now on.
+    /// One of `ids` from now on; nobody where there is none.
     pub fn set(&self, ids: Arc<[IdMatch]>) {
         *self.0.lock() = ids;
     }

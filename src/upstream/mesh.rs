@@ -143,6 +143,11 @@ impl Mesh {
         self.meant().set(self.ids.clone());
     }
 
+    /// Nobody is called by mutual TLS under its name any more.
+    pub(super) fn abandon(&self) {
+        self.meant().set(Arc::default());
+    }
+
     fn meant(&self) -> &Arc<Meant> {
         self.meant.get_or_init(|| Meant::new(self.ids.clone()))
     }

@@ -1,6 +1,6 @@
 //! `World`: the plan with its living peers; replaced whole at a reload, keeping what is equal.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use rustls_pki_types::UnixTime;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::adhoc::Adhoc;
+use super::mesh::Mesh;
 use super::peer::{Peer, client_tls};
 use crate::ids::PeerName;
 use crate::jwt::tokens::Tokens;
@@ -56,7 +57,7 @@ impl World {
 
     /// The World after `old`: a peer of the same name, kind and source keeps its living self and gets the new policy;
     /// changed and new ones are made, the changed ones with the addresses known so far where these come from the same
-    /// place; the others are simply not carried over.
+    /// place; the others are not carried over, and what was proven to them is let go of.
     ///
     /// # Errors
     /// As [`World::first`]; nothing has changed then, no policy either.
@@ -68,6 +69,11 @@ impl World {
             if let Some(mesh) = peer.mesh() {
                 mesh.prevail();
             }
+        }
+        let names: HashSet<_> =
+            next.peers.iter().filter(|peer| peer.mesh().is_some()).map(|peer| peer.name()).collect();
+        for gone in old.peers.iter().filter(|peer| !names.contains(peer.name())) {
+            gone.mesh().into_iter().for_each(Mesh::abandon);
         }
         Ok(next)
     }
@@ -215,6 +221,7 @@ mod tests {
     use super::*;
     use crate::deadline::Deadline;
     use crate::ids::Door;
+    use crate::life::drain::Phase;
     use crate::net::io::Io;
     use crate::plan::door::{DoorLimits, DoorPlan, Egress, Leads, Otherwise, Protocol, ServerTlsPlan};
     use crate::plan::identity::WorkloadApiPlan;
@@ -455,5 +462,27 @@ mod tests {
         // The one of before is called by the same name.
         assert!(matches!(&*refused, [Untrusted::WrongIdentity { .. }, Untrusted::WrongIdentity { .. }]), "{refused:?}");
         assert!(!goes.proof().unwrap().holds());
+    }
+
+    #[tokio::test]
+    async fn peers_that_are_gone_or_in_plaintext_now_are_let_go_of() {
+        for after in [with_identity(Vec::new()), meshed(&[])] {
+            let (root, shared) = (authority(), upstreams());
+            let first = first(meshed(&[SERVER]), &shared);
+            shared.identity.replace(identity(&root, "spiffe://shop/client"));
+            let server = identity(&root, SERVER);
+            let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
+            let next = World::next(&first, after, &shared).unwrap();
+            // A call that began under the plan of before.
+            let (late, _stream) = shake(&first.peers[0], &server, || {}).await;
+            assert_eq!(refused(&shared), [Untrusted::Unmeant, Untrusted::Unmeant]);
+            for proof in [lease.proof().unwrap(), late.proof().unwrap()] {
+                assert_eq!((proof.holds(), proof.drain().phase()), (false, Phase::Draining));
+            }
+            // Meant again, it begins again.
+            let again = World::next(&next, meshed(&[SERVER]), &shared).unwrap();
+            let (lease, _stream) = shake(&again.peers[0], &server, || {}).await;
+            assert_eq!((refused(&shared), lease.proof().unwrap().holds()), (vec![], true));
+        }
     }
 }
