@@ -1,7 +1,8 @@
 //! `Proof`: what the other end of an open connection has proven, judged again as long as the connection is open.
 //!
 //! A connection is judged anew when whom we trust has changed, when something in its chain or among the roots and CRLs
-//! expires, and when a reload means somebody else by its peer. One that still verifies notices nothing of it.
+//! expires, and when a reload means somebody else by its peer, or makes nobody of us. One that still verifies notices nothing
+//! of it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -124,11 +125,24 @@ impl Proof {
         }
     }
 
-    /// Judges it by what holds at `now`; once refused it stays so.
+    /// Judges it by what holds at `now`; once refused it stays so. Without an identity of our own nothing holds.
     ///
     /// # Errors
     /// Why it is refused: told once.
-    pub fn judge(&self, identity: &Identity, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
+    pub fn judge(&self, identity: Option<&Identity>, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
+        let verdict = match identity {
+            Some(identity) => self.verdict(identity, seen, now),
+            None => Err(Untrusted::NoIdentity),
+        };
+        let Err(why) = verdict else { return Ok(()) };
+        if self.over.set(why.clone()).is_err() {
+            return Ok(());
+        }
+        self.drain.advance(Phase::Draining);
+        Err(why)
+    }
+
+    fn verdict(&self, identity: &Identity, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
         let mut judged = self.judged.lock();
         let role = if judged.called.is_some() { Role::Server } else { Role::Client };
         let verdict = seen.0.entry((role == Role::Server, self.chain.clone()));
@@ -139,16 +153,11 @@ impl Proof {
             called.wanted.check(&id)
         });
         (judged.trust, judged.due) = (identity.trust(), due(&self.chain, identity, now));
-        drop(judged);
-        let Err(why) = verdict else { return Ok(()) };
-        if self.over.set(why.clone()).is_err() {
-            return Ok(());
-        }
-        self.drain.advance(Phase::Draining);
-        Err(why)
+        verdict
     }
 
-    fn is_due(&self, identity: &Identity, now: UnixTime) -> bool {
+    fn is_due(&self, identity: Option<&Identity>, now: UnixTime) -> bool {
+        let Some(identity) = identity else { return self.holds() };
         let judged = self.judged.lock();
         let meant = judged.called.as_ref().is_none_or(|called| called.wanted.is_of(&called.meant));
         self.holds() && (!meant || judged.due <= now || judged.trust != identity.trust())
@@ -180,8 +189,8 @@ impl Proofs {
         self.0.lock().push(Arc::downgrade(proof));
     }
 
-    /// Those that are to be judged again; forgets the connections that have ended.
-    pub fn due(&self, identity: &Identity, now: UnixTime) -> Vec<Arc<Proof>> {
+    /// Those that are to be judged again, all of them without an identity; forgets the connections that have ended.
+    pub fn due(&self, identity: Option<&Identity>, now: UnixTime) -> Vec<Arc<Proof>> {
         // Looked through without the lock, which new connections take on their way.
         let mut all = std::mem::take(&mut *self.0.lock());
         let mut due = Vec::new();

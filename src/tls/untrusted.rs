@@ -61,6 +61,9 @@ pub enum Untrusted {
     /// All is well with it, but its peer is gone.
     #[error("no peer of the file is called by mutual TLS any more under the name that it was called by")]
     Unmeant,
+    /// We are nobody any more, so nothing says whom to believe.
+    #[error("the file names no identity any more, by which it could be verified")]
+    NoIdentity,
     /// There are no roots for its trust domain.
     #[error("it is `{id}`, and there are no roots for the trust domain `{}`", id.trust_domain())]
     TrustDomain {
@@ -127,6 +130,7 @@ impl Untrusted {
     /// The word for it, which tells whose certificate it was.
     pub fn reason(&self, role: Role) -> Reason {
         match (role, self) {
+            (_, Self::NoIdentity) => Reason::NoIdentity,
             (Role::Client, Self::NoCertificate) => Reason::ClientCertificateMissing,
             (Role::Client, Self::Expired { .. } | Self::NotYetValid { .. }) => Reason::ClientCertificateExpired,
             (Role::Client, _) => Reason::ClientUntrusted,
@@ -201,6 +205,7 @@ impl From<Untrusted> for rustls::Error {
             | Untrusted::BadId { .. }
             | Untrusted::WrongIdentity { .. }
             | Untrusted::Unmeant
+            | Untrusted::NoIdentity
             | Untrusted::TrustDomain { .. }
             | Untrusted::Chain(_)
             | Untrusted::LeafIsCa

@@ -434,8 +434,8 @@ mod tests {
     /// Whom a look at all connections refuses.
     fn refused(shared: &Upstreams) -> Vec<Untrusted> {
         let (identity, mut seen, now) = (shared.identity.current().unwrap(), Verdicts::default(), UnixTime::now());
-        let due = shared.identity.proofs.due(&identity, now);
-        due.iter().filter_map(|proof| proof.judge(&identity, &mut seen, now).err()).collect()
+        let due = shared.identity.proofs.due(Some(&identity), now);
+        due.iter().filter_map(|proof| proof.judge(Some(&identity), &mut seen, now).err()).collect()
     }
 
     #[tokio::test]

@@ -46,8 +46,8 @@ fn peer(id: &str) -> (Arc<Meant>, impl Fn() -> Option<Called>) {
 /// Why connections are refused by a look at `at`, and how many were looked at.
 fn look(store: &IdentityStore, at: UnixTime) -> (Vec<Untrusted>, usize) {
     let (identity, mut seen) = (store.current().unwrap(), Verdicts::default());
-    let due = store.proofs.due(&identity, at);
-    (due.iter().filter_map(|proof| proof.judge(&identity, &mut seen, at).err()).collect(), due.len())
+    let due = store.proofs.due(Some(&identity), at);
+    (due.iter().filter_map(|proof| proof.judge(Some(&identity), &mut seen, at).err()).collect(), due.len())
 }
 
 fn second_after(time: UnixTime) -> UnixTime {
