@@ -1,8 +1,8 @@
 //! `Proof`: what the other end of an open connection has proven, judged again as long as the connection is open.
 //!
 //! A connection is judged anew when whom we trust has changed, when something in its chain or among the roots and CRLs
-//! expires, and when a reload means somebody else by its peer, or makes nobody of us. One that still verifies notices nothing
-//! of it.
+//! expires, and when a reload means somebody else by its peer, or makes nobody of us. One that still verifies notices
+//! nothing of it.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -118,7 +118,8 @@ impl IdentityStore {
         self.news.lock().clone()
     }
 
-    /// Waits for the next identity, or for the end of the one in force; what came since the last wait is enough. For one who waits.
+    /// Waits for the next identity, or for the end of the one in force; what came since the last wait is enough. For one
+    /// who waits.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
