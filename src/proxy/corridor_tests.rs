@@ -442,7 +442,10 @@ async fn who_came_at_the_last_moment_is_heard() {
     let mut app = house.asked().await;
     say(&mut app, OK).await;
     let answer = rest(&mut caller).await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
     assert_eq!(rest(&mut silent).await, "");
     assert_eq!(start.elapsed(), Duration::from_millis(100));
 }
