@@ -52,7 +52,7 @@ section! {
         dns "dns": Set<OrOff<OrAll<OneOrMore<Network>>>> = Is("off");
         /// With `tproxy` the mark of packets and the number of their routing table.
         mark "mark": Set<Count<256, 2_147_483_647>> = Is("15006");
-        /// How `run -- APP` captures: rules, namespace, proxy, off; auto: the first that works.
+        /// How `run -- APP` captures: rules, namespace, proxy, off; auto: what works.
         app "app": Set<AppMode> = Is("auto");
         /// With `rules`: the user that the app runs as; without it, it gets a control group.
         app_uid "app-uid": Option<Set<UserId>> = Unset("1000");
