@@ -194,3 +194,46 @@ fn variables(url: &str) -> Vec<(&'static str, String)> {
     let not = ["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1".to_owned()));
     proxy.into_iter().chain(not).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::facts::Facts;
+    use crate::config::problem::Problems;
+
+    fn plan(more: &str) -> Plan {
+        let mut problems = Problems::new("FILE");
+        let text = format!("service: a\nredirect: {{}}\n{more}\n");
+        let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        let built = crate::plan::build::build(&document.config, Path::new("/"), &mut problems);
+        assert!(!problems.has_errors(), "{problems}");
+        built.plan
+    }
+
+    #[test]
+    fn inbound_only_the_apps_own_ports_are_captured() {
+        let of = |more: &str| {
+            let plan = plan(more);
+            let capture = of_app(&plan, plan.redirect.as_deref().unwrap(), 5);
+            assert_eq!((capture.uid, capture.gid), (5, None));
+            capture.inbound.map(|way| way.only.ports)
+        };
+        assert_eq!(of(""), None);
+        assert_eq!(of("inbound: { app: '127.0.0.1:9000' }"), Some(vec![9000..=9000, 15006..=15006]));
+        let more = "inbound: { app: '127.0.0.1:9000', ports: [{ listen: '[::]:81', app: '127.0.0.1:80' }] }";
+        assert_eq!(of(more), Some(vec![80..=80, 81..=81, 9000..=9000, 15006..=15006]));
+    }
+
+    #[test]
+    fn the_app_is_told_of_the_first_tcp_port_of_the_outbound_door() {
+        let told = |more: &str| match proxy(&plan(more)) {
+            Ok(Means::Proxy(url)) => url,
+            Ok(_) => "nothing".into(),
+            Err(why) => why,
+        };
+        assert_eq!(told(""), "http://127.0.0.1:15001");
+        assert_eq!(told("outbound: { listen: ['unix:/x', '[::1]:7', '127.0.0.1:8'] }"), "http://[::1]:7");
+        let names: Vec<&str> = variables("x").iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"]);
+    }
+}

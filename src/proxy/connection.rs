@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::captured::{self, unused};
 use super::doors::LAST_HANDSHAKES;
@@ -239,10 +239,8 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     let due = Instant::now() + LAST_HANDSHAKES;
     let ending = async {
         if drain.reached(Phase::Draining).await < Phase::Forced {
-            tokio::select! {
-                () = sleep_until(due) => {}
-                _ = drain.reached(Phase::Forced) => {}
-            }
+            // Boxed: a connection is as large as all that it may ever wait for.
+            Box::pin(async { timeout_at(due, drain.reached(Phase::Forced)).await.ok() }).await;
         }
     };
     let Some(led) = early else {

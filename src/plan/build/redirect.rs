@@ -251,4 +251,29 @@ mod tests {
         assert_eq!(said(explicit), "");
         assert!(said(&format!("{explicit}redirect: {{ mode: tproxy }}")).contains("lead to no listener"));
     }
+
+    #[test]
+    fn an_app_is_captured_by_what_the_file_has() {
+        let check = |redirect: &str, expect: Result<AppCapture, &str>| {
+            let mut problems = Problems::new("FILE");
+            let text = format!("service: a\nredirect: {{ {redirect} }}\n");
+            let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+            let found = capture(&document.config, &mut problems);
+            match expect {
+                Ok(app) => assert_eq!((found.map(|found| found.app), problems.to_string()), (Some(app), String::new())),
+                Err(words) => assert!(problems.to_string().contains(words), "{redirect}: {problems}"),
+            }
+        };
+        let app = |by, uid, gid| Ok(AppCapture { by, uid, gid });
+        check("", app(By::Auto, None, None));
+        check("mode: tproxy", app(By::Auto, None, None));
+        check("app: 'off', mode: tproxy", app(By::Off, None, None));
+        check("app-uid: 7", app(By::Auto, Some(7), Some(7)));
+        check("app: rules, app-uid: 7, app-gid: 8", app(By::Rules, Some(7), Some(8)));
+        check("app: rules, mode: tproxy", Err("redirect.app: an app alone cannot be captured with `mode: tproxy`"));
+        check("app: namespace, outbound: 'off', dns: all", Err("redirect.app: nothing leaves a network namespace"));
+        check("app: namespace, app-uid: 7", Err("redirect.app-uid: `app-uid` is for `app: rules`"));
+        check("app-gid: 7", Err("redirect.app-gid: `app-gid` needs `app-uid`"));
+        check("app: ruls", Err("did you mean `rules`"));
+    }
 }
