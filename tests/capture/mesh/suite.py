@@ -22,6 +22,10 @@ from lab import Lab, find, wait_for
 
 ROOT = HERE.parents[2]
 SERVERS = HERE / "servers.py"
+# Python with the libraries that are pinned in tests/clients.
+PYTHON = HERE.parents[1] / "clients" / ".venv" / "bin" / "python"
+# Where the FTP server waits for data connections: a port each, because it reuses none at once.
+PASSIVE = range(60000, 60010)
 # In everything that is sent between sidecars, and so what must not be seen on the way.
 SECRET = "the-secret-that-nobody-reads"
 NAMES = """10.88.0.2 shop.mesh shop-0.shop.mesh
@@ -58,7 +62,7 @@ class Mesh:
                      "protocol": "http1", "balance": "round-robin", "mtls": {"id": "spiffe://test/shop"}},
             "shop6": {"static": [f"[{host.v6}]:8080" for host in (self.shop0, self.shop1)], "hosts": [],
                       "mtls": {"id": "spiffe://test/shop"}},
-            "data": {"static": [f"{self.data.v4}:{port}" for port in (8080, 2525, 4222, 6379, 3306, 5432, 50051)], "hosts": [],
+            "data": {"static": [f"{self.data.v4}:{port}" for port in (8080, 21, 2525, 4222, 6379, 3306, 5432, 50051, *PASSIVE)], "hosts": [],
                      "mtls": {"id": "spiffe://test/data"}},
             "seen": {"static": [f"{self.seen.v4}:8080"], "hosts": ["seen.mesh"], "mtls": {"id": "spiffe://test/seen"}},
         }
@@ -180,22 +184,76 @@ def the_service_calls_itself(mesh):
     assert one["name"] == "shop-0" and "spiffe://test/shop" in one["from"], one
 
 
+def spoken(mesh, port):
+    """What the caller's sidecar remembers of a port of `data`."""
+    return {one["address"]: one.get("spoken") for one in mesh.state(mesh.web)["captured"]}.get(f"{mesh.data.v4}:{port}")
+
+
 @case
 def servers_that_speak_first_do_not_wait(mesh):
-    for kind, port in (("smtp", 2525), ("nats", 4222)):
-        mesh.data.start(kind, [sys.executable, SERVERS, "lines", kind, port], ready=lambda: mesh.data.listens(port))
+    mesh.data.start("smtp", [sys.executable, SERVERS, "smtp", 2525], ready=lambda: mesh.data.listens(2525))
     mail = (f"import smtplib, time\nstart = time.monotonic()\nmail = smtplib.SMTP('data.mesh', 2525, timeout=10)\n"
             f"print(time.monotonic() - start)\nmail.sendmail('a@a', ['b@b'], '{SECRET}\\n' * 100)\nmail.quit()\n")
     took = float(mesh.web.call(sys.executable, "-c", mail))
     assert took < 0.15, f"the greeting took {took:.3f} s"
-    nats = (f"import socket, time\nstart = time.monotonic()\nwire = socket.create_connection(('data.mesh', 4222), 10)\n"
-            f"file = wire.makefile('rwb')\nassert file.readline().startswith(b'INFO ')\ntook = time.monotonic() - start\n"
-            f"file.write(b'CONNECT {{}}\\r\\nSUB a 7\\r\\nPUB a {len(SECRET)}\\r\\n{SECRET}\\r\\nPING\\r\\n')\nfile.flush()\n"
-            f"assert file.readline() == b'MSG a 7 {len(SECRET)}\\r\\n'\nassert file.readline() == b'{SECRET}\\r\\n'\nprint(took)\n")
-    took = float(mesh.web.call(sys.executable, "-c", nats))
-    assert took < 0.15, f"the greeting took {took:.3f} s"
-    known = {one["address"]: one.get("spoken") for one in mesh.state(mesh.web)["captured"]}
-    assert known[f"{mesh.data.v4}:2525"] == "server-first" and known[f"{mesh.data.v4}:4222"] == "server-first", known
+    assert spoken(mesh, 2525) == "server-first"
+
+
+@case
+def nats(mesh):
+    mesh.data.start("nats", [find("nats-server"), "-a", "0.0.0.0", "-p", "4222"], ready=lambda: mesh.data.listens(4222))
+    script = mesh.lab.path("talk.py")
+    script.write_text(f"""import asyncio, nats, sys
+
+async def answers(wire):
+    async def upper(asked):
+        await asked.respond(asked.data.upper())
+    await wire.subscribe("upper", cb=upper)
+    await wire.flush()
+    print("ready", flush=True)
+    await asyncio.sleep(3600)
+
+async def asks(wire):
+    print((await wire.request("upper", b"{SECRET}", timeout=10)).data.decode())
+    many = await wire.subscribe("many.*")
+    for n in range(200):
+        await wire.publish(f"many.{{n}}", b"{SECRET}" * 500)
+    print(sum([len((await many.next_msg(10)).data) for n in range(200)]))
+    await wire.drain()
+
+async def main():
+    wire = await nats.connect("nats://data.mesh:4222", connect_timeout=10, allow_reconnect=False)
+    await {{"answers": answers, "asks": asks}}[sys.argv[1]](wire)
+
+asyncio.run(main())
+""")
+    other = mesh.shop0.start("answers", [PYTHON, "-u", script, "answers"])
+    wait_for(lambda: "ready" in other.output() or not other.alive(), "the other client has subscribed")
+    assert mesh.web.call(PYTHON, script, "asks").split() == [SECRET.upper(), str(200 * 500 * len(SECRET))], other.output()
+    assert spoken(mesh, 4222) == "server-first"
+    other.stop()
+
+
+@case
+def ftp(mesh):
+    folder = mesh.lab.path("ftp")
+    folder.mkdir()
+    (folder / "there").write_text(SECRET * 10_000)
+    (folder / "empty").touch()
+    argv = [PYTHON, SERVERS, "ftp", folder, PASSIVE[0], PASSIVE[-1]]
+    mesh.data.start("ftp", argv, ready=lambda: mesh.data.listens(21), user=("env",))
+    curl = ["curl", "-sS", "--fail", "--max-time", "10"]
+    assert sorted(mesh.web.call(*curl, "--list-only", "ftp://data.mesh/").split()) == ["empty", "there"]
+    assert spoken(mesh, 21) == "server-first"
+    # The server speaks first on the data connection, the client does, and nobody at all; by EPSV and by PASV.
+    for way in ([], ["--disable-epsv"]):
+        assert mesh.web.call(*curl, *way, "ftp://data.mesh/there") == SECRET * 10_000
+        assert mesh.web.call(*curl, *way, "ftp://data.mesh/empty") == ""
+        for name in ("there", "empty"):
+            mesh.web.call(*curl, *way, "-T", folder / name, f"ftp://data.mesh/{name}-again")
+            assert (folder / f"{name}-again").read_bytes() == (folder / name).read_bytes(), name
+            (folder / f"{name}-again").unlink()
+    assert any(spoken(mesh, port) for port in PASSIVE), mesh.state(mesh.web)["captured"]
 
 
 @case
@@ -242,18 +300,17 @@ def postgres(mesh):
 
 @case
 def grpc(mesh):
-    python = HERE.parents[1] / "clients" / ".venv" / "bin" / "python"
     serve = ("import grpc, concurrent.futures\n"
              "echo = grpc.unary_unary_rpc_method_handler(lambda asked, _: asked + b'!')\n"
              "many = grpc.stream_stream_rpc_method_handler(lambda asked, _: (one + b'!' for one in asked))\n"
              "server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))\n"
              "server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler('t.T', {'Echo': echo, 'Many': many}),))\n"
              "server.add_insecure_port('0.0.0.0:50051'); server.start(); server.wait_for_termination()\n")
-    mesh.data.start("grpc", [python, "-c", serve], ready=lambda: mesh.data.listens(50051))
+    mesh.data.start("grpc", [PYTHON, "-c", serve], ready=lambda: mesh.data.listens(50051))
     call = (f"import grpc\nwith grpc.insecure_channel('data.mesh:50051') as channel:\n"
             f"    print(channel.unary_unary('/t.T/Echo')(b'{SECRET}', timeout=10).decode())\n"
             f"    print(len(list(channel.stream_stream('/t.T/Many')(iter([b'{SECRET}'] * 50), timeout=10))))\n")
-    assert mesh.web.call(python, "-c", call).split() == [SECRET + "!", "50"]
+    assert mesh.web.call(PYTHON, "-c", call).split() == [SECRET + "!", "50"]
 
 
 @case
