@@ -341,6 +341,48 @@ async fn a_captured_port_leads_to_its_app_or_to_the_address_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_routes_of_the_service_hold_at_every_port_of_it() {
+    let routes = ", routes: [{ match: { path: /path }, respond: { status: 410 } }, { response-headers: { set: { x-by: route } } }]";
+    let (house, other, mut unlisted) = service(routes);
+    let mut caller = house.coming(other, GET).await;
+    settle().await;
+    assert!(unlisted.try_recv().is_err(), "the route answers");
+    let answer = read_until(&mut caller, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 410"), "{answer}");
+    // What a route only changes still goes to the port that was dialled.
+    let mut caller = house.coming(other, "GET /else HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut server = unlisted.recv().await.unwrap();
+    read_until(&mut server, "\r\n\r\n").await;
+    say(&mut server, OK).await;
+    let answer = read_until(&mut caller, "hi").await;
+    assert!(answer.contains("x-by: route"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_app_is_called_from_its_callers_address_whatever_route_is_taken() {
+    let (app, listed) = pipes::listen_tcp();
+    for routes in ["", ", routes: [{ timeout: { request: 5s } }]"] {
+        let text = format!(
+            "service: s\nadmin: {{ listen: off }}\nredirect: {{ mode: tproxy }}\n\
+             inbound: {{ listen: \"[::]:15006\", app: \"{app}\"{routes} }}\n"
+        );
+        let house = House::of(&text, mpsc::channel(1).1);
+        let (mut ours, theirs) = duplex(PIPE);
+        ours.write_all(GET.as_bytes()).await.unwrap();
+        let door = house.plan.capture.as_ref().unwrap().door(&house.plan.doors, app.port()).unwrap();
+        let client = ClientAddr(Some(SocketAddr::from(([192, 0, 2, 7], 4000))));
+        let caller = crate::proxy::Caller { client, original: OriginalDst(Some(app)) };
+        house.serve_at(door, caller, &house.learned, Io::boxed(theirs));
+        settle().await;
+        drop(ours);
+        // Its peer is that of one caller, and not the one that all share.
+        let lines = house.lines().await;
+        assert!(lines.iter().any(|line| line.contains(&format!("peer=app:{app} "))), "{routes}: {lines:#?}");
+    }
+    drop(listed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_rules_of_the_service_see_the_port_that_was_dialled() {
     let (house, other, mut unlisted) = service("");
     let port = other.port();

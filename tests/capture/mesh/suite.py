@@ -335,7 +335,8 @@ def own_listeners_are_not_dialled(mesh):
 
 @case
 def the_app_sees_its_caller_by_tproxy(mesh):
-    mesh.apply(mesh.seen, "seen", {"redirect": {"mode": "tproxy"}, "inbound": {"app": "127.0.0.1:8080"}})
+    mesh.apply(mesh.seen, "seen", {"redirect": {"mode": "tproxy"},
+        "inbound": {"app": "127.0.0.1:8080", "routes": [{"match": {"path": f"/{SECRET}"}, "timeout": {"request": "5s"}}]}})
     refused = mesh.seen.call("env", mesh.lab.binary, "run", "-c", mesh.lab.path("seen.yaml"), ok=False)
     assert refused == 1, refused
     mesh.sidecar(mesh.seen, ("--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"))
