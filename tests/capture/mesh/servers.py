@@ -53,16 +53,21 @@ def app(name, port, host="::"):
 
 
 class Lines(socketserver.ThreadingTCPServer):
+    address_family = socket.AF_INET6
     allow_reuse_address = True
     daemon_threads = True
 
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
 
 class Smtp(socketserver.StreamRequestHandler):
-    """Greets first, takes a message, and says how much it took."""
+    """Greets its caller by its address, takes a message, and says how much it took."""
 
     def handle(self):
         say = lambda text: self.wfile.write(text.encode() + b"\r\n")
-        say("220 mail ready")
+        say(f"220 mail ready for {self.client_address[0].removeprefix('::ffff:')}")
         data, taken = False, 0
         for line in self.rfile:
             word = line.strip().upper()[:4]
@@ -94,7 +99,7 @@ def ftp(folder, first, last):
 
 
 def smtp(port):
-    Lines(("0.0.0.0", int(port)), Smtp).serve_forever()
+    Lines(("::", int(port)), Smtp).serve_forever()
 
 
 if __name__ == "__main__":

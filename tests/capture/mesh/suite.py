@@ -64,12 +64,18 @@ class Mesh:
                       "mtls": {"id": "spiffe://test/shop"}},
             "data": {"static": [f"{self.data.v4}:{port}" for port in (8080, 21, 2525, 4222, 6379, 3306, 5432, 50051, *PASSIVE)], "hosts": [],
                      "mtls": {"id": "spiffe://test/data"}},
-            "seen": {"static": [f"{self.seen.v4}:8080"], "hosts": ["seen.mesh"], "mtls": {"id": "spiffe://test/seen"}},
+            "seen": {"static": [f"{self.seen.v4}:{port}" for port in (8080, 2525)], "hosts": [],
+                     "mtls": {"id": "spiffe://test/seen"}},
+            "seen6": {"static": [f"[{self.seen.v6}]:{port}" for port in (8080, 2525)], "hosts": [],
+                      "mtls": {"id": "spiffe://test/seen"}},
         }
         self.sidecars = {}
         for host, service in ((self.web, "web"), (self.shop0, "shop"), (self.shop1, "shop"), (self.data, "data")):
             self.apply(host, service, {"dns": {"listen": "127.0.0.1:15053"}} if host is self.web else None)
             self.sidecar(host)
+        self.apply(self.six, "web")
+        self.sidecar(self.six)
+        self.app(self.six, "::1")
         self.app(self.web, "127.0.0.1")
         self.app(self.shop0, "127.0.0.1")
         self.app(self.shop1, "127.0.0.1")
@@ -157,9 +163,6 @@ def over_ipv6_too(mesh):
 
 @case
 def a_host_that_has_ipv6_alone(mesh):
-    mesh.apply(mesh.six, "web")
-    mesh.sidecar(mesh.six)
-    mesh.app(mesh.six, "::1")
     one = answer(mesh.six, f"http://[{mesh.shop0.v6}]:8080/{SECRET}")
     assert one["name"] == "shop-0" and "spiffe://test/web" in one["from"], one
     assert answer(mesh.six, f"http://[{mesh.out.v6}]/")["name"] == "out"
@@ -340,12 +343,20 @@ def the_app_sees_its_caller_by_tproxy(mesh):
     refused = mesh.seen.call("env", mesh.lab.binary, "run", "-c", mesh.lab.path("seen.yaml"), ok=False)
     assert refused == 1, refused
     mesh.sidecar(mesh.seen, ("--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"))
-    mesh.app(mesh.seen, "0.0.0.0")
-    for host in (mesh.web, mesh.shop0, mesh.web):
-        one = answer(host, f"http://seen.mesh:8080/{SECRET}")
-        assert one["client"] == host.v4 and "spiffe://test/" in one["from"], one
-    one = answer(mesh.seen, f"http://{mesh.seen.v4}:8080/{SECRET}")
-    assert one["name"] == "seen" and "spiffe://test/seen" in one["from"], one
+    mesh.app(mesh.seen, "::")
+    mesh.seen.start("smtp", [sys.executable, SERVERS, "smtp", 2525], ready=lambda: mesh.seen.listens(2525))
+    greeted = "import socket, sys; print(socket.create_connection((sys.argv[1], 2525), 10).recv(100).decode())"
+    assert answer(mesh.web, f"http://seen.mesh:8080/{SECRET}")["client"] == mesh.web.v4
+    for there, families in ((mesh.seen.v4, "v4"), (mesh.seen.v6, "v6")):
+        for host in (mesh.web, mesh.shop0, mesh.web):
+            caller, name = getattr(host, families), f"[{there}]" if ":" in there else there
+            one = answer(host, f"http://{name}:8080/{SECRET}")
+            assert one["client"] == caller and "spiffe://test/" in one["from"], one
+            # A port that the file does not list, and bytes that nobody looks into.
+            assert host.call(sys.executable, "-c", greeted, there).strip() == f"220 mail ready for {caller}"
+        one = answer(mesh.seen, f"http://{name}:8080/{SECRET}")
+        assert one["name"] == "seen" and "spiffe://test/seen" in one["from"], one
+    assert answer(mesh.six, f"http://[{mesh.seen.v6}]:8080/{SECRET}")["client"] == mesh.six.v6
 
 
 def under_load(mesh, seconds, meanwhile):
