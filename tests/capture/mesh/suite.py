@@ -159,6 +159,11 @@ def over_ipv6_too(mesh):
         one = answer(mesh.web, f"http://[{host.v6}]:8080/{SECRET}", "-6")
         assert one["name"] == host.name and "spiffe://test/web" in one["from"], one
     assert answer(mesh.web, f"http://[{mesh.out.v6}]/")["name"] == "out"
+    # A name with addresses of both families leads to all of its peer, whichever of them was dialled.
+    for family, dialled in (("-4", mesh.shop0.v4), ("-6", f"[{mesh.shop0.v6}]")):
+        names = {answer(mesh.web, f"http://shop.mesh:8080/{SECRET}{family}", family)["name"] for _ in range(20)}
+        assert names == {"shop-0", "shop-1"}, (family, names)
+        assert f"original={dialled}:8080" in mesh.log(mesh.web)
 
 
 @case
