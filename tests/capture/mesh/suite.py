@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.parse
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "clients")]
@@ -333,6 +334,27 @@ def what_is_outside_is_reached_as_before(mesh):
     # And who is no sidecar is not let in.
     assert mesh.out.call("curl", "-sS", "--fail", f"http://{mesh.shop0.v4}:8080/", ok=False) in (22, 52, 56)
     assert mesh.out.call("curl", "-sS", "--fail", f"http://{mesh.data.v4}:6379/", ok=False) in (22, 52, 56)
+
+
+@case
+def it_is_explained_where_connections_go(mesh):
+    calls = ((f"{mesh.shop1.v4}:8080", "http://nobody.example/", "shop"), (f"{mesh.out.v4}:80", "http://shop.mesh:8080/", "shop"),
+             (f"[{mesh.shop0.v6}]:8080", "http://nobody.example/", "shop6"), (f"{mesh.data.v4}:6379", None, "data"),
+             (f"{mesh.out.v4}:80", "http://out.example/", "none"))
+    for number, (to, url, peer) in enumerate(calls):
+        argv = [mesh.lab.binary, "explain", *([url] if url else []), "--dialled", to, "--admin", "127.0.0.1:15000", "--json",
+                "-c", mesh.lab.path("web.yaml")]
+        facts = json.loads(mesh.web.run(*argv))["facts"]
+        told = next(fact["text"] for fact in facts if fact["about"] == "peer")
+        assert told.replace(",", " ").split()[0] == peer, (to, url, facts)
+        if url:
+            # And that is where it goes.
+            host = urllib.parse.urlsplit(url).netloc
+            mesh.web.call("curl", "-sS", "-o", "/dev/null", "-H", f"host: {host}", f"http://{to}/explained-{number}")
+            went = f"peer={peer if peer != 'none' else to} "
+            lines = lambda: [line for line in mesh.log(mesh.web).splitlines() if f"path=/explained-{number} " in line]
+            line = wait_for(lines, "the access line")[0]
+            assert went in line and f"original={to} " in line, (to, url, line)
 
 
 @case
