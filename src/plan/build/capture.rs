@@ -21,8 +21,13 @@ pub fn capture(rules: &Rules, config: &Config, doors: &[Arc<DoorPlan>], peers: &
     // All apps that speak HTTP share them.
     let routes = apps().find(|peer| !peer.routes.list.is_empty()).map(|peer| peer.routes.clone()).unwrap_or_default();
     let first = doors.iter().find(|door| door.side == Door::Inbound);
-    let unlisted =
-        |like: &Arc<DoorPlan>| DoorPlan { leads: Leads::Dialled, protocol: Protocol::Auto, ..(**like).clone() };
+    // What is said of the port of a door says nothing about others.
+    let unlisted = |like: &Arc<DoorPlan>| DoorPlan {
+        leads: Leads::Dialled,
+        protocol: Protocol::Auto,
+        passes_all: false,
+        ..(**like).clone()
+    };
     let how = || match rules.mode {
         Mode::Redirect => How::Redirect,
         Mode::Tproxy => How::Tproxy,

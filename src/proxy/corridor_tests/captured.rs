@@ -318,6 +318,10 @@ async fn a_captured_port_leads_to_its_app_or_to_the_address_itself() {
     read_until(&mut caller, "hi").await;
     // What is declared of the app says nothing about other ports.
     assert_eq!(house.plan.capture.as_ref().unwrap().unlisted.as_ref().unwrap().protocol, Protocol::Auto);
+    // Nor does a port that is passed through.
+    let passes = service(", passthrough: [15006]").0.plan.clone();
+    let capture = passes.capture.as_ref().unwrap();
+    assert!(!capture.unlisted.as_ref().unwrap().passes_all && passes.doors.iter().any(|door| door.passes_all));
     let mut caller = house.coming(other, "*1\r\n$4\r\nPING\r\n").await;
     let mut server = unlisted.recv().await.unwrap();
     read_until(&mut server, "PING\r\n").await;
