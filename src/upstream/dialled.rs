@@ -138,7 +138,7 @@ impl Dialled {
         let (name, kind, policy) = match going {
             Going::Out(_) => (format!("{to}"), PeerKind::Adhoc, &self.out),
             // An inbound door is never a way to somebody else.
-            Going::In { .. } if !is_here(to.ip()) => {
+            Going::In { .. } if !is_here(to) => {
                 return Err(AdhocError::new(Reason::AddressRefused, format!("{to} is not an address of this machine")));
             }
             Going::In { .. } => (format!("app:{to}"), PeerKind::App, &rules.app),

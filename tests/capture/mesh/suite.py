@@ -443,6 +443,21 @@ def an_app_may_start_before_its_sidecar_and_again(mesh):
 
 
 @case
+def link_local_addresses_lead_to_their_ports(mesh):
+    mesh.sidecars["six"].stop()
+    mesh.apply(mesh.six, "web", {"inbound": {"app": "[::1]:8080", "mtls": "off"}})
+    mesh.sidecar(mesh.six)
+    mesh.six.start("other", [sys.executable, SERVERS, "app", "other", 9090, "::"], ready=lambda: mesh.six.listens(9090, "::1"))
+    settled = lambda: mesh.six.run("ip", "-6", "addr", "show", "dev", "eth0", "scope", "link", "-tentative").split()
+    words = wait_for(settled, "it has a link-local address")
+    there = next(word for word in words if word.startswith("fe80")).split("/")[0]
+    # A port that the file lists, and one that it does not.
+    for port, name in ((8080, "six"), (9090, "other")):
+        one = answer(mesh.out, f"http://[{there}%25eth0]:{port}/", "-g")
+        assert one["name"] == name, (port, one)
+
+
+@case
 def nobody_on_the_way_reads_any_of_it(mesh):
     packets = mesh.seen_on_the_way.read_bytes()
     assert len(packets) > 100_000, len(packets)
