@@ -336,7 +336,7 @@ inbound:
     - { match: { path: /internal/* }, respond: { status: 404 } }
     - { match: { path: /slow }, timeout: { request: 9s } }
   deny: [{ ports: 7000 }]
-dns: { listen: 127.0.0.1:15053 }
+dns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }
 peers:
   late: { dns: \"late.shop:5432\" }
   shop: { static: [10.0.0.1:80, 10.0.0.2:80], routes: [{ match: { path: /x }, respond: { status: 410 } }] }
