@@ -130,8 +130,9 @@ pub fn from_caller(conn: &Conn, world: &World, peer: Arc<Peer>) -> Result<Arc<Pe
     let to = match listens {
         // No packet of somebody else comes to loopback: the service must be at the address that was dialled too.
         Some(addr) if addr.ip().is_loopback() => SocketAddr::new(to.ip(), addr.port()),
-        Some(addr) => addr,
-        None => return Ok(peer),
+        Some(addr) if addr.is_ipv4() == from.is_ipv4() => addr,
+        // No connection has addresses of two families.
+        Some(_) | None => return Ok(peer),
     };
     at(world, Going::In { to, protocol: peer.source().protocol, from: Some(from) }).map(|led| led.peer)
 }

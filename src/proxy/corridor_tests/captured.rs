@@ -387,6 +387,21 @@ async fn the_app_is_called_from_its_callers_address_whatever_route_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_of_one_family_is_called_for_callers_of_the_other_too() {
+    let text = "service: s\nadmin: { listen: off }\nredirect: { mode: tproxy }\n\
+                inbound: { listen: \"[::]:15006\", app: \"192.0.2.1:8080\" }\n";
+    let house = House::of(text, mpsc::channel(1).1);
+    let door = house.plan.capture.as_ref().unwrap().door(&house.plan.doors, 8080).unwrap();
+    let client = ClientAddr(Some("[2001:db8::7]:4000".parse().unwrap()));
+    let caller = crate::proxy::Caller { client, original: OriginalDst(Some("[2001:db8::9]:8080".parse().unwrap())) };
+    let drain = house.core.inbound.drain.watch();
+    let conn = connection::accepted(&house.core, &house.plan, door, &house.learned, caller, drain);
+    // Its caller's address it cannot be shown.
+    let led = crate::proxy::target::of_conn(&conn, &house.core.world.load()).map_err(|failure| failure.detail);
+    assert_eq!(led.map(|led| led.peer.name().to_string()), Ok("app".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_rules_of_the_service_see_the_port_that_was_dialled() {
     let (house, other, mut unlisted) = service("");
     let port = other.port();

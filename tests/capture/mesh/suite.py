@@ -386,6 +386,22 @@ def the_app_sees_its_caller_by_tproxy(mesh):
     assert answer(mesh.six, f"http://[{mesh.seen.v6}]:8080/{SECRET}")["client"] == mesh.six.v6
 
 
+@case
+def a_callers_port_is_not_taken_to_call_the_app_from_its_address(mesh):
+    # By TPROXY both connections have its address and the app's: with one port too they would be the same one.
+    narrow = "echo 50000 50009 > /proc/sys/net/ipv4/ip_local_port_range"
+    for host in (mesh.web, mesh.seen):
+        host.run("sh", "-c", narrow)
+    held = ("import socket\nheld = [socket.create_connection(('seen.mesh', 2525), 5) for _ in range(4)]\n"
+            "for wire in held:\n    wire.settimeout(5)\n    print(wire.recv(100).decode().strip())\n")
+    try:
+        said = mesh.web.call(sys.executable, "-c", held).splitlines()
+    finally:
+        for host in (mesh.web, mesh.seen):
+            host.run("sh", "-c", narrow.replace("50000 50009", "32768 60999"))
+    assert said == [f"220 mail ready for {mesh.web.v4}"] * 4, said
+
+
 def under_load(mesh, seconds, meanwhile):
     """200 requests a second from the service's own program, while something happens; how many failed, of how many."""
     load = ("import concurrent.futures, http.client, sys, time\n"
