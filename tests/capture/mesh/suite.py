@@ -59,7 +59,7 @@ class Mesh:
         self.issue()
         self.watch()
         self.peers = {
-            "shop": {"static": [f"{host.v4}:8080" for host in (self.shop0, self.shop1)], "hosts": ["shop.mesh"],
+            "shop": {"static": [f"{host.v4}:8080" for host in (self.shop0, self.shop1)], "hosts": ["shop.mesh", "shop.unlisted"],
                      "protocol": "http1", "balance": "round-robin", "mtls": {"id": "spiffe://test/shop"}},
             "shop6": {"static": [f"[{host.v6}]:8080" for host in (self.shop0, self.shop1)], "hosts": [],
                       "mtls": {"id": "spiffe://test/shop"}},
@@ -72,7 +72,8 @@ class Mesh:
         }
         self.sidecars = {}
         for host, service in ((self.web, "web"), (self.shop0, "shop"), (self.shop1, "shop"), (self.data, "data")):
-            self.apply(host, service, {"dns": {"listen": "127.0.0.1:15053"}} if host is self.web else None)
+            door = {"dns": {"listen": ["127.0.0.1:15053", "[::1]:15053"]}, "redirect": {"mode": "redirect", "dns": "all"}}
+            self.apply(host, service, door if host is self.web else None)
             self.sidecar(host)
         self.apply(self.six, "web")
         self.sidecar(self.six)
@@ -182,6 +183,20 @@ def a_virtual_address_stands_for_all_of_its_peer(mesh):
     names = [answer(mesh.web, f"http://{asked[0]}:8080/{SECRET}") for _ in range(20)]
     assert {one["name"] for one in names} == {"shop-0", "shop-1"}, names
     assert all("spiffe://test/web" in one["from"] for one in names), names
+
+
+@case
+def a_name_that_no_server_knows_leads_to_its_peer(mesh):
+    # No host has it in a file, and nobody answers at the name server of resolv.conf.
+    names = [answer(mesh.web, f"http://shop.unlisted:8080/{SECRET}") for _ in range(20)]
+    assert {one["name"] for one in names} == {"shop-0", "shop-1"}, names
+    assert all("spiffe://test/web" in one["from"] for one in names), names
+    # Whichever server is asked, over whatever.
+    for server in ("192.0.2.53", "2001:db8::53"):
+        for more in ([], ["+tcp"]):
+            asked = mesh.web.call(find("dig"), f"@{server}", *more, "+short", "shop.unlisted").split()
+            assert len(asked) == 1 and asked[0].startswith("240.240."), (server, more, asked)
+    assert mesh.shop0.call("curl", "-sS", "http://shop.unlisted:8080/", ok=False) == 6
 
 
 @case
