@@ -171,6 +171,13 @@ impl TextMatch {
         self.holds_any(each()) && each().all(|one| self.holds_any(std::iter::once(one)))
     }
 
+    /// Whether a server may read one of the fields of this name as one that says so: an expression is about characters, and
+    /// which ones bytes that are no UTF-8 stand for is its choice.
+    pub fn may_hold_for(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
+        let unread = |value: &HeaderValue| std::str::from_utf8(bytes(value)).is_err();
+        self.holds_for(name, headers) || (matches!(self, Self::Regex(_)) && headers.get_all(name).iter().any(unread))
+    }
+
     /// Whether this text is meant.
     pub fn holds(&self, text: &str) -> bool {
         self.holds_any(std::iter::once(text.as_bytes()))

@@ -232,7 +232,7 @@ impl Rule {
             && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(asked.uri.path(), sense)))
             && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.holds(asked.host, asked.host_port)))
             && self.headers.iter().all(|(name, text)| match sense {
-                Sense::Wide => text.holds_for(name, asked.headers),
+                Sense::Wide => text.may_hold_for(name, asked.headers),
                 // A server may read any of several fields, so that all of them must say what is asked for.
                 Sense::Narrow => text.holds_for_all(name, asked.headers),
             })

@@ -239,4 +239,6 @@ mod policy_tests;
 #[cfg(test)]
 mod routes_tests;
 #[cfg(test)]
+mod spelling_tests;
+#[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::build;
@@ -14,19 +14,19 @@ use crate::plan::claims::Claims;
 use crate::plan::path::{ambiguity, decoded};
 use crate::plan::policy::{Asked, Facts, Policy, Verdict};
 
-fn file(inbound: &str) -> String {
+pub(super) fn file(inbound: &str) -> String {
     format!("service: s\ninbound:\n  app: 127.0.0.1:8080\n{inbound}\n")
 }
 
 /// The policy of a file, and every problem it has.
-fn read_policy(text: &str) -> (Policy, String) {
+pub(super) fn read_policy(text: &str) -> (Policy, String) {
     let mut problems = Problems::new("f");
     let document = read(text, &Machine::PLAIN, &|_| None, &mut problems).unwrap();
     let built = build(&document.config, Path::new("/"), &mut problems);
     (built.plan.policy, problems.sorted().to_string())
 }
 
-fn policy(inbound: &str) -> Policy {
+pub(super) fn policy(inbound: &str) -> Policy {
     let text = file(inbound);
     let (policy, problems) = read_policy(&text);
     assert!(!problems.lines().any(|line| !line.contains("warning")), "{text}\n{problems}");
@@ -34,8 +34,8 @@ fn policy(inbound: &str) -> Policy {
 }
 
 /// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel body token:{"a":1}`, or `tcp` for
-/// opaque bytes.
-fn decide(policy: &Policy, words: &str) -> String {
+/// opaque bytes. A character of a field is a byte.
+pub(super) fn decide(policy: &Policy, words: &str) -> String {
     let (mut method, mut uri, mut host, mut headers) = (None, "/", "s", HeaderMap::new());
     let (mut identity, mut address, mut port, mut tunnel, mut body) = (None, None, Some(15006), false, false);
     let mut tokens = Vec::new();
@@ -50,7 +50,8 @@ fn decide(policy: &Policy, words: &str) -> String {
             (Some(("on", text)), _) => port = text.parse().ok(),
             (_, Some(("token", json))) => tokens.push(Arc::new(Claims(serde_json::from_str(json).unwrap()))),
             (_, Some((name, value))) => {
-                headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+                let bytes: Vec<u8> = value.chars().map(|one| u8::try_from(one).unwrap()).collect();
+                headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(&bytes).unwrap());
             }
             _ if word == "tcp" => {}
             _ => method = Some(word.parse::<Method>().unwrap()),
@@ -78,9 +79,9 @@ fn decide(policy: &Policy, words: &str) -> String {
 }
 
 /// Rules, and what they say of requests and connections.
-type Table<'t> = &'t [(&'t str, &'t [(&'t str, &'t str)])];
+pub(super) type Table<'t> = &'t [(&'t str, &'t [(&'t str, &'t str)])];
 
-fn check(table: Table<'_>) {
+pub(super) fn check(table: Table<'_>) {
     for (rules, asked) in table {
         let policy = policy(rules);
         for (words, expect) in *asked {
