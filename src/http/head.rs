@@ -287,14 +287,16 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     }
 }
 
-/// Fields that no caller may set, in either spelling: servers that map `-` to `_` would take one for the other.
+/// Fields that no caller may set, in any spelling: servers that map `-` to `_`, or all that is no letter or digit to one sign,
+/// would take one for the other.
 fn reserved(name: &str, rules: &Rules<'_>) -> bool {
-    if !name.contains('_') {
+    let gap = |byte: u8| !byte.is_ascii_alphanumeric();
+    if !name.bytes().any(|byte| gap(byte) && byte != b'-') {
         let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str() && name != MIRROR.as_str();
         let forwarded = name.starts_with("x-forwarded-");
         return own || name == CLIENT_CERT.as_str() || (forwarded && !rules.trusted);
     }
-    let dashed = name.replace('_', "-");
+    let dashed = name.replace(|one: char| u8::try_from(one).is_ok_and(gap), "-");
     dashed.starts_with(OWN_PREFIX) || dashed.starts_with("x-forwarded-")
 }
 
@@ -575,11 +577,14 @@ mod tests {
     }
 
     #[test]
-    fn reserved_fields_of_callers_go_in_either_spelling() {
+    fn reserved_fields_of_callers_go_in_any_spelling() {
         let fields = [
             ("host", "a"),
             ("x-forwarded-client-cert", "1"),
             ("x_forwarded_for", "1"),
+            ("x.forwarded.client.cert", "1"),
+            ("x-forwarded-client~cert", "1"),
+            ("x.outrigger|identity", "1"),
             ("x-forwarded-for", "6.6.6.6"),
             ("x-outrigger-identity", "1"),
             ("forwarded", "for=6.6.6.6"),

@@ -5,6 +5,7 @@ use http::uri::Uri;
 
 use super::token::Fault;
 use crate::plan::jwt::Place;
+use crate::plan::matching::alike;
 
 /// Which of them a service would read is not known, so none is.
 const SEVERAL: Fault = Fault::Invalid("there are several in one place");
@@ -32,20 +33,13 @@ fn in_field<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Option<&'r 
             found = Some(token?);
         }
     }
-    // Servers that map `-` to `_` would take one for the other.
-    if headers.keys().any(|other| other != name && alike(other.as_str(), name.as_str())) {
+    if headers.keys().any(|other| other != name && alike(other, name)) {
         return Err(Fault::Invalid(
-            "it stands in a field whose name differs by `_` for `-`: some servers take both for one",
+            "it stands in a field whose name differs by `_` for `-`, or the like: some servers take both for one",
         ));
     }
     // Also a token beside credentials of another kind: a service could read either.
     if tokens > 0 && fields_seen > 1 { Err(SEVERAL) } else { Ok(found) }
-}
-
-/// Whether two names are one but for `-` and `_`.
-fn alike(one: &str, other: &str) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    one.len() == other.len() && one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 
 /// What follows the word `Bearer` (in any case, RFC 9110 §11.1); in a field of its own the token may stand alone.

@@ -1,7 +1,7 @@
 //! Who may ask what of the service: rules that deny, then rules that allow. Pure: it is given facts and says yes or no.
 //!
 //! A doubt never helps the caller. A rule that denies means all spellings that a server may take for its own (letter case,
-//! a slash at the end); one that allows means only what it says. What cannot be seen in opaque bytes (a path, say) is
+//! a slash at the end, `_` for `-` in a field's name); one that allows means only what it says. What cannot be seen in opaque bytes (a path, say) is
 //! taken to be there by a rule that denies, and to be missing by one that allows.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -234,7 +234,7 @@ impl Rule {
             && self.headers.iter().all(|(name, text)| match sense {
                 Sense::Wide => text.may_hold_for(name, asked.headers),
                 // A server may read any of several fields, so that all of them must say what is asked for.
-                Sense::Narrow => text.holds_for_all(name, asked.headers),
+                Sense::Narrow => text.surely_holds_for(name, asked.headers),
             })
     }
 
