@@ -11,9 +11,10 @@ use crate::config::problem::Problems;
 use crate::config::route::TextMatch as SaidText;
 use crate::config::values::field_name;
 use crate::plan::claims::ClaimRule;
+use crate::plan::host::HostRule;
 use crate::plan::matching::TextMatch;
 use crate::plan::path::ambiguity;
-use crate::plan::policy::{HostRule, PathRule, Policy, Rule};
+use crate::plan::policy::{PathRule, Policy, Rule};
 use crate::plan::route::Line;
 
 /// The rules as the file says them.
@@ -53,10 +54,7 @@ fn rule(set: &Set<AccessRule>, problems: &mut Problems) -> Rule {
         ports: each(&set.ports, |port| u16::try_from(port.value.0).unwrap_or(u16::MAX)),
         methods: each(&set.methods, |method| method.value.0.clone()),
         paths: each(&set.paths, |path| path_rule(path, problems)),
-        hosts: each(&set.hosts, |host| HostRule {
-            name: host.value.0.0.trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: host.value.0.1,
-        }),
+        hosts: each(&set.hosts, |host| HostRule::new(&host.value.0.0, host.value.0.1)),
         headers: fields(&set.headers, problems),
         claims: claims(&set.claims, problems),
     }
@@ -113,6 +111,13 @@ pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Pr
                 port.warn(problems, "matches nothing: no inbound port is listed with this number");
             }
         }
+    }
+    for host in
+        deny.iter().flat_map(|set| &set.hosts).flat_map(|hosts| &hosts.0).filter(|host| host.value.0.1.is_some())
+    {
+        let text = "its port is not looked at: it is the caller's word, so `deny` means the host with any; `ports` are those \
+                    that were connected to";
+        host.warn(problems, text);
     }
     for (set, rule) in allow.iter().zip(&policy.allow) {
         if let Some(before) = policy.deny.iter().find(|deny| deny.covers(rule)) {

@@ -320,7 +320,7 @@ fn what_can_mean_nothing_is_told() {
     for fine in [
         "  deny: { paths: /a/b }\n  allow: { paths: /a/* }",
         "  deny: { paths: /a/*, methods: GET }\n  allow: { paths: /a/b }",
-        "  deny: { hosts: \"a:80\" }\n  allow: { hosts: a }",
+        "  deny: { hosts: a }\n  allow: { hosts: b }",
         "  deny: { headers: { x: \"1\" } }\n  allow: [{}]",
         "  passthrough: [15006, a.b]",
         "  protocol: http1\n  passthrough: [15006]",

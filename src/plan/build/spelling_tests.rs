@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::policy_tests::{check, decide, policy};
+use super::policy_tests::{check, decide, file, policy, read_policy};
 
 #[test]
 fn a_field_that_is_no_utf8_is_what_a_regex_denies() {
@@ -98,4 +98,118 @@ proptest! {
         let beside = decide(&allow, &format!("GET /{noise} x-role-b:admin {spelt}:admin"));
         prop_assert_eq!(beside == "allow", spelt == "x-role-b", "{}", spelt);
     }
+}
+
+#[test]
+fn a_host_is_what_servers_may_take_for_it() {
+    check(&[
+        (
+            "  deny: { hosts: [10.0.0.9, int.shop, \"secret.shop:18306\", \"[::1]\"] }",
+            &[
+                ("GET / host=10.0.0.9", "deny"),
+                ("GET / host=10.0.0.9.:80", "deny"),
+                ("GET / host=[::ffff:10.0.0.9]", "deny"),
+                ("GET / host=[::ffff:a00:9]:80", "deny"),
+                ("GET / host=167772169", "deny"),
+                ("GET / host=0xa000009", "deny"),
+                ("GET / host=0X0A.0.0.9", "deny"),
+                ("GET / host=012.0.0.9", "deny"),
+                ("GET / host=010.0.0.9", "deny"),
+                ("GET / host=10.9", "deny"),
+                ("GET / host=10.0.9", "deny"),
+                ("GET / host=INT.shop", "deny"),
+                ("GET / host=int.shop.", "deny"),
+                ("GET / host=int.shop..", "deny"),
+                ("GET / host=.int.shop", "deny"),
+                ("GET / host=int..shop", "deny"),
+                ("GET / host=%69nt.shop", "deny"),
+                ("GET / host=int.shop%00.b", "deny"),
+                ("GET / host=int.shop,a", "deny"),
+                ("GET / host=secret.shop:18306", "deny"),
+                ("GET / host=secret.shop", "deny"),
+                ("GET / host=secret.shop:1", "deny"),
+                ("GET / host=[0:0::1]", "deny"),
+                ("GET / host=10.0.0.8", "free"),
+                ("GET / host=10.0.2305", "free"),
+                ("GET / host=10.0.0.9.b", "free"),
+                ("GET / host=1.2.3.4.5", "free"),
+                ("GET / host=99999999999999999999", "free"),
+                ("GET / host=int_shop", "free"),
+                ("GET / host=0x", "free"),
+                ("GET / host=a", "free"),
+                ("GET / host=[::2]", "free"),
+            ],
+        ),
+        (
+            "  deny: { hosts: [\"[::ffff:10.0.0.9]\", 127.0.0.1] }",
+            &[
+                ("GET / host=10.0.0.9", "deny"),
+                ("GET / host=127.0.0.1", "deny"),
+                ("GET / host=[::ffff:127.0.0.1]", "deny"),
+                ("GET / host=127.0.0.2", "free"),
+            ],
+        ),
+        // What is in doubt is only denied where the rest of the rule holds.
+        ("  deny: { hosts: a, methods: DELETE }", &[("DELETE / host=%61", "deny"), ("GET / host=%61", "free")]),
+        (
+            "  allow: { hosts: [10.0.0.9, \"int.shop:80\"] }",
+            &[
+                ("GET / host=10.0.0.9", "allow"),
+                ("GET / host=int.shop.", "allow"),
+                ("GET / host=[::ffff:10.0.0.9]", "none"),
+                ("GET / host=167772169", "none"),
+                ("GET / host=int.shop..", "none"),
+                ("GET / host=%69nt.shop", "none"),
+                ("GET / host=int.shop:81", "none"),
+            ],
+        ),
+    ]);
+}
+
+/// A number below 256^`bytes` in one of the notations of `inet_aton`.
+fn number(value: u32, how: u8) -> String {
+    match how {
+        0 => format!("{value}"),
+        1 => format!("0x{value:X}"),
+        2 => format!("0{value:o}"),
+        3 => format!("0X0{value:x}"),
+        _ => format!("000{value:o}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// An address in any notation that `inet_aton` reads is the address.
+    #[test]
+    fn no_notation_of_an_address_evades(parts in 1..5_usize, how in prop::collection::vec(0..5_u8, 4), mapped in any::<bool>()) {
+        const ADDRESS: u32 = 0x0a14_0309;
+        let bytes = ADDRESS.to_be_bytes();
+        let mut spelt: Vec<String> = bytes.iter().zip(&how).take(parts - 1).map(|(byte, how)| number(u32::from(*byte), *how)).collect();
+        let rest = if parts == 1 { ADDRESS } else { ADDRESS & (u32::MAX >> (8 * (parts - 1))) };
+        spelt.push(number(rest, how[3]));
+        let host = if mapped { format!("[::ffff:{:x}:{:x}]", ADDRESS >> 16, ADDRESS & 0xffff) } else { spelt.join(".") };
+        let deny = policy("  deny: { hosts: 10.20.3.9 }");
+        prop_assert_eq!(decide(&deny, &format!("GET / host={host}")), "deny", "{}", host);
+        prop_assert_eq!(decide(&deny, "GET / host=10.20.3.8"), "free");
+    }
+}
+
+#[test]
+fn the_port_of_a_host_that_is_denied_is_told_to_mean_nothing() {
+    for (inbound, expect) in [
+        (
+            "  deny: { hosts: [a, \"b:80\"] }",
+            "f:4:22: warning: inbound.deny.hosts[1]: its port is not looked at: it is the caller's word, so `deny` means the host with any",
+        ),
+        (
+            "  deny: { hosts: \"a:80\" }\n  allow: { hosts: a }",
+            "allows nothing: `inbound.deny` (line 4) denies all of it",
+        ),
+    ] {
+        let (_, problems) = read_policy(&file(inbound));
+        assert!(problems.contains(expect), "{inbound}: {problems}");
+    }
+    let (_, problems) = read_policy(&file("  allow: { hosts: \"a:80\" }"));
+    assert_eq!(problems, "");
 }
