@@ -268,7 +268,8 @@ impl PathRule {
     /// are one. Case counts (RFC 3986 §6.2.2.1) and so does a slash at the end, but not where the rule denies.
     fn holds(&self, path: &str, sense: Sense) -> bool {
         if !path.starts_with('/') {
-            return false;
+            // The `*` of OPTIONS asks about the whole server (RFC 9110 §9.3.7).
+            return sense == Sense::Wide && self.below && self.path.is_empty();
         }
         let mut rest = decoded(path);
         for mine in decoded(self.path.trim_end_matches('/')) {

@@ -266,7 +266,7 @@ fn a_path_is_what_its_bytes_stand_for() {
         ("/a/*", "/", false, false),
         ("/*", "/", true, true),
         ("/*", "/x/y", true, true),
-        ("/*", "*", false, false),
+        ("/*", "*", false, true),
         ("/", "/", true, true),
         ("/", "/x", false, false),
         ("/a%20b", "/a%20b", true, true),
@@ -394,8 +394,8 @@ fn verdicts(path: &str) -> Vec<(String, String)> {
     RULES.iter().map(|rule| (of(rule, "allow"), of(rule, "deny"))).collect()
 }
 
-/// What a server of the most forgiving kind makes of a path: decoded over and over, slashes turned and merged, dots
-/// resolved, parameters dropped.
+/// What a server of the most forgiving kind makes of a path: decoded over and over, cut off at what looks like a query or
+/// fragment, slashes turned and merged, dots resolved, parameters dropped, blanks trimmed.
 fn forgiving(path: &str) -> Vec<u8> {
     let mut bytes = path.as_bytes().to_vec();
     loop {
@@ -407,8 +407,9 @@ fn forgiving(path: &str) -> Vec<u8> {
         bytes = once;
     }
     let mut kept: Vec<Vec<u8>> = Vec::new();
+    let bytes = bytes.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
     for part in bytes.split(|byte| matches!(byte, b'/' | b'\\')) {
-        let part = part.split(|byte| *byte == b';').next().unwrap_or_default();
+        let part = part.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         match part {
             b"" | b"." => {}
             b".." => drop(kept.pop()),
@@ -440,7 +441,7 @@ proptest! {
 
     /// Whatever is passed as normal, even a forgiving server takes for the path that was judged.
     #[test]
-    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%){0,4}") {
+    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%3f|%3F|%23|%20|%){0,4}") {
         if ambiguity(&path).is_none() {
             let judged: Vec<u8> = decoded(&path).collect();
             let text = String::from_utf8(judged.clone());
@@ -453,7 +454,7 @@ proptest! {
 
     /// What a rule that allows a path lets in, a forgiving server takes for nothing else.
     #[test]
-    fn no_spelling_slips_through_a_rule_that_allows(path in "/(a|A|b|admin|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%62){0,4}") {
+    fn no_spelling_slips_through_a_rule_that_allows(path in "/(a|A|b|admin|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%62|%3f|%23|%20){0,4}") {
         if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
             let meant = String::from_utf8_lossy(&forgiving(&path)).into_owned();
             let allowed = decide(&policy("  allow: { paths: [/b, /a/*] }"), &format!("GET {path}")) == "allow";
@@ -464,7 +465,7 @@ proptest! {
 
     /// A rule that denies a path denies whatever a forgiving server that knows no case takes for it, or it is refused.
     #[test]
-    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64){0,4}") {
+    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64|%3f|%23|%20){0,4}") {
         let lower = String::from_utf8_lossy(&forgiving(&path)).to_ascii_lowercase();
         if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
             let denied = decide(&policy("  deny: { paths: [/admin, /a/*] }"), &format!("GET {path}")) == "deny";

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::policy_tests::{check, decide, file, policy, read_policy};
+use crate::plan::path::ambiguity;
 
 #[test]
 fn a_field_that_is_no_utf8_is_what_a_regex_denies() {
@@ -212,4 +213,36 @@ fn the_port_of_a_host_that_is_denied_is_told_to_mean_nothing() {
     }
     let (_, problems) = read_policy(&file("  allow: { hosts: \"a:80\" }"));
     assert_eq!(problems, "");
+}
+
+#[test]
+fn the_star_of_options_is_below_the_root_for_who_denies() {
+    check(&[
+        ("  deny: { paths: /* }", &[("OPTIONS *", "deny"), ("GET /a", "deny")]),
+        ("  deny: { paths: /a/* }", &[("OPTIONS *", "free")]),
+        ("  deny: { paths: / }", &[("OPTIONS *", "free"), ("OPTIONS /", "deny")]),
+        ("  allow: { paths: /* }", &[("OPTIONS *", "none"), ("OPTIONS /", "allow")]),
+    ]);
+}
+
+#[test]
+fn what_some_server_cuts_off_a_path_is_not_normal() {
+    for (path, why) in [
+        ("/admin%3Fx", Some("an encoded `?`")),
+        ("/admin%3f", Some("an encoded `?`")),
+        ("/admin%23x", Some("an encoded `#`")),
+        ("/admin%20", Some("a blank at the end of a segment")),
+        ("/admin%20%20/x", Some("a blank at the end of a segment")),
+        ("/%20", Some("a blank at the beginning of a segment")),
+        ("/%20admin", Some("a blank at the beginning of a segment")),
+        ("/a/%20%61", Some("a blank at the beginning of a segment")),
+        ("/a%20b", None),
+        ("/a%20b/c%20d", None),
+        ("/a+", None),
+        ("/a%2B", None),
+    ] {
+        assert_eq!(ambiguity(path), why, "{path}");
+    }
+    let (_, problems) = read_policy(&file("  deny: { paths: /a%3Fb }"));
+    assert!(problems.contains("means nothing: it has an encoded `?`"), "{problems}");
 }
