@@ -49,7 +49,12 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
 
 /// The bytes that a path means, percent-encoding taken away; what is no encoding stands for itself.
 pub fn decoded(path: &str) -> impl Iterator<Item = u8> + Clone {
-    let mut rest = path.as_bytes();
+    decoded_bytes(path.as_bytes())
+}
+
+/// The same of any text.
+pub fn decoded_bytes(text: &[u8]) -> impl Iterator<Item = u8> + Clone {
+    let mut rest = text;
     std::iter::from_fn(move || {
         let (&first, after) = rest.split_first()?;
         let pair = if first == b'%' { hex(after.first()).zip(hex(after.get(1))) } else { None };
