@@ -246,3 +246,31 @@ fn what_some_server_cuts_off_a_path_is_not_normal() {
     let (_, problems) = read_policy(&file("  deny: { paths: /a%3Fb }"));
     assert!(problems.contains("means nothing: it has an encoded `?`"), "{problems}");
 }
+
+#[test]
+fn who_is_denied_by_identity_and_can_come_without_one_is_told_of() {
+    let identity = "identity: { certificate: c.pem, key: k.pem, roots: r.pem }\n";
+    let told = |inbound: &str| {
+        let (_, problems) = read_policy(&format!("{identity}{}", file(inbound)));
+        let about = |line: &&str| line.contains(".from");
+        problems.lines().filter(about).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let plain = "f:6:17: warning: inbound.deny.from: is evaded by leaving TLS away, as callers in plaintext are nobody: \
+                 say `mtls: strict`, or in `allow` who may come";
+    let passed = "f:6:17: warning: inbound.deny.from: is evaded by TLS that is passed through (`passthrough`), whose \
+                  callers are nobody: say in `allow` who may come";
+    let deny = "  deny: { from: spiffe://a/b }";
+    for (inbound, expect) in [
+        (format!("  mtls: permissive\n{deny}"), Some(plain)),
+        (format!("  mtls: permissive\n{deny}\n  allow: {{ addresses: 10.0.0.0/8 }}"), Some(plain)),
+        (format!("  mtls: permissive\n{deny}\n  allow: [{{ from: spiffe://a/c }}, {{ paths: /x }}]"), Some(plain)),
+        (format!("  mtls: permissive\n{deny}\n  allow: {{ from: spiffe://a/* }}"), None),
+        (format!("  passthrough: [a.b]\n{deny}"), Some(passed)),
+        (format!("  passthrough: [15006]\n{deny}"), Some(passed)),
+        (format!("  mtls: strict\n{deny}"), None),
+        (format!("  mtls: strict\n{deny}\n  allow: {{ addresses: 10.0.0.0/8 }}"), None),
+        ("  mtls: permissive\n  allow: { from: spiffe://a/b }".to_owned(), None),
+    ] {
+        assert_eq!(told(&inbound), expect.into_iter().collect::<Vec<_>>(), "{inbound}");
+    }
+}
