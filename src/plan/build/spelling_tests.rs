@@ -1,8 +1,14 @@
 //! That no spelling of a field, a host or a path turns what a rule denies into a pass, or what no rule allows into one.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 
+use super::build;
 use super::policy_tests::{check, decide, file, policy, read_policy};
+use crate::config::facts::Facts as Machine;
+use crate::config::problem::Problems;
+use crate::config::read;
 use crate::plan::path::ambiguity;
 
 #[test]
@@ -272,5 +278,51 @@ fn who_is_denied_by_identity_and_can_come_without_one_is_told_of() {
         ("  mtls: permissive\n  allow: { from: spiffe://a/b }".to_owned(), None),
     ] {
         assert_eq!(told(&inbound), expect.into_iter().collect::<Vec<_>>(), "{inbound}");
+    }
+}
+
+#[test]
+fn a_trust_domain_is_nobody() {
+    for (text, key) in [
+        (file("  allow: { from: spiffe://shop }"), "inbound.allow.from"),
+        (file("  deny: [{ from: [spiffe://shop/a, spiffe://shop] }]"), "inbound.deny[0].from[1]"),
+        (
+            "service: s\npeers: { p: { static: [10.0.0.1:1], mtls: { id: spiffe://shop } } }\n".to_owned(),
+            "peers.p.mtls.id",
+        ),
+    ] {
+        let (_, problems) = read_policy(&text);
+        let line = problems.lines().find(|line| line.contains(&format!(": {key}: expected"))).unwrap_or(&problems);
+        let expect =
+            "found `spiffe://shop`: no caller or peer is a trust domain itself; did you mean `spiffe://shop/*`?";
+        assert!(line.ends_with(expect), "{text}: {problems}");
+    }
+}
+
+#[test]
+fn a_trust_domain_without_roots_is_told_of() {
+    let (said, expect) = (
+        "service: s\nidentity: { certificate: c, key: k, roots: [own.pem, { file: p.pem, trust-domain: partner }] }\ninbound:\n  \
+         app: 127.0.0.1:8080\n  allow: { from: [spiffe://own/a, \"spiffe://partner/*\", \"spiffe://other/*\"] }\n  deny: { from: \
+         spiffe://owner/x }\npeers:\n  p: { static: [{ address: \"10.0.0.1:1\", identity: spiffe://elsewhere/a }], mtls: { id: \
+         [\"spiffe://own/*\", spiffe://strange/b] } }\n",
+        [
+            ("inbound.allow.from[2]", "other"),
+            ("inbound.deny.from", "owner"),
+            ("peers.p.static[0].identity", "elsewhere"),
+            ("peers.p.mtls.id[1]", "strange"),
+        ],
+    );
+    let mut problems = Problems::new("f");
+    let document = read(said, &Machine::PLAIN, &|_| None, &mut problems).unwrap();
+    let built = build(&document.config, Path::new("/"), &mut problems);
+    let identity = built.plan.identity.unwrap();
+    super::identity::lint(&document.config, identity.files().unwrap(), "own", &mut problems);
+    let told = problems.sorted().to_string();
+    assert_eq!(told.lines().count(), expect.len(), "{told}");
+    for (key, domain) in expect {
+        let expect =
+            format!("warning: {key}: means nobody: `identity.roots` has no roots of the trust domain `{domain}`");
+        assert!(told.contains(&expect), "{told}");
     }
 }
