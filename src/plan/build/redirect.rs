@@ -310,7 +310,8 @@ mod tests {
     fn an_app_is_captured_by_what_the_file_has() {
         let check = |redirect: &str, expect: Result<AppCapture, &str>| {
             let mut problems = Problems::new("FILE");
-            let text = format!("service: a\nredirect: {{ {redirect} }}\n");
+            let dns = "dns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }";
+            let text = format!("service: a\n{dns}\nredirect: {{ {redirect} }}\n");
             let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
             let found = capture(&document.config, &mut problems);
             match expect {
