@@ -166,8 +166,12 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
 }
 
 /// Says how long the body is where hyper would not: it drops a GET's body of unknown length, and writes no length for
-/// an empty one, which some servers ask for.
+/// an empty one, which some servers ask for. It leaves an empty one any length that its head claims: a server would take
+/// the next request of this connection for it.
 fn frame(parts: &mut http::request::Parts, empty: bool, length: Option<u64>) {
+    if empty && parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     // An HTTP/1 caller that wrote no length knew its server.
     let from_http2 = parts.version >= HttpVersion::HTTP_2;
     let (name, value) = match parts.method {
@@ -619,6 +623,12 @@ mod tests {
             let got = request.headers().get(CONTENT_LENGTH).map(|v| format!("content-length: {}", v.to_str().unwrap()));
             assert_eq!(got.as_deref(), want, "{method} {version:?}");
             assert_eq!(request.headers().get(HOST).unwrap(), "a");
+        }
+        // A length that nothing follows is never told.
+        for claimed in ["5", "00", "0, 5"] {
+            let request = Request::post("http://a/").header(CONTENT_LENGTH, claimed).header(CONTENT_LENGTH, "5");
+            let (request, _) = prepare(request.body(Body::Empty).unwrap(), None);
+            assert_eq!(request.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["0"], "{claimed}");
         }
         // Of unknown length: hyper would take a GET's for none, whichever leg it came from.
         for version in [HttpVersion::HTTP_11, HttpVersion::HTTP_2] {

@@ -138,3 +138,49 @@ async fn a_drained_http2_connection_that_does_not_go_is_not_waited_for() {
     assert_eq!(seconds(start), 5);
     house.core.inbound.open.idle().await;
 }
+
+/// Asks for a WebSocket with these fields, at a door whose app speaks HTTP/1.
+async fn websocket(fields: &[(&str, &str)]) -> (House, h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let house = House::new("");
+    let (ours, theirs) = duplex(PIPE);
+    house.serve(theirs);
+    let (mut send, connection) = h2::client::handshake(ours).await.unwrap();
+    house.tasks.spawn(async move {
+        let _ = connection.await;
+    });
+    // Until the door's settings have come.
+    while !send.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let mut request = Request::builder().method("CONNECT").uri("http://a/ws");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(()).unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    let (answer, stream) = send.send_request(request, false).unwrap();
+    (house, answer, stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extended_connect_with_a_length_is_refused_before_the_app_is_called() {
+    let (mut house, answer, _stream) = websocket(&[("content-length", "40")]).await;
+    assert_eq!(answer.await.unwrap().status(), 400);
+    assert!(house.app.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_a_body_is_not_told_to_the_app_that_is_asked_for_a_tunnel() {
+    let fields = [("content-length", "0"), ("expect", "100-continue"), ("trailer", "x"), ("x-other", "1")];
+    let (mut house, answer, _stream) = websocket(&fields).await;
+    // The app shows that it knows no HTTP/2.
+    drop(house.app().await);
+    let mut app = house.app().await;
+    let head = read_until(&mut app, "\r\n\r\n").await.to_ascii_lowercase();
+    assert!(head.starts_with("get /ws http/1.1") && head.contains("x-other: 1"), "{head}");
+    for name in ["content-length", "expect", "trailer"] {
+        assert!(!head.contains(&format!("{name}: ")), "{head}");
+    }
+    say(&mut app, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(answer.await.unwrap().status(), 404);
+}
