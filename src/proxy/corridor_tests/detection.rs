@@ -103,3 +103,35 @@ async fn a_declared_protocol_binds() {
     assert!(!answer.windows(8).any(|bytes| bytes == b"HTTP/1.1"), "{answer:?}");
     assert!(house.app.try_recv().is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_disguise_is_judged_as_one_or_refused() {
+    const FORGED: &str = "Host: a\r\nX-Forwarded-Client-Cert: URI=spiffe://a/b\r\n\r\n";
+    for start in ["\r\nGET / HTTP/1.1\r\n", "\n\n", "THE-METHOD-OF-A-SERVER-THAT-TAKES-ANY"] {
+        let mut house = House::new("");
+        let mut caller = house.caller(start).await;
+        settle().await;
+        let rest = match start {
+            "\n\n" => "GET / HTTP/1.1\r\n",
+            start if start.ends_with('\n') => "",
+            _ => " / HTTP/1.1\r\n",
+        };
+        say(&mut caller, &format!("{rest}{FORGED}")).await;
+        let mut app = house.app().await;
+        if !rest.is_empty() {
+            // Dialled while nothing told the protocol.
+            app = house.app().await;
+        }
+        let head = read_until(&mut app, "\r\n\r\n").await.to_ascii_lowercase();
+        assert!(head.contains("x-outrigger-hops: 1") && !head.contains("client-cert"), "{start:?}: {head}");
+    }
+    for line in [" GET / HTTP/1.1", "GET\t/ HTTP/1.1", "GET\x0b/ HTTP/1.1", "FOO / HTTP/1.10", "PLAY / RTSP/1.0"] {
+        let mut house = House::new("");
+        let mut caller = house.caller(&format!("{line}\r\n{FORGED}")).await;
+        let answer = rest(&mut caller).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{line:?}: {answer}");
+        assert!(house.app.try_recv().is_err(), "{line:?}");
+        let told = house.line().await;
+        assert!(told.contains("reason=bad_head"), "{line:?}: {told}");
+    }
+}
