@@ -7,6 +7,7 @@ pub mod guard;
 pub mod h2io;
 pub mod head;
 pub mod hop;
+pub mod length;
 pub mod pour;
 pub mod replay;
 pub mod tee;

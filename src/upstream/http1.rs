@@ -17,6 +17,7 @@ use super::keepalive;
 use super::lease::{Answer, AnswerBody, Hold, OnInformational, OneHold, SendError};
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError};
+use crate::http::length;
 use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
@@ -137,7 +138,7 @@ pub(super) fn send(
     };
     async move {
         match sent.map_err(|lost| *lost)?.await {
-            Ok(response) => Ok(answer(response, hold, flow)),
+            Ok(response) => answer(response, hold, flow),
             Err(mut error) => {
                 let unsent = error.take_message().map(|request| restore(request, uri));
                 Err(describe(&hold, error.into_error(), unsent))
@@ -210,7 +211,11 @@ fn listen(request: &mut Request<Outgoing>, informational: Option<OnInformational
     });
 }
 
-fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Answer {
+fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Result<Answer, SendError> {
+    let (status, empty) = (response.status(), response.body().is_end_stream());
+    if let Err(why) = length::answer(status, response.headers_mut(), empty) {
+        return Err(unsound(&hold, why));
+    }
     if let Some(flow) = &flow {
         flow.answered();
     }
@@ -226,7 +231,20 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     } else {
         Hold::One(hold, flow)
     };
-    response.map(|body| AnswerBody::new(Body::Http1(body), hold))
+    Ok(response.map(|body| AnswerBody::new(Body::Http1(body), hold)))
+}
+
+/// An answer that would be another one if it were passed on.
+#[cold]
+fn unsound(hold: &OneHold, why: &str) -> SendError {
+    SendError {
+        reason: Reason::BadResponse,
+        unsent: None,
+        unprocessed: false,
+        reused: hold.reused(),
+        code: None,
+        detail: format!("HTTP/1 with {}: its answer has {why}", hold.endpoint().addr()),
+    }
 }
 
 fn restore(request: Request<Outgoing>, uri: Option<Box<Uri>>) -> Request<Body> {
@@ -430,6 +448,14 @@ mod tests {
         let cases = [
             ("SSH-2.0-OpenSSH\r\n\r\n".to_owned(), Reason::BadResponse),
             ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
+            // Passed on, its coding would be lost, or its end.
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(), Reason::BadResponse),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nx".to_owned(), Reason::BadResponse),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+                Reason::BadResponse,
+            ),
+            ("HTTP/1.1 304 No\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
             (format!("HTTP/1.1 200 OK\r\n{many}\r\n"), Reason::ResponseHeadTooLarge),
             (format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEAD)), Reason::ResponseHeadTooLarge),
         ];
@@ -440,6 +466,33 @@ mod tests {
                 let _ = server.write_all(answer.as_bytes()).await;
             });
             assert_eq!(error.err().unwrap().reason, reason, "{}", answer.get(..60).unwrap_or(&answer));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_one_length_and_only_where_it_counts() {
+        for (head, rest, lengths, body) in [
+            ("200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", &[][..], "hello"),
+            ("200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 0", "5\r\nhello\r\n0\r\n\r\n", &[], "hello"),
+            ("200 OK\r\ntransfer-encoding: Chunked", "5\r\nhello\r\n0\r\n\r\n", &[], "hello"),
+            ("200 OK\r\ncontent-length: 5\r\ncontent-length: 5", "hello", &["5"], "hello"),
+            ("200 OK\r\ncontent-length: 5, 5", "hello", &["5"], "hello"),
+            ("200 OK\r\ncontent-length: 5", "hello", &["5"], "hello"),
+            ("204 No\r\ncontent-length: 5\r\na: b", "", &[], ""),
+            ("304 No\r\ncontent-length: 5\r\ncontent-length: 5", "", &["5"], ""),
+            // No coding at all, as servers of RFC 2616 spell it.
+            ("200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 5\r\nconnection: close", "hello", &[], "hello"),
+        ] {
+            let (_rig, lease, mut server) = connected().await;
+            let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+                read_until(&mut server, HEAD_END).await;
+                write(&mut server, &format!("HTTP/1.1 {head}\r\n\r\n{rest}")).await;
+                server.shutdown().await.unwrap();
+            });
+            let answer = answer.unwrap();
+            let told = answer.headers().get_all(CONTENT_LENGTH).iter().map(|n| n.to_str().unwrap().to_owned());
+            assert_eq!(told.collect::<Vec<_>>(), lengths, "{head}");
+            assert_eq!(text(answer).await, body, "{head}");
         }
     }
 
