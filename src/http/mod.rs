@@ -12,5 +12,6 @@ pub mod pour;
 pub mod replay;
 pub mod tee;
 pub mod time_left;
+mod trailers;
 pub mod unsent;
 pub mod window;

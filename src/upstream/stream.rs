@@ -243,8 +243,10 @@ impl Pump {
                     Ok(data) => (self.rest, self.last) = (data, self.body.is_end_stream()),
                     Err(frame) => {
                         let Ok(trailers) = frame.into_trailers() else { return Poll::Ready(Ok(false)) };
-                        // An error is the stream's end.
-                        let _ = self.sending.stream.send_trailers(trailers);
+                        if self.sending.stream.send_trailers(trailers).is_err() {
+                            // The stream has ended, or h2 finds fault with them and leaves it open: the peer would wait.
+                            self.give_up();
+                        }
                         return Poll::Ready(Ok(true));
                     }
                 },
