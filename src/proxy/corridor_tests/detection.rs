@@ -1,6 +1,7 @@
 //! Who speaks first, apps that are not there, declared protocols.
 
 use super::*;
+use crate::plan::door::{Leads, Mtls, Protocol};
 
 #[tokio::test(start_paused = true)]
 async fn whoever_speaks_first_decides() {
@@ -133,5 +134,36 @@ async fn a_request_in_disguise_is_judged_as_one_or_refused() {
         assert!(house.app.try_recv().is_err(), "{line:?}");
         let told = house.line().await;
         assert!(told.contains("reason=bad_head"), "{line:?}: {told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_of_tls_without_a_word_inside_heeds_the_drain() {
+    let house = House::new("");
+    let door = house.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
+    let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
+    let direction = house.core.direction(Door::Inbound);
+    let conn = connection::accepted(&house.core, &house.plan, door, &house.learned, caller, direction.drain.watch());
+    let (mut ours, theirs) = duplex(PIPE);
+    direction.open.spawn(connection::inside(Arc::new(conn), Io::boxed(theirs)));
+    settle().await;
+    let start = Instant::now();
+    direction.drain.advance(Phase::Draining);
+    assert_eq!(rest(&mut ours).await, "");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_proven_nothing_may_be_silent_for_as_long_as_a_head_takes() {
+    for (mtls, expect) in [(Mtls::Strict, 10), (Mtls::Off, 75)] {
+        let house = House::new(", protocol: http1");
+        let door = house.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
+        let door = Arc::new(DoorPlan { mtls, protocol: Protocol::Auto, leads: Leads::ByAuthority, ..(**door).clone() });
+        let (mut ours, theirs) = duplex(PIPE);
+        let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
+        let start = Instant::now();
+        house.serve_at(&door, caller, &house.learned, Io::boxed(theirs));
+        assert_eq!(rest(&mut ours).await, "");
+        assert_eq!(seconds(start), expect, "{mtls:?}");
     }
 }
