@@ -268,26 +268,27 @@ fn lost(request: Request<Outgoing>, uri: Option<Box<Uri>>) -> SendError {
 }
 
 fn describe(hold: &OneHold, error: hyper::Error, unsent: Option<Request<Body>>) -> SendError {
-    let alert = alert(&error);
+    // The first thing that a server says may be that it refuses our certificate: then it has read nothing (RFC 8446 §4.4.3).
+    // Any other alert, and any on a connection that has served, may come after the request was read.
+    let untrusted = refusal(&error).filter(|_| !hold.reused());
     let reason = match body_error(&error) {
         Some(error) => reason_of_body(error),
-        None if matches!(alert, Some(Alert::Certificate(_))) => Reason::RefusedByPeer,
-        None if alert.is_some() => Reason::TlsFailed,
+        None if untrusted.is_some() => Reason::RefusedByPeer,
         None if error.is_parse_too_large() => Reason::ResponseHeadTooLarge,
         None if error.is_parse() => Reason::BadResponse,
         None => Reason::Reset,
     };
     let addr = hold.endpoint().addr();
-    let detail = match &alert {
-        Some(Alert::Certificate(why)) => format!("{addr}: {why}"),
-        _ => {
+    let detail = match untrusted {
+        Some(why) => format!("{addr}: {why}"),
+        None => {
             let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
             format!("HTTP/1 with {addr}: {error}{cause}")
         }
     };
     SendError {
         reason,
-        unprocessed: alert.is_some() || unsent.is_some(),
+        unprocessed: untrusted.is_some() || unsent.is_some(),
         unsent,
         reused: hold.reused(),
         code: None,
@@ -313,34 +314,22 @@ pub(super) fn reason_of_body(error: &BodyError) -> Reason {
     }
 }
 
-/// Whether the peer ended TLS with an alert: in TLS 1.3 that is how it refuses our certificate, after our handshake.
-fn alert(error: &hyper::Error) -> Option<Alert> {
+/// What the peer says of our certificate in the alert that ended the connection.
+fn refusal(error: &hyper::Error) -> Option<&'static str> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            return match tls {
-                Some(rustls::Error::AlertReceived(_)) => {
-                    Some(refused_by_peer(io).map_or(Alert::Other, Alert::Certificate))
-                }
-                _ => None,
-            };
+            return refused_by_peer(io);
         }
         cause = error.source();
     }
     None
 }
 
-/// What an alert is about.
-enum Alert {
-    /// Our certificate, and what is said of it.
-    Certificate(&'static str),
-    /// Anything else.
-    Other,
-}
-
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
     use std::time::Duration;
 
     use http_body_util::BodyExt;
@@ -493,6 +482,67 @@ mod tests {
             let told = answer.headers().get_all(CONTENT_LENGTH).iter().map(|n| n.to_str().unwrap().to_owned());
             assert_eq!(told.collect::<Vec<_>>(), lengths, "{head}");
             assert_eq!(text(answer).await, body, "{head}");
+        }
+    }
+
+    /// A pipe whose end is an alert.
+    struct Alerting(DuplexStream, rustls::AlertDescription);
+
+    impl tokio::io::AsyncRead for Alerting {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+            match buf.filled().len() == before {
+                true => Poll::Ready(Err(std::io::Error::other(rustls::Error::AlertReceived(self.1)))),
+                false => Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    impl tokio::io::AsyncWrite for Alerting {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_word_of_a_server_can_say_that_it_has_read_nothing() {
+        use rustls::AlertDescription as A;
+        for (alert, used, reason, unprocessed) in [
+            (A::UnknownCA, false, Reason::RefusedByPeer, true),
+            (A::UnknownCA, true, Reason::Reset, false),
+            (A::BadRecordMac, false, Reason::Reset, false),
+            (A::BadRecordMac, true, Reason::Reset, false),
+        ] {
+            let rig = Rig::new(Protocol::Auto);
+            let (ours, mut server) = tokio::io::duplex(64 * 1024);
+            let mut lease = rig.connect_over(Version::Http1, Alerting(ours, alert)).await.unwrap();
+            if used {
+                let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+                    read_until(&mut server, HEAD_END).await;
+                    write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                });
+                assert_eq!(text(answer.unwrap()).await, "ok");
+                lease = rig.lease(Version::Http1).await.unwrap();
+            }
+            let (error, _) = tokio::join!(lease.send(get("/"), None), async move {
+                read_until(&mut server, HEAD_END).await;
+                drop(server);
+            });
+            let error = error.err().unwrap();
+            assert_eq!((error.reason, error.unprocessed, error.reused), (reason, unprocessed, used), "{error:?}");
         }
     }
 
