@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 
 use super::io::Io;
 use crate::ids::{Addr, ClientAddr};
@@ -172,6 +172,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]

@@ -233,3 +233,36 @@ fn an_audit_lets_all_in_and_tells_what_it_would_not() {
     sidecar.says(&["would_deny=\"no rule of `inbound.allow` allows opaque bytes\"", "protocol=tcp"]);
     assert_eq!(sidecar.metric(&["outrigger_would_deny_total", "inbound"]), 3.0);
 }
+
+#[tokio::test]
+async fn no_spelling_on_the_wire_evades_a_rule_that_denies() {
+    let app = App::http(OK);
+    let sidecar = inbound(
+        app.addr,
+        ", deny: [{ headers: { x-role: { regex: 'admin.*' } } }, { headers: { x-debug: '1' } }, { hosts: [10.0.0.9] }]",
+    );
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    for (value, status) in [(" admin", 400), ("admin\t", 400), ("admin", 403)] {
+        let request = Request::get("http://shop/").header("x-role", value).body("").unwrap();
+        let got = soon("an answer", caller.send(request)).await.unwrap();
+        assert_eq!(got.status(), status, "{value:?}");
+    }
+    let refused = [
+        &b"Host: shop\r\nX-Role: \xff\r\n"[..],
+        b"Host: shop\r\nX-Role:\t admin \r\n",
+        b"Host: shop\r\nX_Debug: 1\r\n",
+        b"Host: shop\r\nx.debug: 1\r\n",
+        b"Host: shop\r\nX-Debug: 0, 1\r\n",
+        b"Host: [::ffff:10.0.0.9]:80\r\n",
+        b"Host: 167772169\r\n",
+        b"Host: 10%2e0.0.9\r\n",
+    ];
+    for fields in refused {
+        let mut caller = Caller::connect(sidecar.inbound);
+        caller.0.write_all(&[b"GET / HTTP/1.1\r\n", fields, b"\r\n"].concat()).unwrap();
+        let answer = caller.answer();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{}: {answer}", fields.escape_ascii());
+    }
+    app.unseen();
+    assert!(ask(&sidecar, "GET", "/", "X-Role: user\r\nX-Debug: 0\r\n").starts_with("HTTP/1.1 200 "));
+}
