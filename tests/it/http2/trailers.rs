@@ -191,7 +191,8 @@ async fn a_trailer_of_the_connection_alone_ends_no_exchange_badly() {
 
     let answer =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nConnection: x\r\nX-Sum: 9\r\n\r\n";
-    let sidecar = outbound(chunked_app(answer).addr, "http1");
+    let app = chunked_app(answer);
+    let sidecar = outbound(app.addr, "http1");
     let mut caller = Caller2::connect(sidecar.outbound).await;
     let got = caller.get("http://server/").await.unwrap();
     assert_eq!((&got.body[..], names(got.trailers)), (&b"abc"[..], vec!["x-sum".to_owned()]));
