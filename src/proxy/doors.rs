@@ -290,10 +290,7 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
             tracing::info!(listen = %first.listen, "accepting again");
         }
         // Before the World: a reload that makes the door strict in between ends what watched until then.
-        let watch = match first.side {
-            Door::Inbound => drain.watch().beside(&plaintext.lock()),
-            Door::Outbound => drain.watch(),
-        };
+        let watch = watched(first.side, &drain, &plaintext);
         let world = core.world.load_full();
         let current = world.plan.doors.iter().find(|door| door.listen == first.listen && door.side == first.side);
         let Some(door) = current else { continue };
@@ -322,6 +319,14 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
     if let Addr::Unix(path) = &first.listen {
         // A file that is gone already is as good.
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What a new connection of a door heeds.
+fn watched(side: Door, drain: &Drain, plaintext: &Plaintext) -> Watch {
+    match side {
+        Door::Inbound => drain.watch().beside(&plaintext.lock()),
+        Door::Outbound => drain.watch(),
     }
 }
 

@@ -138,7 +138,13 @@ pub(super) fn send(
     };
     async move {
         match sent.map_err(|lost| *lost)?.await {
-            Ok(response) => answer(response, hold, flow),
+            Ok(mut response) => {
+                let (status, empty) = (response.status(), response.body().is_end_stream());
+                match length::answer(status, response.headers_mut(), empty) {
+                    Ok(()) => Ok(answer(response, hold, flow)),
+                    Err(why) => Err(unsound(&hold, why)),
+                }
+            }
             Err(mut error) => {
                 let unsent = error.take_message().map(|request| restore(request, uri));
                 Err(describe(&hold, error.into_error(), unsent))
@@ -211,11 +217,7 @@ fn listen(request: &mut Request<Outgoing>, informational: Option<OnInformational
     });
 }
 
-fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Result<Answer, SendError> {
-    let (status, empty) = (response.status(), response.body().is_end_stream());
-    if let Err(why) = length::answer(status, response.headers_mut(), empty) {
-        return Err(unsound(&hold, why));
-    }
+fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Answer {
     if let Some(flow) = &flow {
         flow.answered();
     }
@@ -231,7 +233,7 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     } else {
         Hold::One(hold, flow)
     };
-    Ok(response.map(|body| AnswerBody::new(Body::Http1(body), hold)))
+    response.map(|body| AnswerBody::new(Body::Http1(body), hold))
 }
 
 /// An answer that would be another one if it were passed on.
