@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use super::guard::Guarded;
 use super::replay::Replay;
 use super::tee::Teed;
+use super::trailers;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +108,7 @@ impl Http2Body {
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Ok(Some(trailers)) => Poll::Ready(trailers::kept(trailers).map(|kept| Ok(Frame::trailers(kept)))),
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(error.into()))),
         }
@@ -147,7 +148,10 @@ impl HttpBody for Body {
                 let text = std::mem::take(text);
                 Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
             }
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
+            Self::Http1(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) if frame.is_trailers() => Poll::Ready(trailers::passed(frame).map(Ok)),
+                frame => Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http1))),
+            },
             Self::Http2(body) => body.poll_frame(cx),
             Self::Guarded(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Teed(body) => body.poll_frame(cx),

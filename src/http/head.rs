@@ -180,8 +180,7 @@ fn is_extended_connect(parts: &Parts) -> bool {
 
 fn walk(parts: &Parts, rules: &Rules<'_>) -> Result<Found, HeadError> {
     let mut found = Found::default();
-    let mut hosts = 0;
-    let mut codings = 0;
+    let (mut hosts, mut codings, mut lengths) = (0, 0, 0);
     for (name, value) in &parts.headers {
         found.bytes += name.as_str().len() + value.len() + 4;
         if is_padded(value.as_bytes()) {
@@ -214,6 +213,16 @@ fn walk(parts: &Parts, rules: &Rules<'_>) -> Result<Found, HeadError> {
             }
             header::CONTENT_TYPE => found.grpc = is_grpc(value),
             header::COOKIE => found.crumbs += 1,
+            header::CONTENT_LENGTH => {
+                lengths += 1;
+                if lengths > 1 {
+                    return bad("more than one content-length");
+                }
+                // What follows is the tunnel's (RFC 9113 §8.5): told on to a server, it would eat the next request.
+                if parts.method == Method::CONNECT && value != "0" {
+                    return bad("a CONNECT with a content-length");
+                }
+            }
             ref name => custom(name, value, rules, &mut found),
         }
     }
@@ -526,6 +535,27 @@ mod tests {
 
     fn refused(target: &str, version: Version, fields: &[(&str, &str)], rules: &Rules<'_>) -> Option<Reason> {
         judged(target, version, fields, rules).err()
+    }
+
+    #[test]
+    fn a_length_is_said_once_and_never_of_a_tunnel() {
+        let proxy = Rules { forward_proxy: true, ..RULES };
+        for (target, version, lengths, expect) in [
+            ("POST http://a/", Version::HTTP_2, &["5"][..], None),
+            ("POST http://a/", Version::HTTP_2, &["0", "5"], Some(Reason::BadHead)),
+            ("POST http://a/", Version::HTTP_2, &["5", "5"], Some(Reason::BadHead)),
+            ("CONNECT a:1", Version::HTTP_2, &["0"], None),
+            ("CONNECT a:1", Version::HTTP_2, &["5"], Some(Reason::BadHead)),
+            ("CONNECT a:1", Version::HTTP_2, &["00"], Some(Reason::BadHead)),
+            ("CONNECT a:1", Version::HTTP_11, &["5"], Some(Reason::BadHead)),
+        ] {
+            let host = if version == Version::HTTP_11 { &[("host", "a:1")][..] } else { &[] };
+            let fields: Vec<_> = host.iter().copied().chain(lengths.iter().map(|n| ("content-length", *n))).collect();
+            assert_eq!(refused(target, version, &fields, &proxy), expect, "{target} {lengths:?}");
+        }
+        let mut asked = parts("CONNECT http://a/ws", Version::HTTP_2, &[("content-length", "5")]);
+        asked.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+        assert_eq!(request(&mut asked, &RULES).unwrap_err().reason, Reason::BadHead);
     }
 
     fn names(parts: &Parts) -> Vec<&str> {

@@ -56,8 +56,10 @@ where
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
+                        // Refused, they leave the stream open.
+                        to.sending.stream.send_trailers(trailers).map_err(PourError::Stream)?;
                         to.done = true;
-                        return to.sending.stream.send_trailers(trailers).map_err(PourError::Stream);
+                        return Ok(());
                     }
                 }
             },

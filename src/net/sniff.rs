@@ -60,6 +60,9 @@ const METHODS: [&[u8]; 16] = [
     b"REPORT",
 ];
 
+/// What the last word of a request's line begins with. Node's parser serves those of RTSP and Icecast as HTTP.
+const VERSIONS: [&[u8]; 3] = [b"HTTP/", b"RTSP/", b"ICE/"];
+
 /// Judges the first bytes of a connection. Empty input needs more; [`MOST`] bytes always decide.
 pub fn judge(bytes: &[u8]) -> Verdict {
     Judge::default().judge(bytes)
@@ -77,7 +80,11 @@ impl Judge {
         match bytes.first() {
             None => Verdict::More,
             Some(0x16) => self.judge_tls(bytes),
-            Some(_) => judge_text(bytes),
+            Some(_) => match judge_text(bytes) {
+                // A line this long may still be a request: our own parser has its limits, and judges what it lets pass.
+                Verdict::More if bytes.len() >= MOST => Verdict::Is(Wire::Http1),
+                verdict => verdict,
+            },
         }
     }
 
@@ -124,44 +131,71 @@ fn judge_text(bytes: &[u8]) -> Verdict {
     judge_line(bytes)
 }
 
-/// HTTP/1 if a method, a space and the start of a target stand there, and for unlisted methods the version as well.
+/// HTTP/1 if a method and the start of a target stand there, or a line of which a server would say so. What some server
+/// takes for a request must never pass unseen: our own parser refuses what is none.
 fn judge_line(bytes: &[u8]) -> Verdict {
-    let full = bytes.len() >= MOST;
+    let bytes = unblank(bytes, true);
     let token = bytes.iter().take_while(|b| is_token(**b)).count();
-    if token == bytes.len() {
-        // A method has no more than a few letters; RFC 9110 §9 sets no bound, so this one does.
-        return if token < 32 { Verdict::More } else { Verdict::Is(Wire::Opaque) };
+    let (method, rest) = bytes.split_at_checked(token).unwrap_or_default();
+    match rest.first() {
+        // The end of what is there: of a method of any length (RFC 9110 §9 sets no bound), or of blank lines.
+        None => return Verdict::More,
+        Some(_) if method.is_empty() => return Verdict::Is(Wire::Opaque),
+        Some(byte) if !is_blank(*byte) && *byte != b'\n' => return Verdict::Is(Wire::Opaque),
+        Some(_) => {}
     }
-    if token == 0 || bytes.get(token) != Some(&b' ') {
-        return Verdict::Is(Wire::Opaque);
-    }
-    let (method, target) = (bytes.get(..token).unwrap_or_default(), bytes.get(token + 1..).unwrap_or_default());
-    let Some(start) = target.first() else { return Verdict::More };
-    let connect = method == b"CONNECT";
-    let listed = METHODS.contains(&method);
-    if listed && (*start == b'/' || *start == b'*' || connect || starts_absolute(target)) {
+    if METHODS.contains(&method) && starts_target(method, unblank(rest, false)) {
         return Verdict::Is(Wire::Http1);
     }
-    match target.iter().position(|b| *b == b'\n') {
-        None if full => Verdict::Is(Wire::Opaque),
+    match rest.iter().position(|b| *b == b'\n') {
         None => Verdict::More,
-        Some(end) => {
-            let line = target.get(..end).unwrap_or_default();
-            let version = line.strip_suffix(b"\r").unwrap_or(line);
-            let http1 = version.len() > 9 && version.get(version.len() - 9..version.len() - 1) == Some(b" HTTP/1.");
-            Verdict::Is(if http1 { Wire::Http1 } else { Wire::Opaque })
-        }
+        Some(end) => Verdict::Is(by_version(rest.get(..end).unwrap_or_default())),
     }
+}
+
+/// What a line of a method and more is, by the version that a request ends with.
+fn by_version(line: &[u8]) -> Wire {
+    let versions = line.split(|byte| is_blank(*byte)).skip(1).filter(|word| {
+        VERSIONS.iter().any(|name| word.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
+    });
+    if versions.count() > 0 { Wire::Http1 } else { Wire::Opaque }
+}
+
+/// What is left to be judged where no more bytes come: a line that is cut short is the parser's to refuse.
+fn judge_cut(bytes: &[u8]) -> Wire {
+    if bytes.first() == Some(&0x16) { Wire::Opaque } else { by_version(unblank(bytes, true)) }
 }
 
 /// Whether first bytes that tell no protocol yet can only become a request of HTTP/1, and no HTTP/2 preface: at least
 /// the beginning of a method stands there, so an answer of HTTP/1 is what their sender would understand.
 pub fn may_become_http1(bytes: &[u8]) -> bool {
-    bytes.first().is_some_and(|first| is_token(*first)) && !bytes.starts_with(b"PRI ") && judge(bytes) == Verdict::More
+    let line = unblank(bytes, true);
+    line.first().is_some_and(|first| is_token(*first)) && !line.starts_with(b"PRI ") && judge(bytes) == Verdict::More
+}
+
+/// Whether a target begins here as those of a listed method do; NATS has a CONNECT of its own, of JSON.
+fn starts_target(method: &[u8], target: &[u8]) -> bool {
+    match target.first() {
+        None | Some(b'\n') => false,
+        Some(b'/' | b'*') => true,
+        Some(first) => (method == b"CONNECT" && *first != b'{') || starts_absolute(target),
+    }
 }
 
 fn starts_absolute(target: &[u8]) -> bool {
     target.len() >= 4 && target.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+}
+
+/// Without the white space before it, and without the empty lines where there may be some.
+fn unblank(bytes: &[u8], lines: bool) -> &[u8] {
+    let blank = bytes.iter().take_while(|byte| is_blank(**byte) || (lines && **byte == b'\n')).count();
+    bytes.get(blank..).unwrap_or_default()
+}
+
+/// What a server may take for white space within a line (RFC 9112 §3); those that split text as Python does take the
+/// separators of ASCII and of Latin-1 too.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
 }
 
 fn is_token(byte: u8) -> bool {
@@ -189,8 +223,7 @@ pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest:
         };
         late = Deadline::after(Instant::now(), Some(rest)).min(late);
         if read == 0 {
-            // A line cut short is left to the HTTP parser to refuse; anything else is for the tunnel.
-            return Ok(Wire::Opaque);
+            return Ok(judge_cut(seen));
         }
     }
 }
@@ -248,14 +281,111 @@ mod tests {
         check(b"CONNECT a:443 HTTP/1.1\r\n", http1());
         check(b"FOO-BAR /x HTTP/1.1\r\n", http1());
         check(b"FOO-BAR /x HTTP/1.1", Verdict::More);
-        check(b"FOO-BAR /x HTTP/2.1\r\n", opaque());
+        check(b"FOO-BAR /x HTTP/2.1\r\n", http1());
         check(b"GET key\r\n", opaque());
         check(b"PING\r\n", opaque());
         check(b"*1\r\n$4\r\nPING\r\n", opaque());
         check(&[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f], opaque());
         check(b"EHLO me\r\n", opaque());
         check(&[0x16, 9], opaque());
-        check(&[b'A'; 32], opaque());
+        check(&[b'A'; 32], Verdict::More);
+    }
+
+    /// What some server takes for a request of HTTP although RFC 9112 §3 does not: lines before it are skipped, any white
+    /// space parts its words (Python's, several controls and high bytes of Latin-1), a version is spelled in other ways,
+    /// and Node takes those of RTSP and Icecast.
+    const TAKEN_FOR_HTTP: &[&[u8]] = &[
+        b"\r\nGET / HTTP/1.1\r\n",
+        b"\n\n\r\nGET / HTTP/1.1\r\n",
+        b" GET / HTTP/1.1\r\n",
+        b"\t\x0b\x0c\x1c\x1f\x85\xa0GET / HTTP/1.1\r\n",
+        b"\r\nPRI * HTTP/2.0\r\n",
+        b"GET\t/ HTTP/1.1\r\n",
+        b"GET\x0b/ HTTP/1.1\r\n",
+        b"GET\x0c/ HTTP/1.1\r\n",
+        b"GET\r/ HTTP/1.1\r\n",
+        b"GET\xa0/ HTTP/1.1\r\n",
+        b"GET  / HTTP/1.1\r\n",
+        b"GET\t/\r\n",
+        b"get / HTTP/1.1\r\n",
+        b"GET x HTTP/1.1\r\n",
+        b"FOO /\tHTTP/1.1\r\n",
+        b"FOO / HTTP/1.1 \r\n",
+        b"FOO / HTTP/1.10\r\n",
+        b"FOO / http/1.1\n",
+        b"FOO / HTTP/3.7\r\n",
+        b"CONNECT {a} HTTP/1.1\r\n",
+        b"THE-METHOD-OF-A-SERVER-THAT-TAKES-ANY / HTTP/1.1\r\n",
+        b"SOURCE /x ICE/1.0\r\n",
+        b"PLAY /x RTSP/1.0\r\n",
+    ];
+
+    #[test]
+    fn what_a_server_may_take_for_http_is_http_however_it_is_cut() {
+        for bytes in TAKEN_FOR_HTTP {
+            for cut in 0..bytes.len() {
+                assert!(
+                    judge(&bytes[..cut]) != Verdict::Is(Wire::Opaque),
+                    "{:?}",
+                    String::from_utf8_lossy(&bytes[..cut])
+                );
+            }
+            check(bytes, Verdict::Is(Wire::Http1));
+        }
+        // Nobody shows a line to be something else by making it long.
+        for start in [&b"FOO /"[..], b"A", b"\r\n", b"GET x"] {
+            let mut bytes = start.to_vec();
+            bytes.resize(MOST, *start.last().unwrap());
+            check(&bytes, Verdict::Is(Wire::Http1));
+        }
+    }
+
+    #[test]
+    fn other_protocols_of_text_are_opaque() {
+        for bytes in [
+            // SMTP, FTP, IMAP, IRC, SSH, SIP.
+            &b"EHLO me\r\n"[..],
+            b"USER x\r\n",
+            b"a1 LOGIN x y\r\n",
+            b"NICK x\r\n",
+            b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+            b"INVITE sip:b@c SIP/2.0\r\n",
+            // Redis, inline and not; memcached; NATS; STOMP, also after a beat of its heart; Graphite.
+            b"PING\r\n",
+            b"GET key\r\n",
+            b"*1\r\n$4\r\nPING\r\n",
+            b"get x\r\n",
+            b"set key 0 0 5\r\nhello\r\n",
+            b"CONNECT {\"verbose\":false}\r\n",
+            b"CONNECT\naccept-version:1.2\n\n\0",
+            b"\nCONNECT\naccept-version:1.2\n\n\0",
+            b"some.long.name.of.a.metric.in.graphite.mean 1 2\n",
+            // JSON, XML, syslog, AMQP; lengths first that look like white space, of MongoDB and Protocol Buffers.
+            b"{\"a\": 1}",
+            b"<?xml version='1.0'?>",
+            b"<13>Oct 11 22:14:15 host app: GET / HTTP/1.1\n",
+            b"AMQP\0\0\x09\x01",
+            b"\x20\0\0\0",
+            b"\x0a\x05hello",
+        ] {
+            check(bytes, Verdict::Is(Wire::Opaque));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_the_end_cuts_off_is_judged_as_it_is() {
+        for (bytes, expect) in [
+            (&b"FOO /x HTTP/1.1"[..], Wire::Http1),
+            (b"\r\nFOO /x HTTP/1.1", Wire::Http1),
+            (b"FOO /x", Wire::Opaque),
+            (b"PING", Wire::Opaque),
+            (b"\r\n", Wire::Opaque),
+            (b"", Wire::Opaque),
+        ] {
+            let mut seen = BytesMut::new();
+            let wire = sniff(&mut &bytes[..], &mut seen, Duration::from_secs(1)).await.unwrap();
+            assert_eq!((wire, &seen[..]), (expect, bytes), "{:?}", String::from_utf8_lossy(bytes));
+        }
     }
 
     #[test]
@@ -282,6 +412,8 @@ mod tests {
             (b"P", true),
             (b"PRI ", false),
             (b"PRI * HTTP/2.0\r\n", false),
+            (b"\r\nGE", true),
+            (b"\r\n", false),
             (b"", false),
             (&[0x16, 3, 1], false),
             (b"GET /", false),

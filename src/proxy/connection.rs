@@ -245,8 +245,10 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     };
     let Some(led) = early else {
         // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
+        // Who has still to prove who it is takes no place for so long: it comes to speak TLS.
+        let silent = if conn.is_unproven() { Duration::ZERO } else { limits.keep_alive };
         return tokio::select! {
-            wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => match wire {
+            wire = timeout(first_bytes(silent, limits.head_timeout), sniffing) => match wire {
                 Ok(wire) => heard(wire),
                 Err(_) => Found::Nothing,
             },
@@ -446,12 +448,15 @@ async fn terminate(conn: Arc<Conn>, io: Io, sni: Option<String>) {
 }
 
 /// What is spoken inside TLS without ALPN.
-async fn inside(conn: Arc<Conn>, mut io: Io) {
+pub(super) async fn inside(conn: Arc<Conn>, mut io: Io) {
     let mut seen = BytesMut::new();
     let limits = &conn.door.limits;
     let sniffing = sniff(&mut io, &mut seen, limits.head_timeout);
-    let heard =
-        timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing).await.map_or(Found::Nothing, heard);
+    let mut drain = conn.drain.clone();
+    let heard = tokio::select! {
+        wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => wire.map_or(Found::Nothing, heard),
+        _ = drain.reached(Phase::Draining) => Found::Nothing,
+    };
     match heard {
         Found::Caller(wire, _) => Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await,
         Found::Late => late(&conn, io, &seen).await,

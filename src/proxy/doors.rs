@@ -294,6 +294,8 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         if backoff.worked() {
             tracing::info!(listen = %first.listen, "accepting again");
         }
+        // Before the World: a reload that makes the door strict in between ends what watched until then.
+        let watch = watched(first.side, &drain, &plaintext);
         let world = core.world.load_full();
         let current = world.plan.doors.iter().find(|door| door.listen == first.listen && door.side == first.side);
         let Some(door) = current else { continue };
@@ -311,10 +313,6 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         metrics.open.add(1);
         open.fetch_add(1, Ordering::AcqRel);
         let place = Place { core: core.clone(), side: first.side, open: open.clone() };
-        let watch = match door.side {
-            Door::Inbound => drain.watch().beside(&plaintext.lock()),
-            Door::Outbound => drain.watch(),
-        };
         let (door, original) = captured::arrived(&world.plan, door, &io, client);
         let known = original.0.map(|addr| core.destinations.of(addr, Instant::now()));
         let (learned, caller) = (known.as_ref().unwrap_or(&learned), Caller { client, original });
@@ -356,6 +354,14 @@ impl Closing {
             () = tokio::time::sleep_until(until) => None,
             _ = self.watch.reached(Phase::Forced) => None,
         }
+    }
+}
+
+/// What a new connection of a door heeds.
+fn watched(side: Door, drain: &Drain, plaintext: &Plaintext) -> Watch {
+    match side {
+        Door::Inbound => drain.watch().beside(&plaintext.lock()),
+        Door::Outbound => drain.watch(),
     }
 }
 

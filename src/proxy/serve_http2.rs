@@ -86,7 +86,8 @@ pub async fn serve_http2(conn: Arc<Conn>, io: impl Duplex + Resets) {
 async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serving: Connection<T, Piece>) {
     let (conn, limits) = (&shared.conn, &shared.conn.door.limits);
     let mut drain = conn.drain.clone();
-    let mut draining = false;
+    // When a caller that was told to go should have done so.
+    let mut last_word = None;
     let idle = tokio::time::sleep(limits.keep_alive);
     tokio::pin!(idle);
     loop {
@@ -99,38 +100,51 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                     record::refused(conn, Reason::Flood, &detail);
                     return leave(&mut serving, Code::ENHANCE_YOUR_CALM, limits.head_timeout).await;
                 }
+                // It has not answered that it was told to go, and could go on for as long as the drain may take; or it is
+                // no longer believed to be who it was. Elsewhere each is served (RFC 9113 §8.7).
+                Some(Ok((_, mut respond))) if is_too_late(conn, last_word) => respond.send_reset(Code::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
-                    idle.as_mut().reset(Instant::now() + limits.keep_alive);
+                    if last_word.is_none() {
+                        idle.as_mut().reset(Instant::now() + limits.keep_alive);
+                    }
                     // Boxed: tokio moves a task about ten times on its way, and this is one of kilobytes for each request.
                     conn.tasks().spawn(Box::pin(stream(shared.clone(), request, respond)));
                 }
                 Some(Err(error)) => return tell(conn, &error, Reason::BadHead),
                 None => return,
             },
-            phase = drain.reached(if draining { Phase::Forced } else { Phase::Draining }) => {
+            phase = drain.reached(if last_word.is_some() { Phase::Forced } else { Phase::Draining }) => {
                 if phase == Phase::Forced {
                     return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await;
                 }
-                draining = true;
-                serving.graceful_shutdown();
-                idle.as_mut().reset(Instant::now() + LAST_WORD);
+                idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
             },
             () = idle.as_mut() => {
-                let unused = !serving.has_streams();
-                match (unused, draining) {
+                let next = match (serving.has_streams(), last_word) {
                     // Told to go, it neither went nor answered.
-                    (true, true) => return,
-                    (true, false) => {
-                        draining = true;
-                        serving.graceful_shutdown();
-                    }
-                    (false, _) => {}
-                }
-                let next = if draining { LAST_WORD } else { limits.keep_alive };
-                idle.as_mut().reset(Instant::now() + next);
+                    (false, Some(_)) => return,
+                    (false, None) => tell_to_go(&mut serving, &mut last_word),
+                    (true, Some(_)) => Instant::now() + LAST_WORD,
+                    (true, None) => Instant::now() + limits.keep_alive,
+                };
+                idle.as_mut().reset(next);
             }
         }
     }
+}
+
+/// Sends the first GOAWAY; gives how long the caller has to answer it.
+fn tell_to_go<T>(serving: &mut Connection<T, Piece>, last_word: &mut Option<Instant>) -> Instant
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    serving.graceful_shutdown();
+    *last_word.get_or_insert(Instant::now() + LAST_WORD)
+}
+
+/// Whether a new stream comes after the caller's last word, or from one that is not believed any more.
+fn is_too_late(conn: &Conn, last_word: Option<Instant>) -> bool {
+    last_word.is_some_and(|until| Instant::now() >= until) || conn.proof.as_ref().is_some_and(|proof| !proof.holds())
 }
 
 /// Records why a connection ended, where no exchange does: it broke HTTP/2's rules, or the caller says that we did.

@@ -224,10 +224,15 @@ fn caller_side(parts: &mut Parts, body: Body) -> Result<CallerSide, Failure> {
     }
 }
 
+/// What is said of a body, and no tunnel has: a server that does not agree to it would wait for one, or take the next
+/// request's bytes for it.
+const OF_A_BODY: [header::HeaderName; 3] = [header::CONTENT_LENGTH, header::TRAILER, header::EXPECT];
+
 /// The request to an HTTP/1 peer; an extended CONNECT is told in HTTP/1's words (RFC 8441 §5).
 fn ask_http1(parts: &Parts, asked: &Asked) -> Result<Request<Body>, Failure> {
     let mut parts = parts.clone();
     parts.version = Version::HTTP_11;
+    parts.headers = without(&parts.headers, &OF_A_BODY);
     if asked.http2 {
         parts.method = Method::GET;
         let token = HeaderValue::from_str(&asked.token);
@@ -267,7 +272,9 @@ fn ask_http2(parts: &Parts, asked: &Asked) -> Request<()> {
     parts.method = Method::CONNECT;
     parts.uri = parts.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     parts.extensions.insert(h2::ext::Protocol::from(asked.token.as_str()));
-    parts.headers = without(&parts.headers, &[header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY]);
+    let [length, trailer, expect] = OF_A_BODY;
+    let gone = [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY, length, trailer, expect];
+    parts.headers = without(&parts.headers, &gone);
     parts.version = Version::HTTP_2;
     Request::from_parts(parts, ())
 }

@@ -17,6 +17,7 @@ use super::keepalive;
 use super::lease::{Answer, AnswerBody, Hold, OnInformational, OneHold, SendError};
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError};
+use crate::http::length;
 use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
@@ -137,7 +138,13 @@ pub(super) fn send(
     };
     async move {
         match sent.map_err(|lost| *lost)?.await {
-            Ok(response) => Ok(answer(response, hold, flow)),
+            Ok(mut response) => {
+                let (status, empty) = (response.status(), response.body().is_end_stream());
+                match length::answer(status, response.headers_mut(), empty) {
+                    Ok(()) => Ok(answer(response, hold, flow)),
+                    Err(why) => Err(unsound(&hold, why)),
+                }
+            }
             Err(mut error) => {
                 let unsent = error.take_message().map(|request| restore(request, uri));
                 Err(describe(&hold, error.into_error(), unsent))
@@ -166,8 +173,12 @@ fn prepare(request: Request<Body>, informational: Option<OnInformational>) -> (R
 }
 
 /// Says how long the body is where hyper would not: it drops a GET's body of unknown length, and writes no length for
-/// an empty one, which some servers ask for.
+/// an empty one, which some servers ask for. It leaves an empty one any length that its head claims: a server would take
+/// the next request of this connection for it.
 fn frame(parts: &mut http::request::Parts, empty: bool, length: Option<u64>) {
+    if empty && parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     // An HTTP/1 caller that wrote no length knew its server.
     let from_http2 = parts.version >= HttpVersion::HTTP_2;
     let (name, value) = match parts.method {
@@ -225,6 +236,19 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     response.map(|body| AnswerBody::new(Body::Http1(body), hold))
 }
 
+/// An answer that would be another one if it were passed on.
+#[cold]
+fn unsound(hold: &OneHold, why: &str) -> SendError {
+    SendError {
+        reason: Reason::BadResponse,
+        unsent: None,
+        unprocessed: false,
+        reused: hold.reused(),
+        code: None,
+        detail: format!("HTTP/1 with {}: its answer has {why}", hold.endpoint().addr()),
+    }
+}
+
 fn restore(request: Request<Outgoing>, uri: Option<Box<Uri>>) -> Request<Body> {
     let mut request = request.map(Outgoing::into_body);
     if let Some(uri) = uri {
@@ -246,26 +270,27 @@ fn lost(request: Request<Outgoing>, uri: Option<Box<Uri>>) -> SendError {
 }
 
 fn describe(hold: &OneHold, error: hyper::Error, unsent: Option<Request<Body>>) -> SendError {
-    let alert = alert(&error);
+    // The first thing that a server says may be that it refuses our certificate: then it has read nothing (RFC 8446 §4.4.3).
+    // Any other alert, and any on a connection that has served, may come after the request was read.
+    let untrusted = refusal(&error).filter(|_| !hold.reused());
     let reason = match body_error(&error) {
         Some(error) => reason_of_body(error),
-        None if matches!(alert, Some(Alert::Certificate(_))) => Reason::RefusedByPeer,
-        None if alert.is_some() => Reason::TlsFailed,
+        None if untrusted.is_some() => Reason::RefusedByPeer,
         None if error.is_parse_too_large() => Reason::ResponseHeadTooLarge,
         None if error.is_parse() => Reason::BadResponse,
         None => Reason::Reset,
     };
     let addr = hold.endpoint().addr();
-    let detail = match &alert {
-        Some(Alert::Certificate(why)) => format!("{addr}: {why}"),
-        _ => {
+    let detail = match untrusted {
+        Some(why) => format!("{addr}: {why}"),
+        None => {
             let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
             format!("HTTP/1 with {addr}: {error}{cause}")
         }
     };
     SendError {
         reason,
-        unprocessed: alert.is_some() || unsent.is_some(),
+        unprocessed: untrusted.is_some() || unsent.is_some(),
         unsent,
         reused: hold.reused(),
         code: None,
@@ -291,34 +316,22 @@ pub(super) fn reason_of_body(error: &BodyError) -> Reason {
     }
 }
 
-/// Whether the peer ended TLS with an alert: in TLS 1.3 that is how it refuses our certificate, after our handshake.
-fn alert(error: &hyper::Error) -> Option<Alert> {
+/// What the peer says of our certificate in the alert that ended the connection.
+fn refusal(error: &hyper::Error) -> Option<&'static str> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            return match tls {
-                Some(rustls::Error::AlertReceived(_)) => {
-                    Some(refused_by_peer(io).map_or(Alert::Other, Alert::Certificate))
-                }
-                _ => None,
-            };
+            return refused_by_peer(io);
         }
         cause = error.source();
     }
     None
 }
 
-/// What an alert is about.
-enum Alert {
-    /// Our certificate, and what is said of it.
-    Certificate(&'static str),
-    /// Anything else.
-    Other,
-}
-
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
     use std::time::Duration;
 
     use http_body_util::BodyExt;
@@ -426,6 +439,14 @@ mod tests {
         let cases = [
             ("SSH-2.0-OpenSSH\r\n\r\n".to_owned(), Reason::BadResponse),
             ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
+            // Passed on, its coding would be lost, or its end.
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(), Reason::BadResponse),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nx".to_owned(), Reason::BadResponse),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+                Reason::BadResponse,
+            ),
+            ("HTTP/1.1 304 No\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
             (format!("HTTP/1.1 200 OK\r\n{many}\r\n"), Reason::ResponseHeadTooLarge),
             (format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEAD)), Reason::ResponseHeadTooLarge),
         ];
@@ -436,6 +457,94 @@ mod tests {
                 let _ = server.write_all(answer.as_bytes()).await;
             });
             assert_eq!(error.err().unwrap().reason, reason, "{}", answer.get(..60).unwrap_or(&answer));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_one_length_and_only_where_it_counts() {
+        for (head, rest, lengths, body) in [
+            ("200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", &[][..], "hello"),
+            ("200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 0", "5\r\nhello\r\n0\r\n\r\n", &[], "hello"),
+            ("200 OK\r\ntransfer-encoding: Chunked", "5\r\nhello\r\n0\r\n\r\n", &[], "hello"),
+            ("200 OK\r\ncontent-length: 5\r\ncontent-length: 5", "hello", &["5"], "hello"),
+            ("200 OK\r\ncontent-length: 5, 5", "hello", &["5"], "hello"),
+            ("200 OK\r\ncontent-length: 5", "hello", &["5"], "hello"),
+            ("204 No\r\ncontent-length: 5\r\na: b", "", &[], ""),
+            ("304 No\r\ncontent-length: 5\r\ncontent-length: 5", "", &["5"], ""),
+            // No coding at all, as servers of RFC 2616 spell it.
+            ("200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 5\r\nconnection: close", "hello", &[], "hello"),
+        ] {
+            let (_rig, lease, mut server) = connected().await;
+            let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+                read_until(&mut server, HEAD_END).await;
+                write(&mut server, &format!("HTTP/1.1 {head}\r\n\r\n{rest}")).await;
+                server.shutdown().await.unwrap();
+            });
+            let answer = answer.unwrap();
+            let told = answer.headers().get_all(CONTENT_LENGTH).iter().map(|n| n.to_str().unwrap().to_owned());
+            assert_eq!(told.collect::<Vec<_>>(), lengths, "{head}");
+            assert_eq!(text(answer).await, body, "{head}");
+        }
+    }
+
+    /// A pipe whose end is an alert.
+    struct Alerting(DuplexStream, rustls::AlertDescription);
+
+    impl tokio::io::AsyncRead for Alerting {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+            match buf.filled().len() == before {
+                true => Poll::Ready(Err(std::io::Error::other(rustls::Error::AlertReceived(self.1)))),
+                false => Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    impl tokio::io::AsyncWrite for Alerting {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_word_of_a_server_can_say_that_it_has_read_nothing() {
+        use rustls::AlertDescription as A;
+        for (alert, used, reason, unprocessed) in [
+            (A::UnknownCA, false, Reason::RefusedByPeer, true),
+            (A::UnknownCA, true, Reason::Reset, false),
+            (A::BadRecordMac, false, Reason::Reset, false),
+            (A::BadRecordMac, true, Reason::Reset, false),
+        ] {
+            let rig = Rig::new(Protocol::Auto);
+            let (ours, mut server) = tokio::io::duplex(64 * 1024);
+            let mut lease = rig.connect_over(Version::Http1, Alerting(ours, alert)).await.unwrap();
+            if used {
+                let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+                    read_until(&mut server, HEAD_END).await;
+                    write(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                });
+                assert_eq!(text(answer.unwrap()).await, "ok");
+                lease = rig.lease(Version::Http1).await.unwrap();
+            }
+            let (error, _) = tokio::join!(lease.send(get("/"), None), async move {
+                read_until(&mut server, HEAD_END).await;
+                drop(server);
+            });
+            let error = error.err().unwrap();
+            assert_eq!((error.reason, error.unprocessed, error.reused), (reason, unprocessed, used), "{error:?}");
         }
     }
 
@@ -619,6 +728,12 @@ mod tests {
             let got = request.headers().get(CONTENT_LENGTH).map(|v| format!("content-length: {}", v.to_str().unwrap()));
             assert_eq!(got.as_deref(), want, "{method} {version:?}");
             assert_eq!(request.headers().get(HOST).unwrap(), "a");
+        }
+        // A length that nothing follows is never told.
+        for claimed in ["5", "00", "0, 5"] {
+            let request = Request::post("http://a/").header(CONTENT_LENGTH, claimed).header(CONTENT_LENGTH, "5");
+            let (request, _) = prepare(request.body(Body::Empty).unwrap(), None);
+            assert_eq!(request.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["0"], "{claimed}");
         }
         // Of unknown length: hyper would take a GET's for none, whichever leg it came from.
         for version in [HttpVersion::HTTP_11, HttpVersion::HTTP_2] {

@@ -17,7 +17,7 @@ use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::ids::PeerName;
 use crate::life::tasks::Tasks;
-use crate::net::io::Io;
+use crate::net::io::{Duplex, Io};
 use crate::plan::door::Protocol;
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 
@@ -74,7 +74,7 @@ impl Rig {
     }
 
     /// Opens a connection over `ours`; panics if the pool would rather give another one.
-    pub(super) async fn connect_over(&self, want: Version, ours: DuplexStream) -> Result<Lease, ConnectError> {
+    pub(super) async fn connect_over(&self, want: Version, ours: impl Duplex) -> Result<Lease, ConnectError> {
         let Turn::Now(Given::Connect(dialling)) = self.endpoint.turn(Instant::now(), self.peer.wish(want)) else {
             panic!("expected to be told to connect");
         };

@@ -20,6 +20,7 @@ use super::lease::{Answer, AnswerBody, Hold, ManyHold, OnInformational, Opened, 
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError, Http2Body, content_length};
 use crate::http::h2io::StreamIo;
+use crate::http::length;
 use crate::http::unsent::Sending;
 use crate::net::io::Io;
 use crate::reason::Reason;
@@ -49,7 +50,10 @@ pub(super) async fn send(
     let pump = Pump::new(body, Sending::new(stream, hold.many.life().unsent()), idle, done);
     let mut exchange = Exchange { response, informational, heard: 0, flow, pump };
     match poll_fn(|cx| exchange.poll(cx)).await {
-        Ok(response) => Ok(answered(hold, exchange, response, parts.method == Method::HEAD)),
+        Ok(mut response) => match length::answer(response.status(), response.headers_mut(), false) {
+            Ok(()) => Ok(answered(hold, exchange, response, parts.method == Method::HEAD)),
+            Err(why) => Err(unsound(&hold, why)),
+        },
         Err(Broken::Body(error)) => Err(body_broke(&hold, &error)),
         Err(Broken::Stalled(idle)) => Err(stalled(&hold, idle)),
         Err(Broken::Endless) => Err(endless(&hold)),
@@ -239,8 +243,10 @@ impl Pump {
                     Ok(data) => (self.rest, self.last) = (data, self.body.is_end_stream()),
                     Err(frame) => {
                         let Ok(trailers) = frame.into_trailers() else { return Poll::Ready(Ok(false)) };
-                        // An error is the stream's end.
-                        let _ = self.sending.stream.send_trailers(trailers);
+                        if self.sending.stream.send_trailers(trailers).is_err() {
+                            // The stream has ended, or h2 finds fault with them and leaves it open: the peer would wait.
+                            self.give_up();
+                        }
                         return Poll::Ready(Ok(true));
                     }
                 },
@@ -300,13 +306,19 @@ fn stalled(hold: &ManyHold, idle: Duration) -> SendError {
 }
 
 fn endless(hold: &ManyHold) -> SendError {
+    unsound(hold, &format!("more than {MOST_INFORMATIONAL} informational ones before it"))
+}
+
+/// An answer that cannot be passed on.
+#[cold]
+fn unsound(hold: &ManyHold, why: &str) -> SendError {
     SendError {
         reason: Reason::BadResponse,
         unsent: None,
         unprocessed: false,
         reused: hold.reused,
         code: None,
-        detail: format!("{} sent more than {MOST_INFORMATIONAL} informational answers", hold.endpoint().addr()),
+        detail: format!("HTTP/2 with {}: its answer has {why}", hold.endpoint().addr()),
     }
 }
 

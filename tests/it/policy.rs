@@ -100,7 +100,7 @@ fn opaque_bytes_do_not_slip_past_rules_for_requests() {
         let sidecar = inbound(app.addr, rules);
         // Neither words that are no request, nor such that only a forgiving server takes for one; the app, which would
         // speak first, is not called before either.
-        for words in ["*1\r\n$4\r\nPING\r\n", "\r\nGET /admin HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        for words in ["*1\r\n$4\r\nPING\r\n", "\0GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"] {
             let mut caller = Caller::connect(sidecar.inbound);
             let heard = caller.send(words).rest();
             assert_eq!(heard == "220 hello\r\n", passes, "{rules}: {heard}");
@@ -113,6 +113,11 @@ fn opaque_bytes_do_not_slip_past_rules_for_requests() {
             app.unseen();
         }
     }
+    // What servers that skip an empty line take for a request is judged as one.
+    let sidecar = inbound(app.addr, ", deny: [{ paths: ['/admin/*'] }]");
+    let answer = Caller::connect(sidecar.inbound).send("\r\nGET /admin/x HTTP/1.1\r\nHost: a\r\n\r\n").answer();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("reason=denied"), "{answer}");
+    app.unseen();
     // One that connects and leaves, as a health check does, is nothing to tell of.
     let sidecar = inbound(app.addr, ", deny: [{ methods: [DELETE] }]");
     let caller = Caller::connect(sidecar.inbound);

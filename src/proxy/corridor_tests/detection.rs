@@ -1,6 +1,7 @@
 //! Who speaks first, apps that are not there, declared protocols.
 
 use super::*;
+use crate::plan::door::{Leads, Mtls, Protocol};
 
 #[tokio::test(start_paused = true)]
 async fn whoever_speaks_first_decides() {
@@ -118,4 +119,67 @@ async fn a_declared_protocol_binds() {
     let answer = rest_bytes(&mut wrong).await;
     assert!(!answer.windows(8).any(|bytes| bytes == b"HTTP/1.1"), "{answer:?}");
     assert!(house.app.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_disguise_is_judged_as_one_or_refused() {
+    const FORGED: &str = "Host: a\r\nX-Forwarded-Client-Cert: URI=spiffe://a/b\r\n\r\n";
+    for start in ["\r\nGET / HTTP/1.1\r\n", "\n\n", "THE-METHOD-OF-A-SERVER-THAT-TAKES-ANY"] {
+        let mut house = House::new("");
+        let mut caller = house.caller(start).await;
+        settle().await;
+        let rest = match start {
+            "\n\n" => "GET / HTTP/1.1\r\n",
+            start if start.ends_with('\n') => "",
+            _ => " / HTTP/1.1\r\n",
+        };
+        say(&mut caller, &format!("{rest}{FORGED}")).await;
+        let mut app = house.app().await;
+        if !rest.is_empty() {
+            // Dialled while nothing told the protocol.
+            app = house.app().await;
+        }
+        let head = read_until(&mut app, "\r\n\r\n").await.to_ascii_lowercase();
+        assert!(head.contains("x-outrigger-hops: 1") && !head.contains("client-cert"), "{start:?}: {head}");
+    }
+    for line in [" GET / HTTP/1.1", "GET\t/ HTTP/1.1", "GET\x0b/ HTTP/1.1", "FOO / HTTP/1.10", "PLAY / RTSP/1.0"] {
+        let mut house = House::new("");
+        let mut caller = house.caller(&format!("{line}\r\n{FORGED}")).await;
+        let answer = rest(&mut caller).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{line:?}: {answer}");
+        assert!(house.app.try_recv().is_err(), "{line:?}");
+        let told = house.line().await;
+        assert!(told.contains("reason=bad_head"), "{line:?}: {told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_of_tls_without_a_word_inside_heeds_the_drain() {
+    let house = House::new("");
+    let door = house.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
+    let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
+    let direction = house.core.direction(Door::Inbound);
+    let conn = connection::accepted(&house.core, &house.plan, door, &house.learned, caller, direction.drain.watch());
+    let (mut ours, theirs) = duplex(PIPE);
+    direction.open.spawn(connection::inside(Arc::new(conn), Io::boxed(theirs)));
+    settle().await;
+    let start = Instant::now();
+    direction.drain.advance(Phase::Draining);
+    assert_eq!(rest(&mut ours).await, "");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_proven_nothing_may_be_silent_for_as_long_as_a_head_takes() {
+    for (mtls, expect) in [(Mtls::Strict, 10), (Mtls::Off, 75)] {
+        let house = House::new(", protocol: http1");
+        let door = house.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
+        let door = Arc::new(DoorPlan { mtls, protocol: Protocol::Auto, leads: Leads::ByAuthority, ..(**door).clone() });
+        let (mut ours, theirs) = duplex(PIPE);
+        let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
+        let start = Instant::now();
+        house.serve_at(&door, caller, &house.learned, Io::boxed(theirs));
+        assert_eq!(rest(&mut ours).await, "");
+        assert_eq!(seconds(start), expect, "{mtls:?}");
+    }
 }

@@ -138,3 +138,93 @@ async fn a_drained_http2_connection_that_does_not_go_is_not_waited_for() {
     assert_eq!(seconds(start), 5);
     house.core.inbound.open.idle().await;
 }
+
+/// Asks for a WebSocket with these fields, at a door whose app speaks HTTP/1.
+async fn websocket(fields: &[(&str, &str)]) -> (House, h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let house = House::new("");
+    let (ours, theirs) = duplex(PIPE);
+    house.serve(theirs);
+    let (mut send, connection) = h2::client::handshake(ours).await.unwrap();
+    house.tasks.spawn(async move {
+        let _ = connection.await;
+    });
+    // Until the door's settings have come.
+    while !send.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let mut request = Request::builder().method("CONNECT").uri("http://a/ws");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(()).unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    let (answer, stream) = send.send_request(request, false).unwrap();
+    (house, answer, stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extended_connect_with_a_length_is_refused_before_the_app_is_called() {
+    let (mut house, answer, _stream) = websocket(&[("content-length", "40")]).await;
+    assert_eq!(answer.await.unwrap().status(), 400);
+    assert!(house.app.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_a_body_is_not_told_to_the_app_that_is_asked_for_a_tunnel() {
+    let fields = [("content-length", "0"), ("expect", "100-continue"), ("trailer", "x"), ("x-other", "1")];
+    let (mut house, answer, _stream) = websocket(&fields).await;
+    // The app shows that it knows no HTTP/2.
+    drop(house.app().await);
+    let mut app = house.app().await;
+    let head = read_until(&mut app, "\r\n\r\n").await.to_ascii_lowercase();
+    assert!(head.starts_with("get /ws http/1.1") && head.contains("x-other: 1"), "{head}");
+    for name in ["content-length", "expect", "trailer"] {
+        assert!(!head.contains(&format!("{name}: ")), "{head}");
+    }
+    say(&mut app, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(answer.await.unwrap().status(), 404);
+}
+
+/// A frame by hand, for what h2 would not send.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_told_to_go_and_does_not_answer_asks_in_vain_after_its_last_word() {
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    let mut two = Two::new("").await;
+    let (ours, theirs) = duplex(PIPE);
+    two.house.serve(theirs);
+    let (mut from, mut to) = tokio::io::split(ours);
+    to.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    to.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    // It reads, and answers neither SETTINGS nor PING.
+    let heard = two.house.tasks.run(async move {
+        let mut all = Vec::new();
+        let _ = from.read_to_end(&mut all).await;
+        all
+    });
+    // GET, http, / and an authority, from HPACK's own table.
+    let ask = |stream| frame(1, 5, stream, &[0x82, 0x86, 0x84, 0x41, 1, b'a']);
+    // One that lasts, so that the connection does.
+    to.write_all(&ask(1)).await.unwrap();
+    let _lasting = two.next().await;
+    two.house.core.inbound.drain.advance(Phase::Draining);
+    let start = Instant::now();
+    for second in 1..30_u32 {
+        let _ = to.write_all(&ask(second * 2 + 1)).await;
+        settle().await;
+        let arrived = tokio::time::timeout(Duration::from_secs(1), two.next()).await;
+        if let Ok((_, mut respond)) = arrived {
+            assert!(seconds(start) <= 5, "served after {} s", seconds(start));
+            respond.send_response(Response::new(()), true).unwrap();
+            sleep(Duration::from_millis(900)).await;
+        }
+    }
+    two.house.core.inbound.drain.advance(Phase::Forced);
+    let heard = heard.await.unwrap();
+    let resets = heard.windows(13).filter(|at| at[..5] == [0, 0, 4, 3, 0] && at[9..] == REFUSED_STREAM);
+    assert!(resets.count() > 0, "{heard:?}");
+}

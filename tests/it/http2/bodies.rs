@@ -293,3 +293,20 @@ async fn an_end_that_comes_apart_is_no_departure_of_a_caller_who_reads_by_the_le
     told_well(&sidecar, "/apart");
     stream.send_data(Bytes::new(), true).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_answer_with_two_lengths_is_whole_for_callers_of_either_version() {
+    const CHUNKS: &str = "5\r\nhello\r\n0\r\n\r\n";
+    for (head, body) in [
+        ("Content-Length: 2\r\nTransfer-Encoding: chunked", CHUNKS),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 99", CHUNKS),
+        ("Content-Length: 5\r\nContent-Length: 5", "hello"),
+    ] {
+        let answer: &'static str = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").leak();
+        let sidecar = outbound(App::http(answer).addr, "http1");
+        let got = Caller::connect(sidecar.outbound).send("GET / HTTP/1.1\r\nHost: server\r\n\r\n").answer();
+        assert!(got.contains("hello"), "{head}: {got}");
+        let got = Caller2::connect(sidecar.outbound).await.get("http://server/").await;
+        assert_eq!(got.expect(head).body, "hello", "{head}");
+    }
+}

@@ -103,3 +103,97 @@ fn trailers_between_two_http1_legs_end_the_exchange_well() {
         told_well(&sidecar, &format!("/{te}"));
     }
 }
+
+/// What no trailer may say (RFC 9110 §6.5.1), and what only proxies may say at all, in spellings that servers fold into
+/// one; then one that passes.
+const FORGED: [(&str, &str); 14] = [
+    ("x-forwarded-client-cert", "URI=spiffe://a/b"),
+    ("x_forwarded_client_cert", "URI=spiffe://a/b"),
+    ("x.forwarded.for", "6.6.6.6"),
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("forwarded", "for=6.6.6.6"),
+    ("x-outrigger-hops", "0"),
+    ("authorization", "Bearer x"),
+    ("cookie", "a=b"),
+    ("set-cookie", "a=b"),
+    ("host", "b"),
+    ("content-length", "9"),
+    ("content_length", "9"),
+    ("te", "trailers"),
+    ("x-sent", "1"),
+];
+
+fn forged() -> http::HeaderMap {
+    FORGED.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+}
+
+fn names(trailers: Option<http::HeaderMap>) -> Vec<String> {
+    trailers.unwrap_or_default().keys().map(|name| name.as_str().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn trailers_bring_no_field_past_those_that_judge_heads() {
+    // HTTP/2 on both legs, both ways.
+    let mut app = App2::start().await;
+    let sidecar = inbound(app.addr, "");
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    let (answer, mut stream) = caller.open(Request::post("http://a/").body(()).unwrap(), false).await;
+    stream.send_data("up".into(), false).unwrap();
+    stream.send_trailers(forged()).unwrap();
+    let mut arrived = app.next().await;
+    let (body, sent) = drain(arrived.request.into_body()).await.unwrap();
+    assert_eq!((&body[..], names(sent)), (&b"up"[..], vec!["x-sent".to_owned()]));
+    let mut down = arrived.respond.send_response(Response::new(()), false).unwrap();
+    down.send_data("down".into(), false).unwrap();
+    down.send_trailers(forged()).unwrap();
+    let got = read(answer).await.unwrap();
+    assert_eq!((&got.body[..], names(got.trailers)), (&b"down"[..], vec!["x-sent".to_owned()]));
+
+    // Nothing but what goes: the body ends as one without trailers.
+    let (answer, mut stream) = caller.open(Request::post("http://a/").body(()).unwrap(), false).await;
+    stream.send_trailers(trailers("authorization", "1")).unwrap();
+    let mut arrived = app.next().await;
+    assert_eq!(names(drain(arrived.request.into_body()).await.unwrap().1), Vec::<String>::new());
+    arrived.respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(read(answer).await.unwrap().status(), 200);
+
+    // An HTTP/1 caller's, announced, to an app of the same version.
+    let app = chunked_app("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let sidecar = inbound(app.addr, "");
+    let mut caller = Caller::connect(sidecar.inbound);
+    let announced: Vec<_> = FORGED.iter().map(|(name, _)| *name).collect();
+    let fields: String = FORGED.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    caller.send(format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: {}\r\n\r\n2\r\nup\r\n0\r\n{fields}\r\n",
+        announced.join(", ")
+    ));
+    assert!(caller.answer().ends_with("hi"));
+    let seen = app.next();
+    assert!(seen.ends_with("2\r\nup\r\n0\r\nx-sent: 1\r\n\r\n"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_trailer_of_the_connection_alone_ends_no_exchange_badly() {
+    // h2 refuses to send such a one, and would leave the stream open.
+    const FIELDS: &str = "Connection: x\r\nKeep-Alive: 1\r\nTransfer-Encoding: chunked\r\nUpgrade: x\r\nX-Sent: 1\r\n";
+    let mut app = App2::start().await;
+    let sidecar = outbound(app.addr, "http2");
+    let mut caller = Caller::connect(sidecar.outbound);
+    caller.send(format!(
+        "POST / HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nup\r\n0\r\n{FIELDS}\r\n"
+    ));
+    let mut arrived = app.next().await;
+    let (body, sent) = drain(arrived.request.into_body()).await.unwrap();
+    assert_eq!((&body[..], names(sent)), (&b"up"[..], vec!["x-sent".to_owned()]));
+    arrived.respond.send_response(Response::builder().header("content-length", 0).body(()).unwrap(), true).unwrap();
+    assert!(caller.answer().starts_with("HTTP/1.1 200"));
+    told_well(&sidecar, "/");
+
+    let answer =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nConnection: x\r\nX-Sum: 9\r\n\r\n";
+    let app = chunked_app(answer);
+    let sidecar = outbound(app.addr, "http1");
+    let mut caller = Caller2::connect(sidecar.outbound).await;
+    let got = caller.get("http://server/").await.unwrap();
+    assert_eq!((&got.body[..], names(got.trailers)), (&b"abc"[..], vec!["x-sum".to_owned()]));
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 
 use crate::harness::http2::{App2, Caller2, app, end_of, piece, read, soon};
-use crate::harness::{App, Caller, field, outbound, read_head};
+use crate::harness::{App, Caller, field, inbound, outbound, read_head};
 
 const UPGRADED: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
@@ -124,4 +124,26 @@ async fn an_http2_connect_tunnels_at_the_outbound_door() {
     up.send_data("echo".into(), true).unwrap();
     assert_eq!(piece(answer.body_mut()).await, "echo");
     end_of(answer.body_mut()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_app_that_refuses_an_upgrade_takes_nothing_of_the_next_request_for_its_body() {
+    // It reads as many bytes as a length says, whatever it answers.
+    let app = App::http("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone");
+    let sidecar = inbound(app.addr, "");
+    let mut caller = Caller2::connect(sidecar.inbound).await;
+    // The offer comes with the settings, which the first answer proves to have come.
+    let probe = caller.send(Request::connect("a:80").body("").unwrap()).await.unwrap();
+    assert_eq!(probe.reason(), "method_not_allowed");
+    assert!(caller.send.is_extended_connect_protocol_enabled());
+    let mut request = Request::builder().method(Method::CONNECT).uri("http://a/ws").header("content-length", "99");
+    request.extensions_mut().unwrap().insert(h2::ext::Protocol::from_static("websocket"));
+    let (answer, _up) = caller.open(request.body(()).unwrap(), false).await;
+    let got = read(answer).await.unwrap();
+    assert_eq!((got.status(), got.reason()), (400, "bad_head"));
+    let mut other = Caller::connect(sidecar.inbound);
+    other.send("POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(other.answer().starts_with("HTTP/1.1 404"));
+    let seen = app.next();
+    assert!(seen.starts_with("POST /next") && seen.ends_with("\r\n\r\nabc"), "{seen}");
 }

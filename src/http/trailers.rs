@@ -1,0 +1,127 @@
+//! Trailers, judged as they come: none may say what only a head may (RFC 9110 §6.5.1), for whoever judges heads sees no
+//! trailer, and many a server lays them beside its fields.
+
+use http::header::{HeaderMap, HeaderName};
+use http_body::Frame;
+
+use super::hop::hop_by_hop;
+
+/// Begins of names that only proxies may set.
+const RESERVED: [&str; 2] = ["x-outrigger-", "x-forwarded-"];
+
+/// What frames, leads, authorizes or reads a message, besides what belongs to the connection.
+const OF_HEADS: [&str; 21] = [
+    "authorization",
+    "authentication-info",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];
+
+/// The frame as it is passed on; trailers of which nothing is left are none.
+pub(super) fn passed<T>(frame: Frame<T>) -> Option<Frame<T>> {
+    match frame.into_trailers() {
+        Ok(trailers) => kept(trailers).map(Frame::trailers),
+        Err(frame) => Some(frame),
+    }
+}
+
+/// What may be passed on of trailers; `None` where nothing is left.
+pub(super) fn kept(trailers: HeaderMap) -> Option<HeaderMap> {
+    if !trailers.keys().any(goes) {
+        return Some(trailers);
+    }
+    let mut kept = HeaderMap::with_capacity(trailers.len());
+    let mut last = None;
+    for (name, value) in trailers {
+        // The iterator gives the name with the first of its values only.
+        last = name.or(last);
+        if let Some(name) = last.as_ref().filter(|name| !goes(name)) {
+            kept.append(name.clone(), value);
+        }
+    }
+    (!kept.is_empty()).then_some(kept)
+}
+
+/// By any spelling: servers that map all that is no letter or digit to one sign take one name for the other.
+fn goes(name: &HeaderName) -> bool {
+    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let is = |one: &str| name.as_str().len() == one.len() && name.as_str().bytes().map(folded).eq(one.bytes());
+    let begins = |one: &&str| {
+        let start = name.as_str().bytes().map(folded).take(one.len());
+        start.eq(one.bytes())
+    };
+    hop_by_hop(name) || RESERVED.iter().any(begins) || OF_HEADS.iter().any(|one| is(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(names: &[&'static str]) -> Option<Vec<String>> {
+        let map =
+            names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("1"))).collect();
+        kept(map).map(|kept| kept.keys().map(|name| name.as_str().to_owned()).collect())
+    }
+
+    #[test]
+    fn only_what_a_trailer_may_say_is_left() {
+        for name in [
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "x.forwarded-client~cert",
+            "x-forwarded-for",
+            "forwarded",
+            "x-outrigger-hops",
+            "x_outrigger.identity",
+            "authorization",
+            "proxy-authorization",
+            "proxy_authorization",
+            "cookie",
+            "set_cookie",
+            "host",
+            "content-length",
+            "content_length",
+            "transfer-encoding",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "http2-settings",
+            "te",
+            "upgrade",
+            "trailer",
+        ] {
+            assert_eq!(left(&[name]), None, "{name}");
+            assert_eq!(left(&["grpc-status", name, "z"]).unwrap(), ["grpc-status", "z"], "{name}");
+        }
+    }
+
+    #[test]
+    fn those_of_grpc_and_of_services_pass_untouched() {
+        let names = ["grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-retry-pushback-ms", "retry-after"];
+        assert_eq!(left(&names).unwrap(), names);
+        let names = ["x-sum", "x_sum", "digest", "server-timing", "etag", "x-forward", "hostname", "traceparent"];
+        assert_eq!(left(&names).unwrap(), names);
+        let mut several = HeaderMap::new();
+        for (name, value) in [("a", "1"), ("cookie", "x"), ("a", "2"), ("cookie", "y")] {
+            several.append(name, value.parse().unwrap());
+        }
+        assert_eq!(kept(several).unwrap().get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+    }
+}
