@@ -311,6 +311,10 @@ fn what_can_mean_nothing_is_told() {
             "allows nothing: `inbound.deny[0]` (line 4) denies all of it",
         ),
         ("  deny: { addresses: 10.0.0.0/8 }\n  allow: { addresses: 10.1.0.0/16 }", "denies all of it"),
+        (
+            "  deny: { claims: { iss: { present: false } } }",
+            "f:4:19: warning: inbound.deny.claims: matches everybody: without `inbound.jwt` no token is believed",
+        ),
         ("  protocol: tcp\n  allow: { paths: /a }", "warning: inbound.allow: allows nothing: the ports speak `tcp`"),
     ] {
         let (_, problems) = read_policy(&file(inbound));
@@ -469,5 +473,22 @@ proptest! {
             let denied = decide(&policy("  deny: { paths: [/admin, /a/*] }"), &format!("GET {path}")) == "deny";
             prop_assert_eq!(denied, lower == "admin" || lower == "a" || lower.starts_with("a/"), "{}", path);
         }
+    }
+}
+
+#[test]
+fn a_rule_covers_only_whom_it_certainly_means() {
+    for (deny, allow, covers) in [
+        ("spiffe://shop/a", "spiffe://shop/a", true),
+        ("spiffe://shop/a", "spiffe://shop/a/*", false),
+        ("spiffe://shop/a/*", "spiffe://shop/a/*", true),
+        ("spiffe://shop/a/*", "spiffe://shop/a/b/*", true),
+        ("spiffe://shop/a/*", "spiffe://shop/a/b", true),
+        ("spiffe://shop/a/*", "spiffe://shop/a", false),
+        ("spiffe://shop/a/b/*", "spiffe://shop/a/*", false),
+        ("spiffe://shop/a/b", "spiffe://shop/a/*", false),
+    ] {
+        let (policy, _) = read_policy(&file(&format!("  deny: {{ from: {deny} }}\n  allow: {{ from: {allow} }}")));
+        assert_eq!(policy.deny[0].covers(&policy.allow[0]), covers, "{deny} {allow}");
     }
 }
