@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::expiry::{Expiry, Of};
@@ -231,41 +231,20 @@ fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result
         }
         let name: Arc<str> = domain.clone().unwrap_or_else(|| id.trust_domain().into());
         let at = domains.iter().position(|known| known.name == name).unwrap_or_else(|| {
-            domains.push(Domain { name: name.clone(), anchors: Vec::new(), validity: Vec::new() });
+            domains.push(Domain::new(name.clone()));
             domains.len() - 1
         });
         let Some(domain) = domains.get_mut(at) else { continue };
         for (index, root) in it.iter().enumerate() {
-            let (facts, anchor) = root_of(root).map_err(|why| format!("{origin}: certificate {}: {why}", index + 1))?;
-            expiries.push(Expiry { of: Of::Root(name.clone()), validity: facts.validity });
-            domain.validity.push(facts.validity);
-            domain.anchors.push(anchor);
+            let added = domain.add(root);
+            let validity = added.map_err(|why| format!("{origin}: certificate {}: {why}", index + 1))?;
+            expiries.push(Expiry { of: Of::Root(name.clone()), validity });
         }
     }
     match domains.iter().any(|domain| *domain.name == *id.trust_domain()) {
         true => Ok(domains),
         false => Err(format!("no roots are given for the own trust domain `{}`, that of {id}", id.trust_domain())),
     }
-}
-
-/// Whether a certificate can be a root at all.
-///
-/// # Errors
-/// Why not, to follow "a root".
-pub fn usable_root(root: &CertificateDer<'static>) -> Result<(), &'static str> {
-    root_of(root).map(drop)
-}
-
-fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {
-    let facts = Facts::read(root).ok_or("cannot be read")?;
-    if !facts.is_ca {
-        return Err("is no CA, so it cannot be a root");
-    }
-    if facts.has_weak_key() {
-        return Err("has an RSA key under 2048 bits, which is refused");
-    }
-    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_| "cannot be read")?.to_owned();
-    Ok((facts, anchor))
 }
 
 fn revocations(

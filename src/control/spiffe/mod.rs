@@ -24,9 +24,10 @@ use crate::plan::identity::{IdentityPlan, WorkloadApiPlan};
 use crate::spiffe::SpiffeId;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::expiry::Expiry;
-use crate::tls::identity::{Identity, usable_root};
+use crate::tls::identity::Identity;
 use crate::tls::material::{Material, Roots, Sourced};
 use crate::tls::store::IdentityStore;
+use crate::tls::trust::usable_root;
 
 /// How long the agent may take to begin its answer, and then to give something. It may be asked again.
 const OPEN_CLOCK: Duration = Duration::from_secs(10);

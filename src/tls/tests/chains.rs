@@ -59,7 +59,8 @@ async fn shown(chain: &Chain, role: Role, wanted: &Wanted) -> (Result<(), Option
 async fn hostile_certificates() {
     let rows = hostile();
     assert!(rows.len() >= 80, "{}", rows.len());
-    let anyone = wanted(&["spiffe://shop/*", "spiffe://partner/*", "spiffe://old/*", "spiffe://weak/*"]);
+    let anyone =
+        wanted(&["spiffe://shop/*", "spiffe://partner/*", "spiffe://old/*", "spiffe://weak/*", "spiffe://narrow/*"]);
     let mut wrong = Vec::new();
     for (name, chain, why) in &rows {
         for role in [Role::Client, Role::Server] {
@@ -90,7 +91,7 @@ async fn hostile_certificates() {
 
 #[tokio::test]
 async fn certificates_as_they_should_be() {
-    let World { shop, issuing, partner, us, .. } = world();
+    let World { shop, issuing, partner, narrow, us, .. } = world();
     let of = |algorithm| {
         let key = KeyPair::generate_for(algorithm).unwrap();
         shop.issue_for(key, &[(URI, ID.as_bytes())], |_| {})
@@ -120,15 +121,17 @@ async fn certificates_as_they_should_be() {
         ("P-384", of(&rcgen::PKCS_ECDSA_P384_SHA384)),
         ("P-521", of(&rcgen::PKCS_ECDSA_P521_SHA512)),
         ("RSA of 2048 bits", of(&rcgen::PKCS_RSA_SHA256)),
+        ("directly below a root with a path of none", narrow.issue("spiffe://narrow/a")),
+        ("intermediate without usage", shop.below("any use", |params| params.key_usages = Vec::new()).issue(ID)),
         ("a partner", partner.issue("spiffe://partner/a.b-c_d/e")),
     ];
-    let anyone = wanted(&["spiffe://shop/*", "spiffe://partner/*"]);
+    let anyone = wanted(&["spiffe://shop/*", "spiffe://partner/*", "spiffe://narrow/*"]);
     for (name, chain) in &rows {
         for role in [Role::Client, Role::Server] {
             assert_eq!(shown(chain, role, &anyone).await, (Ok(()), None), "{name} ({role})");
         }
         let id = us.identify_client(Some(&chain.certificates), now()).unwrap();
-        assert!(id.as_str() == ID || id.trust_domain() == "partner", "{name}: {id}");
+        assert!(id.as_str() == ID || ["partner", "narrow"].contains(&id.trust_domain()), "{name}: {id}");
     }
 }
 

@@ -67,6 +67,7 @@ fn what_does_not_fit_together_is_refused_by_file() {
     let (good, der) = (root.issue(ID), root.der());
     let no_ca = root.issue("spiffe://shop/no-ca").certificates;
     let weak = include_str!("weak/inter1024.pem");
+    let no_issuer = Authority::root_with("root", |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign]);
     let files = Files::new("refused");
     type Changes = Vec<(&'static str, String)>;
     let show = |chain: &Chain| -> Changes {
@@ -90,6 +91,7 @@ fn what_does_not_fit_together_is_refused_by_file() {
         ("a server only", show(&root.issue_with(ID, server_only)), "own.pem", "may not be used by a TLS client"),
         ("root that is no CA", put("roots.pem", certificates(&no_ca)), "roots.pem", "certificate 1: is no CA"),
         ("second root that is no CA", put("roots.pem", both), "roots.pem", "certificate 2: is no CA"),
+        ("root for CRLs only", put("roots.pem", certificates(&[no_issuer.der()])), "roots.pem", "lists no keyCertSign"),
         ("weak root", put("roots.pem", weak.to_owned()), "roots.pem", "under 2048 bits"),
         (
             "another's root",
