@@ -5,6 +5,8 @@ use std::path::Path;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
+use crate::files::MOST_PEM;
+
 /// Every certificate in a file, in its order; at least one.
 ///
 /// # Errors
@@ -63,7 +65,7 @@ fn broken(error: &pem::Error) -> &'static str {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    crate::files::read(path, MOST_PEM).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -299,3 +299,23 @@ fn a_store_may_be_empty_and_says_why() {
     store.clear();
     assert_eq!((store.current().is_none(), store.lack().as_deref()), (true, Some("no identity has come yet")));
 }
+
+#[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let (root, mut files) = (Authority::root("root"), Files::new("fifo"));
+    files.write_all(&root.issue(ID), &[root.der()]);
+    let huge = files.write("huge.pem", "");
+    std::fs::File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
+    let fifo = files.folder.join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    for (path, told) in
+        [(fifo, "is not a regular file"), ("/dev/zero".into(), "is not a regular file"), (huge, "larger than")]
+    {
+        let (done, came) = std::sync::mpsc::sync_channel(1);
+        files.plan.certificate = path.clone();
+        let plan = files.plan.clone();
+        std::thread::spawn(move || done.send(Identity::read(&plan, now()).map(drop)));
+        let error = came.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap_err();
+        assert!(error.starts_with(path.to_str().unwrap()) && error.contains(told), "{error}");
+    }
+}
