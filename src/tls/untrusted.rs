@@ -101,7 +101,7 @@ pub enum Untrusted {
     #[error("its certificate, or an issuer's, is revoked")]
     Revoked,
     /// There is a CRL of its issuer, but it cannot be relied on.
-    #[error("the CRL of its issuer cannot be relied on: not signed by that issuer's key")]
+    #[error("the CRL of its issuer cannot be relied on: that issuer's key has not signed it, or may not")]
     UnknownRevocation,
     /// The CRL of its issuer is out of date.
     #[error("the CRL of its issuer was to be replaced by {}", stamp(*since))]

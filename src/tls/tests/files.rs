@@ -319,3 +319,43 @@ fn what_is_no_regular_file_is_not_waited_for() {
         assert!(error.starts_with(path.to_str().unwrap()) && error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn lists_that_fit_none_of_their_issuers_are_refused_and_strangers_are_told() {
+    let (root, partner) = (Authority::root("root"), Authority::root("partner"));
+    let issuing = root.below("issuing", |_| {});
+    let (namesake, stranger) = (Authority::root("issuing"), Authority::root("stranger"));
+    let made = |lists: Vec<rustls_pki_types::CertificateRevocationListDer<'static>>| {
+        let mut material = issuing.issue(ID).material(&[(None, &[root.der()]), (Some("partner"), &[partner.der()])]);
+        material.crls = vec![sourced("crl.pem", lists)];
+        Identity::new(material, now()).map(|identity| identity.warnings(now()).join("; "))
+    };
+    let fits = "is not signed by the CA whose name it has";
+    for (name, lists, told) in [
+        (
+            "of the roots and of the own chain",
+            vec![root.crl(&[1], 200), issuing.crl(&[2], 200), partner.crl(&[], 200)],
+            Ok(""),
+        ),
+        ("by a namesake of the root", vec![Authority::root("root").crl(&[], 200)], Err("crl.pem: CRL 1: ")),
+        (
+            "by a namesake of the intermediate",
+            vec![root.crl(&[], 200), namesake.crl(&[], 200)],
+            Err("crl.pem: CRL 2: "),
+        ),
+        ("by a namesake of a partner's root", vec![Authority::root("partner").crl(&[], 200)], Err("crl.pem: CRL 1: ")),
+        ("a namesake's beside the right one", vec![namesake.crl(&[], 200), issuing.crl(&[], 200)], Ok("")),
+        (
+            "by a stranger",
+            vec![root.crl(&[], 200), stranger.crl(&[3], 200)],
+            Ok("crl.pem: CRL 2: is of `CN=stranger`, which is none of"),
+        ),
+    ] {
+        match (made(lists), told) {
+            (Ok(warnings), Ok("")) => assert_eq!(warnings, "", "{name}"),
+            (Ok(warnings), Ok(told)) => assert!(warnings.contains(told), "{name}: {warnings}"),
+            (Err(why), Err(told)) => assert!(why.starts_with(told) && why.contains(fits), "{name}: {why}"),
+            (made, told) => panic!("{name}: {made:?} instead of {told:?}"),
+        }
+    }
+}
