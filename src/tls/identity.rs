@@ -187,6 +187,18 @@ impl Identity {
         &self.expiries
     }
 
+    /// Whether the own roots vouch for the own chain at `now`; who is revoked is not looked at.
+    ///
+    /// # Errors
+    /// Why not: something of it is out of date.
+    pub(super) fn holds(&self, now: UnixTime) -> Result<(), Untrusted> {
+        let (leaf, intermediates) = self.chain.split_first().ok_or(Untrusted::NoCertificate)?;
+        for role in [Role::Client, Role::Server] {
+            self.trust.judge_signatures(leaf, intermediates, role, now)?;
+        }
+        Ok(())
+    }
+
     /// Whether the own certificate, or one that is sent with it, has expired.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.shown_until < now

@@ -84,6 +84,13 @@ impl World {
         let files = plan.identity.as_deref().and_then(IdentityPlan::files);
         let read = files.map(|files| Identity::read(files, UnixTime::now())).transpose();
         let read = read.map_err(|error| format!("identity: {error}"))?;
+        let now = UnixTime::now();
+        if let Some(Err(why)) = read.as_ref().map(|read| shared.identity.would_take(read, now)) {
+            // The same files are followed: whoever does so tells of them, and takes them when their time has come.
+            if old.is_none_or(|old| old.plan.identity != plan.identity) {
+                return Err(format!("identity: {why}"));
+            }
+        }
         // The peers keep it.
         let identity = plan.identity.is_some().then(|| shared.identity.clone());
         let peers = plan.peers.iter().map(|planned| living(planned, shared, known)).collect::<Result<_, _>>()?;
@@ -101,7 +108,7 @@ impl World {
         let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
         // Nothing can fail any more: until here the identity in force stays as it was.
         match (read, &identity) {
-            (Some(read), _) => drop(shared.identity.replace(read)),
+            (Some(read), _) => drop(shared.identity.replace(read, now)),
             // What another source brings stands in when it comes; until then what was in force goes on.
             (None, Some(_)) => {}
             (None, None) => shared.identity.clear(),

@@ -10,7 +10,7 @@ use super::kit::*;
 use crate::plan::identity::{FilesPlan, RootsPlan};
 use crate::tls::expiry::Of;
 use crate::tls::identity::Identity;
-use crate::tls::store::IdentityStore;
+use crate::tls::store::{IdentityStore, NotTaken};
 
 /// A folder of its own with the files of an identity, removed at the end.
 struct Files {
@@ -183,7 +183,7 @@ fn half_written_files_change_nothing() {
     assert_eq!(store.reload(&files.plan, now()), Ok(true));
     assert_ne!(store.current().unwrap().fingerprint(), before.fingerprint());
     std::fs::remove_dir_all(&files.folder).unwrap();
-    assert!(store.reload(&files.plan, now()).unwrap_err().starts_with(files.folder.to_str().unwrap()));
+    assert!(store.reload(&files.plan, now()).unwrap_err().why.starts_with(files.folder.to_str().unwrap()));
     assert_eq!(store.current().unwrap().id().as_str(), ID);
 }
 
@@ -291,7 +291,8 @@ fn a_store_may_be_empty_and_says_why() {
     assert_eq!(store.lack().as_deref(), Some("no identity has come yet"));
     store.lacks("the agent knows nobody");
     assert_eq!(store.lack().as_deref(), Some("the agent knows nobody"));
-    assert!(store.replace(files.read().unwrap()) && !store.replace(files.read().unwrap()));
+    assert!(store.replace(files.read().unwrap(), now()).unwrap());
+    assert!(!store.replace(files.read().unwrap(), now()).unwrap());
     assert!(store.current().is_some() && store.lack().is_none());
     // A source that fails later takes nothing away.
     store.lacks("the agent is gone");
@@ -356,6 +357,45 @@ fn lists_that_fit_none_of_their_issuers_are_refused_and_strangers_are_told() {
             (Ok(warnings), Ok(told)) => assert!(warnings.contains(told), "{name}: {warnings}"),
             (Err(why), Err(told)) => assert!(why.starts_with(told) && why.contains(fits), "{name}: {why}"),
             (made, told) => panic!("{name}: {made:?} instead of {told:?}"),
+        }
+    }
+}
+
+#[test]
+fn who_holds_is_not_replaced_by_who_does_not() {
+    let root = Authority::root_with("root", |params| dates(params, -90, 40));
+    let old_root = Authority::root_with("root", |params| dates(params, -90, -1));
+    let files = Files::new("dates");
+    let dated = |root: &Authority, from, until| {
+        let leaf = root.issue_with(ID, |params| dates(params, from, until));
+        files.write_all(&leaf, &[root.der()]);
+        certificates(&leaf.certificates[..1])
+    };
+    let shown = |store: &IdentityStore| store.current().unwrap().fingerprint();
+    // In force from and until, the new one from and until, at which hour; whether it is taken.
+    for (name, (from, until), signer, (new_from, new_until), hour, taken) in [
+        ("both hold", (-9, 9), &root, (-8, 20), 0, true),
+        ("the new one ends sooner", (-9, 9), &root, (-8, 1), 0, true),
+        ("the new one has expired", (-9, 9), &root, (-8, -1), 0, false),
+        ("the new one is not valid yet", (-9, 9), &root, (1, 20), 0, false),
+        ("its root has expired", (-9, 9), &old_root, (-8, 20), 0, false),
+        ("it has become valid", (-9, 9), &root, (1, 20), 1, true),
+        ("both have expired", (-9, 2), &root, (-9, 1), 3, true),
+        ("what was in force has expired", (-9, 2), &root, (5, 20), 3, true),
+        ("what was in force is not valid yet", (5, 9), &root, (6, 20), 3, true),
+        ("the root has expired for both", (-9, 60), &root, (-8, 70), 41, true),
+    ] {
+        dated(&root, from, until);
+        let store = IdentityStore::default();
+        // Where there is none, any is better than none.
+        assert_eq!(store.reload(&files.plan, time(hour)), Ok(true), "{name}");
+        let before = shown(&store);
+        dated(signer, new_from, new_until);
+        let told = store.reload(&files.plan, time(hour));
+        assert_eq!((told.is_ok(), shown(&store) != before), (taken, taken), "{name}: {told:?}");
+        if let Err(NotTaken { why, dates }) = told {
+            assert!(dates, "{why}");
+            assert!(why.starts_with(files.plan.certificate.to_str().unwrap()) && why.contains("still holds"), "{why}");
         }
     }
 }

@@ -71,23 +71,23 @@ fn roots_that_go_end_whom_they_vouched_for_and_nothing_else_does() {
     let peer_by_old = keep(&store, &old.issue(CALLER), Some(wanted(&[CALLER])));
     let by_new = keep(&store, &new.issue(CALLER), None);
     // Another leaf of our own is no news of others.
-    assert!(store.replace(identity(&own_new, &[&old, &new], None)));
+    assert!(store.replace(identity(&own_new, &[&old, &new], None), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![], 0));
     // A root more is looked at, and hurts nobody.
     let third = Authority::root("third");
-    assert!(store.replace(identity(&own_new, &[&old, &new, &third], None)));
+    assert!(store.replace(identity(&own_new, &[&old, &new, &third], None), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![], 3));
-    assert!(store.replace(identity(&own_new, &[&new], None)));
+    assert!(store.replace(identity(&own_new, &[&new], None), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![Untrusted::UnknownIssuer; 2], 3));
     assert_eq!((by_old.holds(), peer_by_old.holds(), by_new.holds()), (false, false, true));
     assert_eq!((by_old.role(), peer_by_old.role()), (Role::Client, Role::Server));
     // No way back: whoever was told to go is gone.
-    assert!(store.replace(identity(&own_new, &[&old, &new], None)));
+    assert!(store.replace(identity(&own_new, &[&old, &new], None), now()).unwrap());
     look(&store, now());
     assert!(!by_old.holds());
     // Proven under the roots of before, after these were looked at.
     let late = Proof::new(&store.current().unwrap(), Some(&old.issue(CALLER).certificates), None, now()).unwrap();
-    assert!(store.replace(identity(&own_new, &[&new], None)));
+    assert!(store.replace(identity(&own_new, &[&new], None), now()).unwrap());
     look(&store, now());
     store.proofs.keep(&late);
     assert_eq!(look(&store, now()), (vec![Untrusted::UnknownIssuer], 1));
@@ -100,7 +100,7 @@ fn a_crl_ends_whom_it_lists_and_all_of_its_issuer_when_it_is_out_of_date() {
     let numbered = |n: u64| root.issue_with(CALLER, |params| params.serial_number = Some(n.into()));
     let store = IdentityStore::new(identity(&own, &[&root], None));
     let (listed, other) = (keep(&store, &numbered(7), None), keep(&store, &numbered(8), None));
-    assert!(store.replace(identity(&own, &[&root], Some((&root, &[7], 5)))));
+    assert!(store.replace(identity(&own, &[&root], Some((&root, &[7], 5))), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![Untrusted::Revoked], 2));
     assert_eq!((listed.holds(), other.holds()), (false, true));
     assert_eq!(look(&store, time(4)), (vec![], 0));
