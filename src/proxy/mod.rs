@@ -15,6 +15,7 @@ mod first_word;
 pub mod identify;
 pub mod learned;
 pub mod mirror;
+mod passthrough;
 pub mod policy;
 pub mod record;
 pub mod route;

@@ -191,11 +191,12 @@ fn unseen<'l>(
     mut said: Explained<'l>,
 ) -> Explained<'l> {
     let sni = plain(asking.url.host().unwrap_or_default());
+    let port = door.listen.tcp().map(|listen| listen.port());
     let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off;
-    if ends && door.side == Door::Inbound && !door.passes(&sni) {
+    if ends && door.side == Door::Inbound && !door.passes(&sni, port) {
         return said.refused(&Failure::new(Reason::ClientTlsFailed, TLS_AT_PLAIN_DOOR));
     }
-    if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni) {
+    if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni, port) {
         let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--from` says who calls";
         return said.refused(&Failure::new(Reason::PlaintextRefused, detail));
     }

@@ -18,8 +18,14 @@ pub fn capture(rules: &Rules, config: &Config, doors: &[Arc<DoorPlan>], peers: &
     }
     let app = peers.iter().find(|peer| peer.kind == PeerKind::App).map(|peer| peer.policy.clone());
     let first = doors.iter().find(|door| door.side == Door::Inbound);
-    let unlisted =
-        |like: &Arc<DoorPlan>| DoorPlan { leads: Leads::Dialled, protocol: Protocol::Auto, ..(**like).clone() };
+    let passthrough = super::doors::passed_anywhere(config);
+    let unlisted = |like: &Arc<DoorPlan>| DoorPlan {
+        leads: Leads::Dialled,
+        protocol: Protocol::Auto,
+        passthrough: passthrough.clone(),
+        passes_all: false,
+        ..(**like).clone()
+    };
     let how = || match rules.mode {
         Mode::Redirect => How::Redirect,
         Mode::Tproxy => How::Tproxy,

@@ -364,7 +364,16 @@ fn issuers_that_cannot_be_meant_are_told() {
         ),
         (&format!("  protocol: tcp\n{JWT}"), "warning: inbound.jwt: is never asked: the ports speak `tcp`"),
         ("  passthrough: [15007]", "f:4:17: inbound.passthrough[0]: no inbound port has this number"),
-        ("  passthrough: [0]", "expected a DNS name, `*.` and a DNS name, or a port, found `0`"),
+        (
+            "  passthrough: [0]",
+            "expected a DNS name, `*.` and a DNS name, one of these and `:PORT`, or a port, found `0`",
+        ),
+        ("  passthrough: [\"a.b:15007\"]", "f:4:17: inbound.passthrough[0]: no inbound port has this number"),
+        ("  passthrough: [\"a.b:0\"]", "expected a DNS name"),
+        (
+            "  ports: [{ listen: \"0.0.0.0:7\", app: \"127.0.0.1:8\", protocol: http1 }]\n  passthrough: [\"a.b:7\"]",
+            "f:5:17: inbound.passthrough[0]: needs `protocol: auto` at that port",
+        ),
     ] {
         let (_, problems) = read_policy(&file(inbound));
         assert!(problems.contains(expect), "{inbound}: {problems}");
@@ -473,6 +482,20 @@ proptest! {
             let denied = decide(&policy("  deny: { paths: [/admin, /a/*] }"), &format!("GET {path}")) == "deny";
             prop_assert_eq!(denied, lower == "admin" || lower == "a" || lower.starts_with("a/"), "{}", path);
         }
+    }
+}
+
+#[test]
+fn a_name_is_handed_through_at_its_own_door() {
+    let ports = "  ports: [{ listen: \"0.0.0.0:7\", app: \"127.0.0.1:8\" }, { listen: \"0.0.0.0:9\", app: \"127.0.0.1:10\" }]\n";
+    let text = file(&format!("{ports}  passthrough: [a.b, \"*.c:7\", \"d.e:15006\"]"));
+    let mut problems = Problems::new("f");
+    let document = read(&text, &Machine::PLAIN, &|_| None, &mut problems).unwrap();
+    let plan = build(&document.config, Path::new("/"), &mut problems).plan;
+    for (sni, doors) in [("a.b", [true, false, false]), ("x.c", [false, true, false]), ("d.e", [true, false, false])] {
+        let inbound = plan.doors.iter().filter(|door| door.side == crate::ids::Door::Inbound);
+        let passes = inbound.map(|door| door.passes(sni, door.listen.tcp().map(|listen| listen.port())));
+        assert_eq!(passes.collect::<Vec<_>>(), doors, "{sni}");
     }
 }
 
