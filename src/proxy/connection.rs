@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ pub fn accepted(
         trusted,
         tls: false,
         proof: None,
-        counted: AtomicBool::new(false),
+        counted: AtomicU64::new(0),
         client_cert: None,
         clock: Clock::new(Instant::now()),
         no_informational: Arc::new(move |answer| {
@@ -191,7 +191,7 @@ fn count_plaintext(conn: &Conn, found: &Found, seen: &BytesMut) {
         Found::Caller(wire, _) => !seen.is_empty() && !is_http(wire, conn.door.protocol),
         Found::Peer(..) => true,
     };
-    if plaintext {
+    if plaintext && policy::in_force(conn, &conn.core.world.load()) == Mtls::Permissive {
         conn.count_plaintext();
     }
 }

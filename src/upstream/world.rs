@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
@@ -107,6 +107,7 @@ impl World {
         let jwt = plan.jwt.as_ref().map(tokens).transpose()?;
         let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
         // Nothing can fail any more: until here the identity in force stays as it was.
+        shared.metrics.plaintext.follow(plan.is_permissive(), SystemTime::now());
         match (read, &identity) {
             (Some(read), _) => drop(shared.identity.replace(read, now)),
             // What another source brings stands in when it comes; until then what was in force goes on.
