@@ -3,8 +3,9 @@
 
 Both pairs take turns in every round, so that what the machine does meanwhile meets each of them. Load and server share
 core 0, the sidecars have core 1. Four parts: CPU of both sidecars per request over HTTP/1 and over HTTP/2, latency
-added at a fixed rate, and CPU of the called side per handshake, full and resumed. Prints medians with the least and the
-most of the rounds, and holds the ratios to the aims of benches/README.md.
+added at a fixed rate, and CPU of the called side per handshake: full with a certificate that was never shown before, full
+with one that was, and resumed. A pair of bare byte relays without TLS shows what of a request is the kernel's. Prints
+medians with the least and the most of the rounds, and holds the ratios to the aims of benches/README.md.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from one_hop import BODY, ROOT, TICKS, nginx_file, pinned, spread
 import envoy
 from lab import LOOPBACK, Lab, find, listens
 
-OURS, THEIRS = "outrigger", "envoy"
+OURS, THEIRS, RELAY = "outrigger", "envoy", "relay, no TLS"
+FIRST, FULL, RESUMED = "first", "full", "resumed"
 IDS = {"caller": "spiffe://shop/caller", "callee": "spiffe://shop/callee"}
 
 
@@ -46,15 +48,17 @@ class Bench:
 
     def __init__(self, lab, options):
         self.lab, self.binary = lab, options.binary
-        issue = envoy.authority(lab, "ca")
-        self.caller, self.callee = issue("caller"), issue("callee", "--dns", "callee.test")
+        self.issue = envoy.authority(lab, "ca")
+        self.caller, self.callee = self.issue("caller"), self.issue("callee", "--dns", "callee.test")
+        self.relay = lab.path("relay")
+        subprocess.run(["cc", "-O2", "-Wall", "-o", self.relay, ROOT / "benches" / "relay" / "relay.c"], check=True)
         self.servers, self.pairs = {}, {}
         for version in (1, 2):
             port = self.servers[version] = lab.port()
             inside = 'server {{ {listen} location / {{ default_type text/plain; return 200 "' + BODY + '"; }} }}'
             argv = nginx_file(lab, f"server{version}", port, inside, "http2" if version == 2 else "")
             lab.start(f"server{version}", pinned(0, argv), ready=port)
-            self.pairs[version] = {OURS: self.ours(version), THEIRS: self.theirs(version)}
+            self.pairs[version] = {OURS: self.ours(version), THEIRS: self.theirs(version), RELAY: self.relays(version)}
         self.pace = lab.path("pace")
         subprocess.run(["cc", "-O2", "-Wall", "-o", self.pace, ROOT / "benches" / "relay" / "pace.c"], check=True)
 
@@ -83,6 +87,15 @@ class Bench:
                             version, prefix=prefix)
         front = envoy.caller(self.lab, f"envoy-caller{version}", port, door, self.caller, [IDS["callee"]], version, prefix=prefix)
         return Pair(front, back, port, door)
+
+    def relays(self, version):
+        """Two byte relays in a row: each reads and writes as often as a sidecar, and does nothing else."""
+        ports = self.lab.port(), self.lab.port()
+
+        def start(name, port, to):
+            return self.lab.start(f"{name}{version}", pinned(1, [self.relay, port, to]), ready=port)
+        back = start("relay-back", ports[1], self.servers[version])
+        return Pair(start("relay-front", ports[0], ports[1]), back, *ports)
 
     def load(self, pair, version, seconds):
         """Drives the load; returns how many requests were answered."""
@@ -118,13 +131,14 @@ class Bench:
         _, half, most, _ = said.stdout.split()
         return {"p50": float(half) / 1e3, "p99": float(most) / 1e3}
 
-    def handshakes(self, name, count, resumed):
+    def handshakes(self, name, count, kind):
         """Microseconds of CPU of the called side per connection that is made, proven and closed."""
         pair, caller = self.pairs[1][name], Handshaker(self.caller)
         caller.begin(pair.door)
+        callers = [Handshaker(self.issue("caller")) for _ in range(count)] if kind == FIRST else [caller] * count
         before = cpu(pair.back)
-        for _ in range(count):
-            caller.shake(pair.door, resumed)
+        for one in callers:
+            one.shake(pair.door, kind == RESUMED)
         return 1e6 * (cpu(pair.back) - before) / count
 
 
@@ -177,18 +191,19 @@ def per_request(bench, options, version, aim):
     print(f"\nHTTP/{version}, CPU per request\n\n| pair | caller's µs | service's µs | both µs | × Envoy's | requests/s |\n|---|---|---|---|---|---|")
     for pair in bench.pairs[version].values():
         bench.load(pair, version, 1)  # warm: connections, pages, branch predictors
-    rounds = turns(options, [THEIRS, OURS], lambda name: bench.requests(version, name, options.seconds))
+    rounds = turns(options, [THEIRS, OURS, RELAY], lambda name: bench.requests(version, name, options.seconds))
     for name, runs in rounds.items():
         ratio = [run["both"] / other["both"] for run, other in zip(runs, rounds[THEIRS])]
         cells = [spread(column(runs, key)) for key in ("front", "back", "both")]
         print(f"| {name} | {' | '.join(cells)} | {spread(ratio, 2)} | {statistics.median(column(runs, 'rate')):.0f} |")
-    return [(statistics.median(ratio), aim, f"× Envoy's CPU per request over HTTP/{version}")]
+    ours = statistics.median(run["both"] / other["both"] for run, other in zip(rounds[OURS], rounds[THEIRS]))
+    return [(ours, aim, f"× Envoy's CPU per request over HTTP/{version}")]
 
 
 def added(bench, options):
     print(f"\nLatency at {options.rate} requests/s over 16 connections, open loop\n\n"
           "| way | p50 ms | p99 ms | added p50 ms | added p99 ms | × Envoy's p99 added |\n|---|---|---|---|---|---|")
-    ports = {"direct": bench.servers[1], **{name: pair.port for name, pair in bench.pairs[1].items()}}
+    ports = {"direct": bench.servers[1], **{name: bench.pairs[1][name].port for name in (THEIRS, OURS)}}
     for port in ports.values():
         bench.latency(port, 1, options.rate)
     rounds = turns(options, ["direct", THEIRS, OURS], lambda name: bench.latency(ports[name], options.seconds, options.rate))
@@ -202,20 +217,23 @@ def added(bench, options):
 
 
 def shaken(bench, options):
-    print("\nCPU of the called side per handshake (TLS 1.3, X25519, ECDSA P-256 on both sides)\n\n"
-          "| sidecar | full µs | resumed µs | full per CPU-second | resumed per CPU-second | resumed × full |\n|---|---|---|---|---|---|")
-    names = [(name, resumed) for name in (THEIRS, OURS) for resumed in (False, True)]
+    print("\nCPU of the called side per handshake (TLS 1.3, X25519, ECDSA P-256 on both sides), in µs\n\n"
+          "| sidecar | full, new certificate | full, known one | resumed | full per CPU-second | resumed × full | × full, new |\n"
+          "|---|---|---|---|---|---|---|")
+    names = [(name, kind) for name in (THEIRS, OURS) for kind in (FIRST, FULL, RESUMED)]
     # The system counts CPU in ticks: what took less than one took at most one.
     tick = 1e6 / TICKS / options.handshakes
     rounds = turns(options, names, lambda one: max(bench.handshakes(one[0], options.handshakes, one[1]), tick))
-    rates, times = {}, {}
+
+    def ratio(one, other):
+        return statistics.median(a / b for a, b in zip(rounds[one], rounds[other]))
     for name in (THEIRS, OURS):
-        full, again = rounds[name, False], rounds[name, True]
-        rates[name], times[name] = full, statistics.median(one / other for one, other in zip(full, again))
-        per = [[1e6 / one for one in some] for some in (full, again)]
-        print(f"| {name} | {spread(full, 0)} | {spread(again, 0)} | {spread(per[0], 0)} | {spread(per[1], 0)} | {times[name]:.2f} |")
-    ratio = statistics.median(theirs / ours for theirs, ours in zip(rates[THEIRS], rates[OURS]))
-    return [(-ratio, -1.0, "× Envoy's full handshakes per CPU-second"), (-times[OURS], -1.5, "× full handshakes per CPU-second, resumed")]
+        cells = [spread(rounds[name, kind], 0) for kind in (FIRST, FULL, RESUMED)]
+        rate = 1e6 / statistics.median(rounds[name, FULL])
+        times = [ratio((name, kind), (name, RESUMED)) for kind in (FULL, FIRST)]
+        print(f"| {name} | {' | '.join(cells)} | {rate:.0f} | {times[0]:.2f} | {times[1]:.2f} |")
+    return [(-ratio((THEIRS, FULL), (OURS, FULL)), -1.0, "× Envoy's full handshakes per CPU-second"),
+            (-ratio((OURS, FIRST), (OURS, RESUMED)), -1.5, "× full handshakes of new certificates per CPU-second, resumed")]
 
 
 def judge(figures):

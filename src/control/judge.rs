@@ -2,6 +2,7 @@
 //! ended in order. Runs beside the requests, never among them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ptr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,15 +31,18 @@ pub async fn judge(mut following: Following, metrics: Arc<Metrics>, clock: impl 
     let (mut draining, mut warnings) = (Draining::default(), Warnings::default());
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reloaded = true;
+    let (mut reloaded, mut followed) = (true, None::<Arc<Followed>>);
     loop {
-        let followed = following.borrow_and_update().clone();
-        if let Some((followed, identity)) = followed.as_ref().and_then(|it| Some((it, it.store.current()?))) {
+        // What was proven under an identity that a reload took away is open and to be judged all the same.
+        followed = following.borrow_and_update().clone().or(followed);
+        if let Some(followed) = &followed {
+            let identity = followed.store.current();
             // What a start or a reload has found was told there.
-            for warning in warnings.fresh(&identity, clock()).into_iter().filter(|_| !reloaded) {
+            let fresh = identity.as_ref().map(|identity| warnings.fresh(identity, clock()));
+            for warning in fresh.into_iter().flatten().filter(|_| !reloaded) {
                 warn!("{warning}");
             }
-            draining.look(followed, &identity, &metrics, clock()).await;
+            draining.look(followed, identity.as_deref(), &metrics, clock()).await;
         }
         draining.force(Instant::now());
         let renewed = async {
@@ -66,11 +70,15 @@ pub async fn judge(mut following: Following, metrics: Arc<Metrics>, clock: impl 
 struct Draining(Vec<(Instant, Weak<Proof>)>);
 
 impl Draining {
-    async fn look(&mut self, followed: &Followed, identity: &Identity, metrics: &Metrics, now: UnixTime) {
+    async fn look(&mut self, followed: &Followed, identity: Option<&Identity>, metrics: &Metrics, now: UnixTime) {
         let (mut seen, mut refused) = (Verdicts::default(), BTreeMap::<_, usize>::new());
         for (at, proof) in followed.store.proofs.due(identity, now).into_iter().enumerate() {
             if at % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
+                // Whoever is refused stays so: what is left is for the identity that came meanwhile to judge.
+                if followed.store.current().as_deref().map(ptr::from_ref) != identity.map(ptr::from_ref) {
+                    break;
+                }
             }
             let Err(why) = proof.judge(identity, &mut seen, now) else { continue };
             let role = proof.role();
@@ -115,5 +123,97 @@ impl Warnings {
     fn fresh(&mut self, identity: &Identity, now: UnixTime) -> Vec<String> {
         let before = std::mem::replace(&mut self.0, identity.warnings(now).into_iter().collect());
         self.0.difference(&before).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::life::drain::Phase;
+    use crate::plan::identity::{IdentityPlan, WorkloadApiPlan};
+    use crate::tls::store::IdentityStore;
+    use crate::tls::tests::kit::{Authority, now};
+    use crate::tls::untrusted::Untrusted;
+
+    fn followed(store: &Arc<IdentityStore>) -> Followed {
+        let agent = "unix:/nonexistent/agent.sock".parse().unwrap();
+        let plan = Arc::new(IdentityPlan::WorkloadApi(WorkloadApiPlan { agent, id: None, tls12: false }));
+        Followed { plan, store: store.clone(), grace: TICK }
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_identity_believes_is_not_ended_by_an_older_one() {
+        let (old, new) = (Authority::root("old"), Authority::root("new"));
+        let own = new.issue("spiffe://shop/server");
+        let trusting = |roots: &[&Authority]| {
+            let roots: Vec<_> = roots.iter().map(|root| root.der()).collect();
+            Identity::new(own.material(&[(None, &roots)]), now()).unwrap()
+        };
+        let store = Arc::new(IdentityStore::new(trusting(&[&old, &new])));
+        let caller = old.issue("spiffe://shop/client");
+        let open = || {
+            let proof = Proof::new(&store.current().unwrap(), Some(&caller.certificates), None, now()).unwrap();
+            store.proofs.keep(&proof);
+            proof
+        };
+        let all: Vec<_> = (0..3 * AT_ONCE).map(|_| open()).collect();
+        assert!(store.replace(trusting(&[&new]), now()).unwrap());
+        let (followed, metrics, mut draining) = (followed(&store), Metrics::default(), Draining::default());
+        let identity = store.current().unwrap();
+        // A look lets others go first now and then: here, whoever brings the next identity.
+        let look = draining.look(&followed, Some(&identity), &metrics, now());
+        tokio::join!(biased; look, async { assert!(store.replace(trusting(&[&old, &new]), now()).unwrap()) });
+        let ended = || all.iter().filter(|proof| !proof.holds()).count();
+        assert_eq!(ended(), AT_ONCE - 1);
+        draining.look(&followed, store.current().as_deref(), &metrics, now()).await;
+        assert_eq!(ended(), AT_ONCE - 1);
+        // Nobody was forgotten over it.
+        assert!(store.replace(trusting(&[&new]), now()).unwrap());
+        draining.look(&followed, store.current().as_deref(), &metrics, now()).await;
+        assert_eq!(ended(), all.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_nobody_any_more_believes_nobody() {
+        let root = Authority::root("root");
+        let own = root.issue("spiffe://shop/server");
+        let store = Arc::new(IdentityStore::new(own.identity(&root)));
+        let caller = root.issue("spiffe://shop/client");
+        let open = || Proof::new(&store.current().unwrap(), Some(&caller.certificates), None, now()).unwrap();
+        let (early, late) = (open(), open());
+        store.proofs.keep(&early);
+        let (follow, following) = tokio::sync::watch::channel(Some(Arc::new(followed(&store))));
+        let metrics = Arc::<Metrics>::default();
+        let judge = judge(following, metrics.clone(), now);
+        let told = || metrics.door(Door::Inbound).distrusted.get(Untrusted::NoIdentity.reason(Role::Client));
+        let reloads = async {
+            tokio::time::sleep(TICK * 3).await;
+            assert!(early.holds());
+            store.clear();
+            follow.send_replace(None);
+            // A handshake that was not over then.
+            tokio::task::yield_now().await;
+            store.proofs.keep(&late);
+            let mut ends = (early.drain().watch(), late.drain().watch());
+            ends.0.reached(Phase::Draining).await;
+            ends.1.reached(Phase::Draining).await;
+            assert_eq!(
+                (early.over(), late.over(), told()),
+                (Some(&Untrusted::NoIdentity), Some(&Untrusted::NoIdentity), 2)
+            );
+            // What is left of them is ended when their time is over.
+            ends.0.reached(Phase::Forced).await;
+            ends.1.reached(Phase::Forced).await;
+            // Somebody again, and everything new is believed.
+            store.replace(own.identity(&root), now()).unwrap();
+            follow.send_replace(Some(Arc::new(followed(&store))));
+            let again = open();
+            store.proofs.keep(&again);
+            tokio::time::sleep(TICK * 3).await;
+            assert!(again.holds());
+            drop(follow);
+        };
+        let both = async { tokio::join!(judge, reloads) };
+        tokio::time::timeout(TICK * 60, both).await.expect("all of them end");
     }
 }

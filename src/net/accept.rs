@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 
 use super::io::Io;
 use crate::ids::{Addr, ClientAddr};
@@ -57,6 +57,7 @@ fn bind_tcp(addr: SocketAddr, foreign: bool) -> io::Result<std::net::TcpListener
         set.map_err(not_foreign)?;
     }
     socket.bind(&addr.into())?;
+    tune(&socket);
     socket.listen(4096)?;
     Ok(socket.into())
 }
@@ -117,7 +118,6 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, addr) = listener.accept().await?;
-                tune(&stream);
                 Ok((Io::Tcp(stream), ClientAddr(Some(canonical(addr)))))
             }
             Self::Unix(listener) => {
@@ -133,12 +133,12 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// No delay, and a bound on how long a dead caller holds a connection. Failing to set them is no reason to refuse one.
-pub fn tune(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
+/// No delay, and a bound on how long a dead caller holds a connection. Linux hands a listener's options to what it
+/// accepts, which spares five calls a connection. Failing to set them is no reason to refuse one.
+fn tune(listener: &Socket) {
+    let _ = listener.set_tcp_nodelay(true);
+    let _ = listener.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = listener.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
 }
 
 /// What to do after failed accepts: `Fine -> Failing -> Fine`, waiting 5 ms, doubled up to 1 s.
@@ -172,6 +172,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -183,6 +185,22 @@ mod tests {
         assert!(backoff.worked() && !backoff.worked());
         assert_eq!(backoff.failed(&full), (Duration::from_millis(5), true));
         assert_eq!(backoff.failed(&io::ErrorKind::ConnectionAborted.into()), (Duration::ZERO, false));
+    }
+
+    #[tokio::test]
+    async fn what_a_listener_accepts_is_tuned() {
+        let listener = bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap()), false).unwrap();
+        let at = listener.local_addr().unwrap();
+        let listener = listener.listen().unwrap();
+        let _caller = TcpStream::connect(at).await.unwrap();
+        let (io, _) = listener.accept().await.unwrap();
+        let socket = socket2::SockRef::from(io.tcp().unwrap());
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert_eq!(
+            (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+            (KEEPALIVE, KEEPALIVE / 3)
+        );
     }
 
     #[tokio::test]

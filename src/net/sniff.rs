@@ -215,7 +215,8 @@ pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest:
         if let Verdict::Is(wire) = judge.judge(seen) {
             return Ok(wire);
         }
-        seen.reserve(if seen.is_empty() { 1024 } else { 4096 });
+        // Room for a whole ClientHello: one with a hybrid key share and a ticket is 2.6 KB.
+        seen.reserve(4096);
         let read = io.read_buf(seen);
         let read = match late.instant() {
             None => read.await?,

@@ -129,6 +129,7 @@ impl Collector for Scrape {
         dns(&mut families, &self.metrics.dns)?;
         self.control(&mut families)?;
         self.identity(&mut families)?;
+        self.distrusted(&mut families)?;
         self.process(&mut families)
     }
 }
@@ -239,9 +240,20 @@ impl Scrape {
         for (result, times) in [("applied", identity.rotations), ("refused", identity.refusals)] {
             family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, f64>(&times, None)?;
         }
+        Ok(())
+    }
+
+    /// Where there is an identity, or was one until a reload.
+    fn distrusted(&self, families: &mut Families<'_>) -> fmt::Result {
+        let doors = [Door::Inbound, Door::Outbound];
+        let counted =
+            |door: &Door| Reason::ALL.iter().any(|reason| self.metrics.door(*door).distrusted.get(*reason) > 0);
+        if self.facts.identity.is_none() && !doors.iter().any(counted) {
+            return Ok(());
+        }
         let help = "Connections closed because what their other end had proven held no longer";
         let mut family = families.counter("outrigger_distrusted_connections", help)?;
-        for door in [Door::Inbound, Door::Outbound] {
+        for door in doors {
             let cells = &self.metrics.door(door).distrusted;
             for reason in Reason::ALL.iter().filter(|reason| cells.get(**reason) > 0) {
                 let labels = [("door", door.word()), ("reason", reason.word())];

@@ -324,6 +324,8 @@ fn configs(
     // Tickets that hold the session, instead of sessions held here: strangers cannot fill or flush them. Their keys
     // change every six hours and end with this identity.
     server.ticketer = provider::Ticketer::new()?;
+    // Each holds the caller's whole chain; every connection brings the next.
+    server.send_tls13_tickets = 1;
     server.require_ems = true;
     server.ignore_client_order = true;
     let nobody = PeerVerifier { trust: trust.clone(), wanted: Wanted::new(Arc::default(), None) };

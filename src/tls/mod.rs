@@ -15,7 +15,7 @@ pub mod server;
 pub mod state;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod trust;
 pub mod untrusted;
 pub mod verify;

@@ -1,7 +1,8 @@
 //! `Proof`: what the other end of an open connection has proven, judged again as long as the connection is open.
 //!
 //! A connection is judged anew when whom we trust has changed, when something in its chain or among the roots and CRLs
-//! expires, and when a reload means somebody else by its peer. One that still verifies notices nothing of it.
+//! expires, and when a reload means somebody else by its peer, or makes nobody of us. One that still verifies notices
+//! nothing of it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,9 +16,9 @@ use tokio::task::AbortHandle;
 use super::facts::Facts;
 use super::identity::Identity;
 use super::untrusted::{Role, Untrusted};
-use super::verify::Wanted;
+use super::verify::{Meant, Wanted};
 use crate::life::drain::{Drain, Phase};
-use crate::spiffe::{IdMatch, SpiffeId};
+use crate::spiffe::SpiffeId;
 
 /// Who is at the other end of a connection, and whether that still holds.
 pub struct Proof {
@@ -32,10 +33,18 @@ pub struct Proof {
     task: OnceLock<AbortHandle>,
 }
 
+/// Who is called.
+pub struct Called {
+    /// Who it must be.
+    pub wanted: Wanted,
+    /// Who its peer may be from now on.
+    pub meant: Arc<Meant>,
+}
+
 /// What a proof was judged by.
 struct Judged {
     /// Who was called; `None` where the other end called us.
-    wanted: Option<Wanted>,
+    called: Option<Called>,
     /// Whom we trusted.
     trust: [u8; 32],
     /// When the verdict may be another without any change of ours.
@@ -50,23 +59,23 @@ pub struct Verdicts(HashMap<(bool, Chain), Result<SpiffeId, Untrusted>>);
 type Chain = Arc<[CertificateDer<'static>]>;
 
 impl Proof {
-    /// Judges who is at the other end by what holds at `now`; who is `wanted` is `None` for a caller. To be asked on
-    /// every connection: a resumed one brings the chain of its first handshake, which rustls does not judge again.
+    /// Judges who is at the other end by what holds at `now`; `called` is `None` for a caller. To be asked on every
+    /// connection: a resumed one brings the chain of its first handshake, which rustls does not judge again.
     ///
     /// # Errors
     /// Why it is refused.
     pub fn new(
         identity: &Identity,
         chain: Option<&[CertificateDer<'_>]>,
-        wanted: Option<Wanted>,
+        called: Option<Called>,
         now: UnixTime,
     ) -> Result<Arc<Self>, Untrusted> {
-        let id = match &wanted {
+        let id = match &called {
             None => identity.identify_client(chain, now)?,
-            Some(wanted) => identity.identify_peer(chain, wanted, now)?,
+            Some(called) => identity.identify_peer(chain, &called.wanted, now)?,
         };
         let chain: Chain = chain.unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
-        let judged = Judged { wanted, trust: identity.trust(), due: due(&chain, identity, now) };
+        let judged = Judged { called, trust: identity.trust(), due: due(&chain, identity, now) };
         Ok(Arc::new(Self {
             id,
             chain,
@@ -94,7 +103,7 @@ impl Proof {
 
     /// What the other end is.
     pub fn role(&self) -> Role {
-        if self.judged.lock().wanted.is_some() { Role::Server } else { Role::Client }
+        if self.judged.lock().called.is_some() { Role::Server } else { Role::Client }
     }
 
     /// Begins to drain once it holds no longer, and is forced some time after.
@@ -116,20 +125,15 @@ impl Proof {
         }
     }
 
-    /// Judges it by what holds at `now`; once refused it stays so.
+    /// Judges it by what holds at `now`; once refused it stays so. Without an identity of our own nothing holds.
     ///
     /// # Errors
     /// Why it is refused: told once.
-    pub fn judge(&self, identity: &Identity, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
-        let mut judged = self.judged.lock();
-        let key = (judged.wanted.is_some(), self.chain.clone());
-        let verdict = seen.0.entry(key).or_insert_with(|| match &judged.wanted {
-            None => identity.identify(Some(&self.chain), Role::Client, now),
-            Some(_) => identity.identify(Some(&self.chain), Role::Server, now),
-        });
-        let verdict = verdict.clone().and_then(|id| judged.wanted.as_ref().map_or(Ok(()), |wanted| wanted.check(&id)));
-        (judged.trust, judged.due) = (identity.trust(), due(&self.chain, identity, now));
-        drop(judged);
+    pub fn judge(&self, identity: Option<&Identity>, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
+        let verdict = match identity {
+            Some(identity) => self.verdict(identity, seen, now),
+            None => Err(Untrusted::NoIdentity),
+        };
         let Err(why) = verdict else { return Ok(()) };
         if self.over.set(why.clone()).is_err() {
             return Ok(());
@@ -138,9 +142,25 @@ impl Proof {
         Err(why)
     }
 
-    fn is_due(&self, identity: &Identity, now: UnixTime) -> bool {
+    fn verdict(&self, identity: &Identity, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
+        let mut judged = self.judged.lock();
+        let role = if judged.called.is_some() { Role::Server } else { Role::Client };
+        let verdict = seen.0.entry((role == Role::Server, self.chain.clone()));
+        let verdict = verdict.or_insert_with(|| identity.identify(Some(&self.chain), role, now)).clone();
+        let verdict = verdict.and_then(|id| {
+            let Some(called) = &mut judged.called else { return Ok(()) };
+            called.wanted.follow(&called.meant);
+            called.wanted.check(&id)
+        });
+        (judged.trust, judged.due) = (identity.trust(), due(&self.chain, identity, now));
+        verdict
+    }
+
+    fn is_due(&self, identity: Option<&Identity>, now: UnixTime) -> bool {
+        let Some(identity) = identity else { return self.holds() };
         let judged = self.judged.lock();
-        self.holds() && (judged.due <= now || judged.trust != identity.trust())
+        let meant = judged.called.as_ref().is_none_or(|called| called.wanted.is_of(&called.meant));
+        self.holds() && (!meant || judged.due <= now || judged.trust != identity.trust())
     }
 }
 
@@ -169,8 +189,8 @@ impl Proofs {
         self.0.lock().push(Arc::downgrade(proof));
     }
 
-    /// Those that are to be judged again; forgets the connections that have ended.
-    pub fn due(&self, identity: &Identity, now: UnixTime) -> Vec<Arc<Proof>> {
+    /// Those that are to be judged again, all of them without an identity; forgets the connections that have ended.
+    pub fn due(&self, identity: Option<&Identity>, now: UnixTime) -> Vec<Arc<Proof>> {
         // Looked through without the lock, which new connections take on their way.
         let mut all = std::mem::take(&mut *self.0.lock());
         let mut due = Vec::new();
@@ -186,17 +206,6 @@ impl Proofs {
         all.append(&mut kept);
         *kept = all;
         due
-    }
-
-    /// By a peer that meant `before` somebody else is meant now: its connections are due.
-    pub fn mean(&self, before: &Arc<[IdMatch]>, now: &Arc<[IdMatch]>) {
-        for proof in self.0.lock().iter().filter_map(Weak::upgrade) {
-            let mut judged = proof.judged.lock();
-            if let Some(wanted) = judged.wanted.as_mut().filter(|wanted| wanted.is_of(before)) {
-                wanted.mean(now.clone());
-                judged.due = UnixTime::since_unix_epoch(Duration::ZERO);
-            }
-        }
     }
 
     /// How many there are, those of connections that have ended since the last look included.

@@ -141,6 +141,7 @@ impl IdentityStore {
         self.current.store(None);
         *self.why.lock() = None;
         *self.news.lock() = News::default();
+        self.changed.notify_one();
     }
 
     /// Notes that a replacement was refused; what is in force stays.
@@ -154,7 +155,8 @@ impl IdentityStore {
         self.news.lock().clone()
     }
 
-    /// Waits for the next identity; one that came since the last wait is enough. For one who waits.
+    /// Waits for the next identity, or for the end of the one in force; what came since the last wait is enough. For one
+    /// who waits.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -58,6 +58,12 @@ pub enum Untrusted {
         /// Who it is.
         got: SpiffeId,
     },
+    /// All is well with it, but its peer is gone.
+    #[error("no peer of the file is called by mutual TLS any more under the name that it was called by")]
+    Unmeant,
+    /// We are nobody any more, so nothing says whom to believe.
+    #[error("the file names no identity any more, by which it could be verified")]
+    NoIdentity,
     /// There are no roots for its trust domain.
     #[error("it is `{id}`, and there are no roots for the trust domain `{}`", id.trust_domain())]
     TrustDomain {
@@ -124,10 +130,11 @@ impl Untrusted {
     /// The word for it, which tells whose certificate it was.
     pub fn reason(&self, role: Role) -> Reason {
         match (role, self) {
+            (_, Self::NoIdentity) => Reason::NoIdentity,
             (Role::Client, Self::NoCertificate) => Reason::ClientCertificateMissing,
             (Role::Client, Self::Expired { .. } | Self::NotYetValid { .. }) => Reason::ClientCertificateExpired,
             (Role::Client, _) => Reason::ClientUntrusted,
-            (Role::Server, Self::WrongIdentity { .. }) => Reason::PeerIdentityMismatch,
+            (Role::Server, Self::WrongIdentity { .. } | Self::Unmeant) => Reason::PeerIdentityMismatch,
             (Role::Server, Self::Expired { .. } | Self::NotYetValid { .. }) => Reason::PeerCertificateExpired,
             (Role::Server, _) => Reason::PeerUntrusted,
         }
@@ -197,6 +204,8 @@ impl From<Untrusted> for rustls::Error {
             | Untrusted::SeveralIds { .. }
             | Untrusted::BadId { .. }
             | Untrusted::WrongIdentity { .. }
+            | Untrusted::Unmeant
+            | Untrusted::NoIdentity
             | Untrusted::TrustDomain { .. }
             | Untrusted::Chain(_)
             | Untrusted::LeafIsCa

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
@@ -27,19 +28,22 @@ impl Wanted {
         Self { peer, endpoint }
     }
 
-    /// Whether these, and not others that are equal, are the ones of its peer.
-    pub(super) fn is_of(&self, peer: &Arc<[IdMatch]>) -> bool {
-        Arc::ptr_eq(&self.peer, peer)
+    /// Whether it goes by what is meant now.
+    pub(super) fn is_of(&self, meant: &Meant) -> bool {
+        Arc::ptr_eq(&self.peer, &meant.0.lock())
     }
 
-    /// Its peer is one of these from now on.
-    pub(super) fn mean(&mut self, peer: Arc<[IdMatch]>) {
-        self.peer = peer;
+    /// Goes by what is meant now.
+    pub(super) fn follow(&mut self, meant: &Meant) {
+        self.peer = meant.0.lock().clone();
     }
 
     /// # Errors
-    /// `WrongIdentity` where `id` is not meant.
+    /// `WrongIdentity` where `id` is not meant, `Unmeant` where nobody is.
     pub fn check(&self, id: &SpiffeId) -> Result<(), Untrusted> {
+        if self.peer.is_empty() {
+            return Err(Untrusted::Unmeant);
+        }
         let listed = self.peer.iter().any(|rule| rule.means(id));
         if listed && self.endpoint.as_ref().is_none_or(|endpoint| endpoint == id) {
             return Ok(());
@@ -49,6 +53,23 @@ impl Wanted {
             _ => self.peer.iter().map(|rule| format!("`{rule}`")).collect::<Vec<_>>().join(" or "),
         };
         Err(Untrusted::WrongIdentity { wanted, got: id.clone() })
+    }
+}
+
+/// Who a peer of this name may be, whatever reloads make of it. What was shaken hands with for one plan asks here what the
+/// plan in force says, so that a reload need not find it.
+#[derive(Debug)]
+pub struct Meant(Mutex<Arc<[IdMatch]>>);
+
+impl Meant {
+    /// One of `ids`.
+    pub fn new(ids: Arc<[IdMatch]>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(ids)))
+    }
+
+    /// One of `ids` from now on; nobody where there is none.
+    pub fn set(&self, ids: Arc<[IdMatch]>) {
+        *self.0.lock() = ids;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::{ClientConfig, InvalidMessage};
 use rustls_pki_types::{ServerName, UnixTime};
@@ -18,16 +18,18 @@ use crate::reason::Reason;
 use crate::spiffe::IdMatch;
 use crate::tls::client::Alpn;
 use crate::tls::identity::{Identity, name_for};
-use crate::tls::proof::Proof;
+use crate::tls::proof::{Called, Proof};
 use crate::tls::store::IdentityStore;
 use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
-use crate::tls::verify::Wanted;
+use crate::tls::verify::{Meant, Wanted};
 
 /// How a peer is called by mutual TLS.
 pub(super) struct Mesh {
     store: Arc<IdentityStore>,
     /// Who it may prove to be.
     ids: Arc<[IdMatch]>,
+    /// The same until a reload: shared with those of its name that were before it and will be after it.
+    meant: OnceLock<Arc<Meant>>,
     /// Its DNS name; empty where it has none.
     host: String,
 }
@@ -83,7 +85,7 @@ impl Mesh {
             Addresses::Dns { host, .. } => host.trim_end_matches('.').to_owned(),
             Addresses::Static(_) | Addresses::Srv { .. } | Addresses::File { .. } => String::new(),
         };
-        Some(Self { store, ids, host })
+        Some(Self { store, ids, meant: OnceLock::new(), host })
     }
 
     /// Who we are, if we are somebody yet: to be asked before anything is dialled.
@@ -121,16 +123,33 @@ impl Mesh {
             }
         })?;
         let tls = stream.get_ref().1;
-        let proof = Proof::new(&identity, tls.peer_certificates(), Some(wanted), UnixTime::now())
+        // A reload may have meant somebody else by the peer while the handshake went on: that is looked at with the rest.
+        let called = Called { wanted, meant: self.meant().clone() };
+        let proof = Proof::new(&identity, tls.peer_certificates(), Some(called), UnixTime::now())
             .map_err(|untrusted| failed(untrusted.reason(Role::Server), untrusted.to_string()))?;
         self.store.proofs.keep(&proof);
         let alpn = if tls.alpn_protocol() == Some(b"h2") { Alpn::Http2 } else { Alpn::Other };
         Ok(Secured { io: Io::Tls(Box::new(stream.into())), alpn, proof })
     }
 
-    /// A peer of another plan that is meant to be `ids` has taken this one's place: what is still open goes by that.
-    pub(super) fn superseded(&self, ids: &Arc<[IdMatch]>) {
-        self.store.proofs.mean(&self.ids, ids);
+    /// Will take the place of `before`, whose connections go by what is meant by this one then; to be said first of all.
+    pub(super) fn succeed(&self, before: &Self) {
+        // Made by one reload, it has one before it.
+        let _ = self.meant.set(before.meant().clone());
+    }
+
+    /// It is in force: whatever is open under its name goes by it.
+    pub(super) fn prevail(&self) {
+        self.meant().set(self.ids.clone());
+    }
+
+    /// Nobody is called by mutual TLS under its name any more.
+    pub(super) fn abandon(&self) {
+        self.meant().set(Arc::default());
+    }
+
+    fn meant(&self) -> &Arc<Meant> {
+        self.meant.get_or_init(|| Meant::new(self.ids.clone()))
     }
 
     fn name(&self, addr: &Addr) -> ServerName<'static> {

@@ -1,6 +1,6 @@
 //! `World`: the plan with its living peers; replaced whole at a reload, keeping what is equal.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +10,7 @@ use rustls_pki_types::UnixTime;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::adhoc::Adhoc;
+use super::mesh::Mesh;
 use super::peer::{Peer, client_tls};
 use crate::ids::PeerName;
 use crate::jwt::tokens::Tokens;
@@ -56,7 +57,7 @@ impl World {
 
     /// The World after `old`: a peer of the same name, kind and source keeps its living self and gets the new policy;
     /// changed and new ones are made, the changed ones with the addresses known so far where these come from the same
-    /// place; the others are simply not carried over.
+    /// place; the others are not carried over, and what was proven to them is let go of.
     ///
     /// # Errors
     /// As [`World::first`]; nothing has changed then, no policy either.
@@ -65,10 +66,14 @@ impl World {
         let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(old))?;
         for (peer, planned) in next.peers.iter().zip(&next.plan.peers) {
             peer.set_policy(planned.policy.clone());
-            let before = known.get(peer.name()).filter(|before| !Arc::ptr_eq(before, peer));
-            if let (Some(mesh), Some(ids)) = (before.and_then(|before| before.mesh()), &planned.source.mtls) {
-                mesh.superseded(ids);
+            if let Some(mesh) = peer.mesh() {
+                mesh.prevail();
             }
+        }
+        let names: HashSet<_> =
+            next.peers.iter().filter(|peer| peer.mesh().is_some()).map(|peer| peer.name()).collect();
+        for gone in old.peers.iter().filter(|peer| !names.contains(peer.name())) {
+            gone.mesh().into_iter().for_each(Mesh::abandon);
         }
         Ok(next)
     }
@@ -123,6 +128,9 @@ fn living(planned: &PeerPlan, shared: &Upstreams, known: &HashMap<&PeerName, &Ar
         Some(peer) if is_same(peer, planned, shared)? => Ok(Arc::clone(peer)),
         before => {
             let peer = Peer::new(planned, shared.metrics.peer(&planned.name), shared)?;
+            if let (Some(mesh), Some(before)) = (peer.mesh(), before.and_then(|before| before.mesh())) {
+                mesh.succeed(before);
+            }
             if let Some(before) = before
                 && before.source().addresses == planned.source.addresses
             {
@@ -213,12 +221,26 @@ fn alive(peers: &Mutex<Vec<Weak<Peer>>>) -> Vec<Arc<Peer>> {
 mod tests {
     use std::path::PathBuf;
 
+    use rcgen::date_time_ymd;
+    use tokio::io::DuplexStream;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::server::TlsStream;
+
     use super::*;
+    use crate::deadline::Deadline;
     use crate::ids::Door;
+    use crate::life::drain::Phase;
+    use crate::net::io::Io;
     use crate::plan::door::{DoorLimits, DoorPlan, Egress, Leads, Otherwise, Protocol, ServerTlsPlan};
+    use crate::plan::identity::WorkloadApiPlan;
     use crate::plan::peer::{Addresses, ClientTlsPlan, EndpointSpec, Roots};
     use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat};
+    use crate::tls::proof::Verdicts;
+    use crate::tls::tests::kit::Authority;
+    use crate::tls::untrusted::Untrusted;
     use crate::upstream::adhoc::Rules;
+    use crate::upstream::endpoint::{Given, Turn};
+    use crate::upstream::lease::{Lease, Version};
     use crate::upstream::peer::Discovery;
     use crate::upstream::rig;
 
@@ -370,5 +392,105 @@ mod tests {
         assert!(!sweep.is_finished());
         drop(shared);
         sweep.await.unwrap();
+    }
+
+    const SERVER: &str = "spiffe://shop/server";
+
+    /// Who is `id` by `root`, whenever this runs.
+    fn identity(root: &Authority, id: &str) -> Identity {
+        let chain = root.issue_with(id, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(3000, 1, 1));
+        });
+        Identity::new(chain.material(&[(None, &[root.der()])]), UnixTime::now()).unwrap()
+    }
+
+    fn authority() -> Authority {
+        Authority::root_with("root", |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(3000, 1, 1));
+        })
+    }
+
+    /// A plan of a sidecar with an identity that calls `a`, which must be one of `ids`, by mutual TLS; none for plaintext.
+    fn meshed(ids: &[&str]) -> Arc<Plan> {
+        let mut called = peer("a", 1);
+        called.source.mtls = (!ids.is_empty()).then(|| ids.iter().map(|id| id.parse().unwrap()).collect());
+        with_identity(vec![called])
+    }
+
+    fn with_identity(peers: Vec<PeerPlan>) -> Arc<Plan> {
+        let agent = "unix:/nonexistent/agent.sock".parse().unwrap();
+        let api = IdentityPlan::WorkloadApi(WorkloadApiPlan { agent, id: None, tls12: false });
+        Arc::new(Plan { identity: Some(Arc::new(api)), ..(*plan(peers, None)).clone() })
+    }
+
+    /// Has `peer` shake hands with `server`; `meanwhile` happens when it has begun to.
+    async fn shake(peer: &Arc<Peer>, server: &Identity, meanwhile: impl FnOnce()) -> (Lease, TlsStream<DuplexStream>) {
+        let endpoint = peer.endpoints().all()[0].clone();
+        let Turn::Now(Given::Connect(dialling)) = endpoint.turn(Instant::now(), Some(Version::Http1)) else {
+            panic!("expected to be told to connect");
+        };
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let accept = async {
+            meanwhile();
+            TlsAcceptor::from(server.door_config(Protocol::Http1)).accept(theirs).await.unwrap()
+        };
+        let connect = dialling.run(peer, Deadline::NONE, async { Ok(Io::boxed(ours)) });
+        let (lease, stream) = tokio::join!(biased; connect, accept);
+        (lease.unwrap(), stream)
+    }
+
+    /// Whom a look at all connections refuses.
+    fn refused(shared: &Upstreams) -> Vec<Untrusted> {
+        let (identity, mut seen, now) = (shared.identity.current().unwrap(), Verdicts::default(), UnixTime::now());
+        let due = shared.identity.proofs.due(Some(&identity), now);
+        due.iter().filter_map(|proof| proof.judge(Some(&identity), &mut seen, now).err()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_a_reload_overtakes_goes_by_what_is_meant_then() {
+        let (root, shared) = (authority(), upstreams());
+        let first = first(meshed(&[SERVER]), &shared);
+        shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
+        let server = identity(&root, SERVER);
+        let reload = |world: &World, ids: &[&str]| World::next(world, meshed(ids), &shared).unwrap();
+        // Twice while it lasts: what counts is the last.
+        let overtaken = |ids: [&'static [&'static str]; 2]| {
+            let (first, server, reload) = (&first, &server, &reload);
+            async move {
+                let meanwhile = || drop(reload(&reload(first, ids[0]), ids[1]));
+                shake(&first.peers[0], server, meanwhile).await
+            }
+        };
+        let other: &[&str] = &["spiffe://shop/other"];
+        let (stays, _stream) = overtaken([other, &["spiffe://shop/*"]]).await;
+        assert_eq!(refused(&shared), [], "it is one of those");
+        assert!(stays.proof().unwrap().holds());
+        let (goes, _stream) = overtaken([&["spiffe://shop/*"], other]).await;
+        let refused = refused(&shared);
+        // The one of before is called by the same name.
+        assert!(matches!(&*refused, [Untrusted::WrongIdentity { .. }, Untrusted::WrongIdentity { .. }]), "{refused:?}");
+        assert!(!goes.proof().unwrap().holds());
+    }
+
+    #[tokio::test]
+    async fn peers_that_are_gone_or_in_plaintext_now_are_let_go_of() {
+        for after in [with_identity(Vec::new()), meshed(&[])] {
+            let (root, shared) = (authority(), upstreams());
+            let first = first(meshed(&[SERVER]), &shared);
+            shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
+            let server = identity(&root, SERVER);
+            let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
+            let next = World::next(&first, after, &shared).unwrap();
+            // A call that began under the plan of before.
+            let (late, _stream) = shake(&first.peers[0], &server, || {}).await;
+            assert_eq!(refused(&shared), [Untrusted::Unmeant, Untrusted::Unmeant]);
+            for proof in [lease.proof().unwrap(), late.proof().unwrap()] {
+                assert_eq!((proof.holds(), proof.drain().phase()), (false, Phase::Draining));
+            }
+            // Meant again, it begins again.
+            let again = World::next(&next, meshed(&[SERVER]), &shared).unwrap();
+            let (lease, _stream) = shake(&again.peers[0], &server, || {}).await;
+            assert_eq!((refused(&shared), lease.proof().unwrap().holds()), (vec![], true));
+        }
     }
 }

@@ -71,6 +71,14 @@ class Rotator:
             der = ssl.PEM_cert_to_DER_cert(pem + "-----END CERTIFICATE-----\n")
             leaves.append((time.monotonic(), hashlib.sha256(der).hexdigest()))
 
+    def pace(self):
+        """How many leaves there were, and whether they came as often as they should."""
+        # The first was there before the load.
+        times = [at for at, _ in self.leaves["server"]][1:]
+        pauses = [later - earlier for earlier, later in zip(times, times[1:])] or [0.0]
+        return (f"{len(times) + 1} leaves, one every {1000 * sum(pauses) / len(pauses):.0f} ms "
+                f"(the longest pause {1000 * max(pauses):.0f} ms),")
+
     def until(self, end, turns):
         """Issues every LEAF seconds, and changes the roots every ROOTS seconds, for as long as all is quiet after."""
         next_leaf = next_roots = time.monotonic()
@@ -245,7 +253,7 @@ def run(chosen, speaks):
             wrong.append(f"too few rotations were seen: {results}")
         applied = ", ".join(f"{many['applied']} by the {name}" for name, many in results.items())
         closed = ", ".join(f"{sum(many.values())} by the {name}" for name, many in ended.items())
-        print(f"    {told}; {len(rotator.leaves['server'])} leaves and {sum(turns)} roots replaced; applied {applied}; "
+        print(f"    {told}; {rotator.pace()} and {sum(turns)} roots replaced; applied {applied}; "
               f"{sum(looks.seen.values())} handshakes looked at, the oldest leaf replaced {looks.oldest:.2f} s before; "
               f"connections closed for their roots: {closed}")
         if wrong and chosen.keep:

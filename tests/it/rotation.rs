@@ -291,6 +291,65 @@ fn a_tunnel_ends_when_its_peer_is_to_be_somebody_else() {
 }
 
 #[test]
+fn a_peer_that_a_reload_removes_is_let_go_of_in_order() {
+    let (authority, (app, go), bytes) = (Authority::new(), patient(), echo());
+    let server = authority.server("server", app.addr, "");
+    let opaque = authority.server("server", bytes.addr, ", protocol: tcp");
+    let own = authority.identity("client");
+    let text = |name: &str, to: SocketAddr, more: &str| {
+        calling(&own, to, "spiffe://shop/server", more).replace("  server: {", &format!("  {name}: {{"))
+    };
+    let client = Sidecar::start(&text("server", server.inbound, ""));
+    let tunnels = Sidecar::start(&text("server", opaque.inbound, ", protocol: tcp"));
+    let mut open = tunnel(tunnels.inbound);
+    let mut running = Caller::connect(client.outbound);
+    running.send("GET /slow HTTP/1.1\r\nHost: server\r\n\r\n");
+    app.next();
+    for (sidecar, to, more) in [(&client, &server, ""), (&tunnels, &opaque, ", protocol: tcp")] {
+        sidecar.rewrite(&text("renamed", to.inbound, more));
+        sidecar.signal("HUP");
+        until("its connection is judged", || {
+            (distrusted(sidecar, "outbound", "peer_identity_mismatch") == 1.0).then_some(())
+        });
+    }
+    assert_eq!(open.rest(), "");
+    tunnels.says(&["peer_id=spiffe://shop/server", "reason=peer_identity_mismatch", "no peer of the file"]);
+    go.send(()).unwrap();
+    assert!(running.answer().starts_with("HTTP/1.1 200 "), "what was under way is answered");
+    assert!(is_open(&mut tunnel(tunnels.inbound)), "by its new name");
+}
+
+#[test]
+fn who_is_nobody_any_more_lets_go_of_all_in_order() {
+    let (authority, (app, go), bytes) = (Authority::new(), patient(), echo());
+    let own = authority.identity("server");
+    let opaque_text = |identity: &str| serving(identity, "server", bytes.addr, ", protocol: tcp");
+    let (server, opaque) = (Sidecar::start(&serving(&own, "server", app.addr, "")), Sidecar::start(&opaque_text(&own)));
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    let tunnels = authority.client(opaque.inbound, "spiffe://shop/server", ", protocol: tcp");
+    let mut open = tunnel(tunnels.inbound);
+    let mut running = Caller::connect(client.outbound);
+    running.send("GET /slow HTTP/1.1\r\nHost: server\r\n\r\n");
+    app.next();
+    for (sidecar, text) in [(&server, serving("", "server", app.addr, "")), (&opaque, opaque_text(""))] {
+        sidecar.rewrite(&text);
+        sidecar.signal("HUP");
+        until("its connection is judged", || (distrusted(sidecar, "inbound", "no_identity") == 1.0).then_some(()));
+    }
+    assert_eq!(open.rest(), "");
+    opaque.says(&["client_id=spiffe://shop/client", "reason=no_identity"]);
+    go.send(()).unwrap();
+    assert!(running.answer().starts_with("HTTP/1.1 200 "), "what was under way is answered");
+    // Somebody again, it is believed again.
+    opaque.rewrite(&opaque_text(&own));
+    opaque.signal("HUP");
+    until("it is back", || {
+        let mut caller = Caller::connect(tunnels.inbound);
+        is_open(&mut caller).then_some(())
+    });
+}
+
+#[test]
 fn a_door_that_becomes_strict_ends_tunnels_in_plaintext_and_no_others() {
     let (authority, bytes) = (Authority::new(), echo());
     let own = authority.identity("server");

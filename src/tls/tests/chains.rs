@@ -159,7 +159,6 @@ async fn a_called_service_must_be_the_one_that_is_meant() {
         ("spiffe://shop/payments", &["spiffe://shop/pay/*"], None, Some("`spiffe://shop/pay/*`")),
         ("spiffe://shop/Pay", &["spiffe://shop/pay"], None, Some("`spiffe://shop/pay`")),
         ("spiffe://partner/pay", &["spiffe://shop/pay"], None, Some("`spiffe://shop/pay`")),
-        ("spiffe://shop/pay", &[], None, Some("")),
         ("spiffe://shop/pay", &["spiffe://shop/*"], Some("spiffe://shop/cart"), Some("`spiffe://shop/cart`")),
         // What discovery says of an endpoint does not widen what the file allows.
         ("spiffe://shop/pay", &["spiffe://shop/cart"], Some("spiffe://shop/pay"), Some("`spiffe://shop/cart`")),
@@ -180,6 +179,9 @@ async fn a_called_service_must_be_the_one_that_is_meant() {
         let seen = shown(&chain, Role::Server, &meant).await;
         assert_eq!(seen, (expected.map_or(Ok(()), |why| Err(Some(why))), alert), "{shows} {meant:?}");
     }
+    let nobody = Wanted::new(Arc::default(), None);
+    let seen = shown(&world().shop.issue("spiffe://shop/pay"), Role::Server, &nobody).await;
+    assert_eq!(seen, (Err(Some(Untrusted::Unmeant)), Some(Alert::CertificateUnknown)));
 }
 
 #[test]

@@ -31,18 +31,18 @@ use crate::tls::material::{Material, Roots, Sourced};
 use crate::tls::verify::Wanted;
 
 /// A moment in hours from the tests' present, which is June 2027.
-pub(super) fn time(hours: i64) -> UnixTime {
+pub(crate) fn time(hours: i64) -> UnixTime {
     let seconds = date_time_ymd(2027, 6, 1).unix_timestamp() + hours * 3600;
     UnixTime::since_unix_epoch(Duration::from_secs(seconds as u64))
 }
 
 /// The present.
-pub(super) fn now() -> UnixTime {
+pub(crate) fn now() -> UnixTime {
     time(0)
 }
 
 /// Valid from and until, in hours from the present.
-pub(super) fn dates(params: &mut CertificateParams, from: i64, until: i64) {
+pub(crate) fn dates(params: &mut CertificateParams, from: i64, until: i64) {
     let epoch = date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_secs(time(from).as_secs());
     params.not_after = epoch + Duration::from_secs(time(until).as_secs());
@@ -50,14 +50,14 @@ pub(super) fn dates(params: &mut CertificateParams, from: i64, until: i64) {
 
 /// A clock that tests move.
 #[derive(Debug)]
-pub(super) struct Clock(AtomicU64);
+pub(crate) struct Clock(AtomicU64);
 
 impl Clock {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(now().as_secs())))
     }
 
-    pub(super) fn set(&self, to: UnixTime) {
+    pub(crate) fn set(&self, to: UnixTime) {
         self.0.store(to.as_secs(), Ordering::Relaxed);
     }
 }
@@ -69,7 +69,7 @@ impl TimeProvider for Clock {
 }
 
 /// An element of DER.
-pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let head = match length {
         0..=0x7f => vec![tag, length as u8],
@@ -78,17 +78,17 @@ pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     [head, content.to_vec()].concat()
 }
 
-pub(super) const URI: u8 = 0x86;
+pub(crate) const URI: u8 = 0x86;
 
 /// Subject alternative names by tag and bytes, right or wrong.
-pub(super) fn names(names: &[(u8, &[u8])]) -> CustomExtension {
+pub(crate) fn names(names: &[(u8, &[u8])]) -> CustomExtension {
     let all: Vec<u8> = names.iter().flat_map(|(tag, name)| element(*tag, name)).collect();
     CustomExtension::from_oid_content(&[2, 5, 29, 17], element(0x30, &all))
 }
 
 /// A CA, and the certificates that lead from it to its root.
-pub(super) struct Authority {
-    pub(super) issuer: CertifiedIssuer<'static, KeyPair>,
+pub(crate) struct Authority {
+    pub(crate) issuer: CertifiedIssuer<'static, KeyPair>,
     above: Vec<CertificateDer<'static>>,
 }
 
@@ -102,11 +102,11 @@ fn authority_params(name: &str) -> CertificateParams {
 }
 
 impl Authority {
-    pub(super) fn root(name: &str) -> Self {
+    pub(crate) fn root(name: &str) -> Self {
         Self::root_with(name, |_| {})
     }
 
-    pub(super) fn root_with(name: &str, tweak: impl FnOnce(&mut CertificateParams)) -> Self {
+    pub(crate) fn root_with(name: &str, tweak: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority_params(name);
         tweak(&mut params);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -114,7 +114,7 @@ impl Authority {
     }
 
     /// A CA below this one.
-    pub(super) fn below(&self, name: &str, tweak: impl FnOnce(&mut CertificateParams)) -> Self {
+    pub(crate) fn below(&self, name: &str, tweak: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority_params(name);
         tweak(&mut params);
         let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
@@ -122,27 +122,27 @@ impl Authority {
         Self { issuer, above }
     }
 
-    pub(super) fn der(&self) -> CertificateDer<'static> {
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
         self.issuer.der().clone()
     }
 
     /// A workload's certificate as it should be, with the intermediates.
-    pub(super) fn issue(&self, uri: &str) -> Chain {
+    pub(crate) fn issue(&self, uri: &str) -> Chain {
         self.issue_with(uri, |_| {})
     }
 
     /// The same with something about it changed.
-    pub(super) fn issue_with(&self, uri: &str, tweak: impl FnOnce(&mut CertificateParams)) -> Chain {
+    pub(crate) fn issue_with(&self, uri: &str, tweak: impl FnOnce(&mut CertificateParams)) -> Chain {
         self.issue_names(&[(URI, uri.as_bytes())], tweak)
     }
 
     /// The same with any names.
-    pub(super) fn issue_names(&self, list: &[(u8, &[u8])], tweak: impl FnOnce(&mut CertificateParams)) -> Chain {
+    pub(crate) fn issue_names(&self, list: &[(u8, &[u8])], tweak: impl FnOnce(&mut CertificateParams)) -> Chain {
         self.issue_for(KeyPair::generate().unwrap(), list, tweak)
     }
 
     /// The same for a key of any kind.
-    pub(super) fn issue_for(
+    pub(crate) fn issue_for(
         &self,
         key: KeyPair,
         list: &[(u8, &[u8])],
@@ -163,7 +163,7 @@ impl Authority {
     }
 
     /// A CRL with these serial numbers, to be replaced after so many hours.
-    pub(super) fn crl(&self, revoked: &[u64], until: i64) -> CertificateRevocationListDer<'static> {
+    pub(crate) fn crl(&self, revoked: &[u64], until: i64) -> CertificateRevocationListDer<'static> {
         let moment = |hours| date_time_ymd(1970, 1, 1) + Duration::from_secs(time(hours).as_secs());
         let revoked_certs = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
@@ -184,23 +184,23 @@ impl Authority {
 }
 
 /// What somebody shows, the leaf first.
-pub(super) struct Chain {
-    pub(super) certificates: Vec<CertificateDer<'static>>,
-    pub(super) key: KeyPair,
+pub(crate) struct Chain {
+    pub(crate) certificates: Vec<CertificateDer<'static>>,
+    pub(crate) key: KeyPair,
 }
 
 impl Chain {
-    pub(super) fn key_der(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
     }
 
     /// For a handshake, whether key and certificate fit or not.
-    pub(super) fn shown(&self) -> Arc<SingleCertAndKey> {
+    pub(crate) fn shown(&self) -> Arc<SingleCertAndKey> {
         let key = default_provider().key_provider.load_private_key(self.key_der()).unwrap();
         Arc::new(SingleCertAndKey::from(CertifiedKey::new(self.certificates.clone(), key)))
     }
 
-    pub(super) fn material(&self, roots: &[(Option<&str>, &[CertificateDer<'static>])]) -> Material {
+    pub(crate) fn material(&self, roots: &[(Option<&str>, &[CertificateDer<'static>])]) -> Material {
         let roots = roots.iter().map(|(domain, roots)| Roots {
             domain: domain.map(Arc::from),
             certificates: sourced("roots.pem", roots.to_vec()),
@@ -215,23 +215,23 @@ impl Chain {
     }
 
     /// The identity of its holder, who trusts its own root only.
-    pub(super) fn identity(&self, root: &Authority) -> Identity {
+    pub(crate) fn identity(&self, root: &Authority) -> Identity {
         Identity::new(self.material(&[(None, &[root.der()])]), now()).unwrap()
     }
 }
 
-pub(super) fn sourced<T>(origin: &str, it: T) -> Sourced<T> {
+pub(crate) fn sourced<T>(origin: &str, it: T) -> Sourced<T> {
     Sourced { origin: origin.to_owned(), it }
 }
 
-pub(super) fn wanted(rules: &[&str]) -> Wanted {
+pub(crate) fn wanted(rules: &[&str]) -> Wanted {
     let rules: Vec<IdMatch> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
     Wanted::new(rules.into(), None)
 }
 
 /// Believes everyone, as whoever attacks would.
 #[derive(Debug)]
-pub(super) struct Anyone;
+pub(crate) struct Anyone;
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -305,10 +305,10 @@ impl ClientCertVerifier for Anyone {
     }
 }
 
-pub(super) const ALL_VERSIONS: &[&SupportedProtocolVersion] = rustls::ALL_VERSIONS;
+pub(crate) const ALL_VERSIONS: &[&SupportedProtocolVersion] = rustls::ALL_VERSIONS;
 
 /// A caller that shows `chain`, or nothing, and believes everyone.
-pub(super) fn stranger_client(chain: Option<&Chain>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+pub(crate) fn stranger_client(chain: Option<&Chain>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
@@ -321,7 +321,7 @@ pub(super) fn stranger_client(chain: Option<&Chain>, versions: &[&'static Suppor
 }
 
 /// A server that shows `chain` and believes everyone.
-pub(super) fn stranger_server(chain: &Chain, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+pub(crate) fn stranger_server(chain: &Chain, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
     ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
@@ -330,13 +330,13 @@ pub(super) fn stranger_server(chain: &Chain, versions: &[&'static SupportedProto
 }
 
 /// With the tests' clock.
-pub(super) fn client_at(clock: &Arc<Clock>, config: &ClientConfig) -> Arc<ClientConfig> {
+pub(crate) fn client_at(clock: &Arc<Clock>, config: &ClientConfig) -> Arc<ClientConfig> {
     let mut config = config.clone();
     config.time_provider = clock.clone();
     Arc::new(config)
 }
 
-pub(super) fn server_at(clock: &Arc<Clock>, config: &ServerConfig) -> Arc<ServerConfig> {
+pub(crate) fn server_at(clock: &Arc<Clock>, config: &ServerConfig) -> Arc<ServerConfig> {
     let mut config = config.clone();
     config.time_provider = clock.clone();
     Arc::new(config)
@@ -344,12 +344,12 @@ pub(super) fn server_at(clock: &Arc<Clock>, config: &ServerConfig) -> Arc<Server
 
 /// What one side saw of a handshake that succeeded.
 #[derive(Debug)]
-pub(super) struct Met {
-    pub(super) chain: Option<Vec<CertificateDer<'static>>>,
-    pub(super) kind: HandshakeKind,
-    pub(super) version: ProtocolVersion,
-    pub(super) group: Option<NamedGroup>,
-    pub(super) alpn: Option<Vec<u8>>,
+pub(crate) struct Met {
+    pub(crate) chain: Option<Vec<CertificateDer<'static>>>,
+    pub(crate) kind: HandshakeKind,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) group: Option<NamedGroup>,
+    pub(crate) alpn: Option<Vec<u8>>,
 }
 
 fn met(connection: &CommonState) -> Met {
@@ -363,7 +363,7 @@ fn met(connection: &CommonState) -> Met {
 }
 
 /// Calls, asks one byte and waits for the answer, with which session tickets come.
-pub(super) async fn call<S>(config: Arc<ClientConfig>, io: S) -> io::Result<Met>
+pub(crate) async fn call<S>(config: Arc<ClientConfig>, io: S) -> io::Result<Met>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -384,7 +384,7 @@ async fn within(meeting: impl Future<Output = io::Result<Met>>) -> io::Result<Me
 }
 
 /// Serves one call.
-pub(super) async fn serve<S>(config: Arc<ServerConfig>, io: S) -> io::Result<Met>
+pub(crate) async fn serve<S>(config: Arc<ServerConfig>, io: S) -> io::Result<Met>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -399,7 +399,7 @@ where
 }
 
 /// Both sides of one handshake: what the client saw, then the server.
-pub(super) async fn meet(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (io::Result<Met>, io::Result<Met>) {
+pub(crate) async fn meet(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (io::Result<Met>, io::Result<Met>) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     tokio::join!(call(client, ours), serve(server, theirs))
 }

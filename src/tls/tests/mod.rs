@@ -3,7 +3,7 @@
 mod chains;
 mod files;
 mod handshakes;
-mod kit;
+pub(crate) mod kit;
 mod proofs;
 mod properties;
 mod resumption;

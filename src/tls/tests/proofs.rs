@@ -8,10 +8,10 @@ use super::kit::*;
 use crate::life::drain::Phase;
 use crate::spiffe::IdMatch;
 use crate::tls::identity::Identity;
-use crate::tls::proof::{Proof, Verdicts};
+use crate::tls::proof::{Called, Proof, Verdicts};
 use crate::tls::store::IdentityStore;
 use crate::tls::untrusted::{Role, Untrusted};
-use crate::tls::verify::Wanted;
+use crate::tls::verify::{Meant, Wanted};
 
 const OWN: &str = "spiffe://shop/server";
 const CALLER: &str = "spiffe://shop/client";
@@ -25,17 +25,29 @@ fn identity(own: &Chain, roots: &[&Authority], crl: Option<(&Authority, &[u64], 
 }
 
 /// Keeps the proof of a connection whose end shows `chain`.
-fn keep(store: &IdentityStore, chain: &Chain, wanted: Option<Wanted>) -> Arc<Proof> {
-    let proof = Proof::new(&store.current().unwrap(), Some(&chain.certificates), wanted, now()).unwrap();
+fn keep(store: &IdentityStore, chain: &Chain, called: Option<Called>) -> Arc<Proof> {
+    let proof = Proof::new(&store.current().unwrap(), Some(&chain.certificates), called, now()).unwrap();
     store.proofs.keep(&proof);
     proof
+}
+
+fn ids(id: &str) -> Arc<[IdMatch]> {
+    Arc::from([id.parse().unwrap()])
+}
+
+/// A peer that is meant to be `id`, and who is called where it is.
+fn peer(id: &str) -> (Arc<Meant>, impl Fn() -> Option<Called>) {
+    let ids = ids(id);
+    let meant = Meant::new(ids.clone());
+    let same = meant.clone();
+    (meant, move || Some(Called { wanted: Wanted::new(ids.clone(), None), meant: same.clone() }))
 }
 
 /// Why connections are refused by a look at `at`, and how many were looked at.
 fn look(store: &IdentityStore, at: UnixTime) -> (Vec<Untrusted>, usize) {
     let (identity, mut seen) = (store.current().unwrap(), Verdicts::default());
-    let due = store.proofs.due(&identity, at);
-    (due.iter().filter_map(|proof| proof.judge(&identity, &mut seen, at).err()).collect(), due.len())
+    let due = store.proofs.due(Some(&identity), at);
+    (due.iter().filter_map(|proof| proof.judge(Some(&identity), &mut seen, at).err()).collect(), due.len())
 }
 
 fn second_after(time: UnixTime) -> UnixTime {
@@ -68,7 +80,7 @@ fn roots_that_go_end_whom_they_vouched_for_and_nothing_else_does() {
     let (own_old, own_new) = (old.issue(OWN), new.issue(OWN));
     let store = IdentityStore::new(identity(&own_old, &[&old, &new], None));
     let by_old = keep(&store, &old.issue(CALLER), None);
-    let peer_by_old = keep(&store, &old.issue(CALLER), Some(wanted(&[CALLER])));
+    let peer_by_old = keep(&store, &old.issue(CALLER), peer(CALLER).1());
     let by_new = keep(&store, &new.issue(CALLER), None);
     // Another leaf of our own is no news of others.
     assert!(store.replace(identity(&own_new, &[&old, &new], None), now()).unwrap());
@@ -111,18 +123,41 @@ fn a_crl_ends_whom_it_lists_and_all_of_its_issuer_when_it_is_out_of_date() {
 fn a_peer_that_is_to_be_somebody_else_is_ended() {
     let root = Authority::root("root");
     let store = IdentityStore::new(identity(&root.issue(OWN), &[&root], None));
-    let ids = |id: &str| -> Arc<[IdMatch]> { Arc::from([id.parse().unwrap()]) };
-    let (before, same, others) = (ids(CALLER), ids(CALLER), ids("spiffe://shop/*"));
+    let ((meant, called), (_, of_another)) = (peer(CALLER), peer(CALLER));
     let chain = root.issue(CALLER);
-    let meant = keep(&store, &chain, Some(Wanted::new(before.clone(), None)));
-    let of_another_peer = keep(&store, &chain, Some(Wanted::new(same, None)));
-    store.proofs.mean(&before, &others);
+    let (judged, of_another_peer) = (keep(&store, &chain, called()), keep(&store, &chain, of_another()));
+    assert_eq!(look(&store, now()), (vec![], 0));
+    meant.set(ids("spiffe://shop/*"));
     assert_eq!(look(&store, now()), (vec![], 1), "it is one of those");
-    let nobody = ids("spiffe://shop/other");
-    store.proofs.mean(&others, &nobody);
+    assert_eq!(look(&store, now()), (vec![], 0));
+    // Of a handshake that began before that and ends after the next change.
+    meant.set(ids("spiffe://shop/other"));
+    let late = keep(&store, &chain, called());
     let (refused, looked) = look(&store, now());
-    assert!(matches!(&*refused, [Untrusted::WrongIdentity { .. }]) && looked == 1, "{refused:?}");
-    assert_eq!((meant.holds(), of_another_peer.holds()), (false, true));
+    assert!(refused.iter().all(|why| matches!(why, Untrusted::WrongIdentity { .. })) && looked == 2, "{refused:?}");
+    assert_eq!((judged.holds(), late.holds(), of_another_peer.holds()), (false, false, true));
+}
+
+#[test]
+fn who_is_meant_may_change_while_connections_are_looked_through() {
+    let root = Authority::root("root");
+    let (store, chain) = (IdentityStore::new(identity(&root.issue(OWN), &[&root], None)), root.issue(CALLER));
+    for round in 0..50 {
+        let (meant, called) = peer(CALLER);
+        let open: Vec<_> = (0..500).map(|_| keep(&store, &chain, called())).collect();
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                together.wait();
+                look(&store, now());
+            });
+            together.wait();
+            meant.set(ids("spiffe://shop/other"));
+        });
+        look(&store, now());
+        let missed = open.iter().filter(|proof| proof.holds()).count();
+        assert_eq!(missed, 0, "round {round}");
+    }
 }
 
 #[test]
@@ -142,7 +177,7 @@ fn our_own_expired_leaf_keeps_being_shown_and_others_are_still_judged() {
     assert_eq!(look(&store, time(1)), (vec![], 0));
     assert!(caller.holds());
     let other = root.issue(CALLER).identity(&root);
-    let refused = Proof::new(&other, Some(&own.certificates), Some(wanted(&[OWN])), now()).unwrap_err();
+    let refused = Proof::new(&other, Some(&own.certificates), peer(OWN).1(), now()).unwrap_err();
     assert_eq!(refused, Untrusted::Expired { since: time(-1) });
     // A step back of the clock does not bring the past into force.
     assert_eq!(look(&store, time(-1)), (vec![], 0));
