@@ -182,3 +182,25 @@ fn our_own_expired_leaf_keeps_being_shown_and_others_are_still_judged() {
     // A step back of the clock does not bring the past into force.
     assert_eq!(look(&store, time(-1)), (vec![], 0));
 }
+
+#[test]
+fn what_was_proven_to_whom_we_were_is_let_go_of_once_we_are_another() {
+    let root = Authority::root("root");
+    let us = |id: &str| identity(&root.issue(id), &[&root], None);
+    let store = IdentityStore::new(us(OWN));
+    let (caller, peer) = (keep(&store, &root.issue(CALLER), None), keep(&store, &root.issue(CALLER), peer(CALLER).1()));
+    // A handshake that goes on meanwhile.
+    let late = Proof::new(&store.current().unwrap(), Some(&root.issue(CALLER).certificates), None, now()).unwrap();
+    // A renewal of the same is no news.
+    assert!(store.replace(us(OWN), now()).unwrap());
+    assert_eq!((look(&store, now()), caller.holds(), peer.holds()), ((vec![], 0), true, true));
+    assert!(store.replace(us("spiffe://shop/other"), now()).unwrap());
+    let (refused, looked) = look(&store, now());
+    let why = Untrusted::OtherSelf { was: OWN.parse().unwrap(), is: "spiffe://shop/other".parse().unwrap() };
+    assert_eq!((refused, looked), (vec![why.clone(); 2], 2));
+    assert_eq!((caller.over(), peer.over()), (Some(&why), Some(&why)));
+    store.proofs.keep(&late);
+    assert_eq!((look(&store, now()).0.len(), late.holds()), (1, false));
+    let after = keep(&store, &root.issue(CALLER), None);
+    assert_eq!((look(&store, now()), after.holds()), ((vec![], 0), true));
+}
