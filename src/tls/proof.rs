@@ -116,8 +116,11 @@ impl Proof {
 
     /// Names the task that is ended where the drain is forced.
     pub fn forces(&self, task: AbortHandle) {
-        // A connection has one task.
+        // A connection has one task. It may be named after all was ended by force.
         let _ = self.task.set(task);
+        if self.drain.phase() == Phase::Forced {
+            self.force();
+        }
     }
 
     /// Ends what is left of the connection.

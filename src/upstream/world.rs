@@ -222,7 +222,7 @@ mod tests {
     use std::path::PathBuf;
 
     use rcgen::date_time_ymd;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio_rustls::TlsAcceptor;
     use tokio_rustls::server::TlsStream;
 
@@ -235,6 +235,7 @@ mod tests {
     use crate::plan::identity::WorkloadApiPlan;
     use crate::plan::peer::{Addresses, ClientTlsPlan, EndpointSpec, Roots};
     use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat};
+    use crate::reason::Reason;
     use crate::tls::proof::Verdicts;
     use crate::tls::tests::kit::Authority;
     use crate::tls::untrusted::Untrusted;
@@ -491,6 +492,36 @@ mod tests {
             let again = World::next(&next, meshed(&[SERVER]), &shared).unwrap();
             let (lease, _stream) = shake(&again.peers[0], &server, || {}).await;
             assert_eq!((refused(&shared), lease.proof().unwrap().holds()), (vec![], true));
+        }
+    }
+    #[tokio::test]
+    async fn what_is_refused_before_it_could_be_used_is_never_used() {
+        for another in [false, true] {
+            let (root, shared) = (authority(), upstreams());
+            let first = first(meshed(&[SERVER]), &shared);
+            shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
+            let (peer, server) = (&first.peers[0], identity(&root, SERVER));
+            let Turn::Now(Given::Connect(dialling)) =
+                peer.endpoints().all()[0].turn(Instant::now(), Some(Version::Http2))
+            else {
+                panic!("expected to be told to connect");
+            };
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let accept = async {
+                let acceptor = TlsAcceptor::from(server.door_config(Protocol::Http2));
+                let mut stream = acceptor.accept(theirs).await.unwrap();
+                // The other end is known, and HTTP/2 has not begun.
+                if another {
+                    shared.identity.replace(identity(&root, "spiffe://shop/another"), UnixTime::now()).unwrap();
+                }
+                assert_eq!(refused(&shared).len(), usize::from(another));
+                stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+                stream.flush().await.unwrap();
+                stream
+            };
+            let connect = dialling.run(peer, Deadline::NONE, async { Ok(Io::boxed(ours)) });
+            let (lease, _stream) = tokio::join!(connect, accept);
+            assert_eq!(lease.err().map(|error| error.reason), another.then_some(Reason::NoIdentity));
         }
     }
 }

@@ -6,6 +6,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::kit::*;
 use crate::life::drain::Phase;
+use crate::life::tasks::Tasks;
 use crate::spiffe::IdMatch;
 use crate::tls::identity::Identity;
 use crate::tls::proof::{Called, Proof, Verdicts};
@@ -203,4 +204,23 @@ fn what_was_proven_to_whom_we_were_is_let_go_of_once_we_are_another() {
     assert_eq!((look(&store, now()).0.len(), late.holds()), (1, false));
     let after = keep(&store, &root.issue(CALLER), None);
     assert_eq!((look(&store, now()), after.holds()), ((vec![], 0), true));
+}
+
+#[tokio::test]
+async fn a_task_that_is_named_after_its_proof_was_forced_ends() {
+    let root = Authority::root("root");
+    let store = IdentityStore::new(identity(&root.issue(OWN), &[&root], None));
+    for forced_first in [false, true] {
+        let (proof, tasks) = (keep(&store, &root.issue(CALLER), None), Tasks::default());
+        let task = tasks.spawn(std::future::pending::<()>());
+        if forced_first {
+            proof.force();
+            proof.forces(task);
+        } else {
+            proof.forces(task);
+            proof.force();
+        }
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), tasks.idle()).await;
+        assert!(ended.is_ok(), "forced first: {forced_first}");
+    }
 }
