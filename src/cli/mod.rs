@@ -109,13 +109,23 @@ enum Command {
         #[arg(long, conflicts_with = "config")]
         reference: bool,
     },
-    /// Say what would become of a request, and which line of the file says so; nothing is sent
-    #[command(after_help = "Example: outrigger explain http://payments/v2/x -H 'x-canary: 1' -c outrigger.yaml\n\
-        An https URL is a CONNECT through the sidecar; a URL with the address of a port of its own goes to that port.")]
+    /// Say what would become of a request or a captured connection, and which line of the file says so; nothing is sent
+    #[command(
+        after_help = "Examples: outrigger explain http://payments/v2/x -H 'x-canary: 1' -c outrigger.yaml\n          \
+        outrigger explain --dialled 10.1.2.3:5432 -c outrigger.yaml\n\
+        An https URL is a CONNECT through the sidecar; a URL with the address of a port of its own goes to that port.\n\
+        With --dialled a URL is what is said on the captured connection (https: its server name)."
+    )]
     Explain {
         /// The request's URL, as the service (or with --inbound its caller) asks for it
-        #[arg(value_parser = explain::url)]
-        url: http::Uri,
+        #[arg(value_parser = explain::url, required_unless_present = "dialled")]
+        url: Option<http::Uri>,
+        /// Transparent mode: the address to which the captured connection was going; without a URL it is opaque bytes
+        #[arg(long, value_name = "IP:PORT")]
+        dialled: Option<std::net::SocketAddr>,
+        /// With --dialled: ask the sidecar whose admin server is there, IP:PORT or unix:/PATH, for its peers' endpoints
+        #[arg(long, value_name = "ADDR", requires = "dialled")]
+        admin: Option<String>,
         /// A field of the request, `name: value`
         #[arg(short = 'H', long = "header", value_name = "FIELD", value_parser = explain::field)]
         fields: Vec<(http::HeaderName, http::HeaderValue)>,
@@ -241,9 +251,13 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
         Command::Config { file, .. } => {
             config::run(&file.path(environment), &Facts::gather(), &variables, &mut out, &mut err)
         }
-        Command::Explain { url, fields, method, inbound, identity, address, claims, json, file } => {
+        Command::Explain { url, dialled, admin, fields, method, inbound, identity, address, claims, json, file } => {
             let path = file.path(environment);
-            let asking = explain::Asking { url, method, fields, inbound, identity, address, claims };
+            let living = match admin.as_deref().map(explain::Living::ask).transpose() {
+                Ok(living) => living,
+                Err(why) => return complain(&mut err, &format!("explain: {why}")),
+            };
+            let asking = explain::Asking { url, dialled, living, method, fields, inbound, identity, address, claims };
             explain::run(&path, &asking, json, &Facts::gather(), &variables, (&mut out, &mut err))
         }
         Command::Schema { control_file } => schema::run(control_file, &mut out),

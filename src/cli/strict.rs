@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::ca::words::span;
 use super::complain;
@@ -26,7 +27,7 @@ struct State {
 /// Runs the command; `admin` is what `--admin` or OUTRIGGER_ADMIN says. Exit codes: 0 nobody would be refused, 1 somebody
 /// would, or it cannot be told.
 pub fn run(admin: Option<&str>, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
-    let state = match state(admin.unwrap_or(DEFAULT_ADMIN)) {
+    let state: State = match state(admin.unwrap_or(DEFAULT_ADMIN)) {
         Ok(state) => state,
         Err(why) => return complain(err, &why),
     };
@@ -40,7 +41,11 @@ pub fn run(admin: Option<&str>, out: &mut dyn Write, err: &mut dyn Write) -> Exi
     }
 }
 
-fn state(admin: &str) -> Result<State, String> {
+/// What the sidecar says of itself whose admin server listens there.
+///
+/// # Errors
+/// It does not answer as one.
+pub(super) fn state<T: DeserializeOwned>(admin: &str) -> Result<T, String> {
     let addr: Addr = admin.parse().map_err(|error| format!("--admin {admin}: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;

@@ -32,7 +32,7 @@ section! {
         outbound "outbound": Set<OrOff<OutboundCapture>> = Is("{}");
         /// What the service is sent, or `off`; nothing without an inbound door.
         inbound "inbound": Set<OrOff<InboundCapture>> = Is("{}");
-        /// Questions to these name servers, or to `all`, go to port 15053 instead; or `off`.
+        /// Questions to these name servers, or to `all`, go to the DNS door; or `off`.
         dns "dns": Set<OrOff<OrAll<OneOrMore<Network>>>> = Is("off");
         /// With `tproxy` the mark of packets and the number of their routing table.
         mark "mark": Set<Count<256, 2_147_483_647>> = Is("15006");

@@ -111,14 +111,12 @@ impl Forwarder {
         if let Some(said) = self.known(question) {
             return said;
         }
-        let Some(outcome) = self.ask(question) else {
-            self.dns().answered(DnsAnswer::Overloaded);
-            return Said::failed(Note::not_ready("too many questions are under way"));
-        };
+        let outcome = self.ask(question);
         let old = match self.cache.lock().get(question, Instant::now()) {
             Hit::Stale(kept, _) => Some(kept),
             _ => None,
         };
+        let Some(outcome) = outcome else { return self.too_many(old) };
         let patience = if old.is_some() { PATIENCE } else { self.resolver.load().plan().timeout * 2 };
         let outcome = match timeout(patience, ended(outcome)).await {
             Ok(outcome) => outcome,
@@ -131,6 +129,16 @@ impl Forwarder {
             (Outcome::Failed(why), None) => self.count(DnsAnswer::Failed, Some(Said::failed(Note::unreachable(&why)))),
         };
         said.unwrap_or_else(|| Said::failed(Note::not_ready("the answer cannot be read")))
+    }
+
+    /// What is said where no more questions may be under way: the last good answer is better than none.
+    fn too_many(&self, old: Option<Kept>) -> Said {
+        let why = "too many questions are under way";
+        let said = old.and_then(|old| self.count(DnsAnswer::Stale, stale(old, why)));
+        said.unwrap_or_else(|| {
+            self.dns().answered(DnsAnswer::Overloaded);
+            Said::failed(Note::not_ready(why))
+        })
     }
 
     fn dns(&self) -> &DnsMetrics {

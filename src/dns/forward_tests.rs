@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use futures_util::future::join_all;
-use hickory_resolver::proto::op::{Message, OpCode, Query};
+use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::rdata::A;
 use hickory_resolver::proto::rr::{Name, Record};
 use hickory_server::net::xfer::Protocol;
@@ -64,6 +64,22 @@ async fn an_answer_is_asked_for_once_by_however_many() {
     assert_eq!(data(&again), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(counts(&forwarder), [0, 1, 50, 0, 0, 0, 0]);
     assert!(forwarder.under_way.lock().is_empty());
+}
+
+#[tokio::test]
+async fn where_no_more_may_be_asked_the_last_good_answer_is_given() {
+    let forwarder = forwarder(&plan(SocketAddr::from(([127, 0, 0, 1], 9))));
+    let (x, y) = (question("x.test.", RecordType::A), question("y.test.", RecordType::A));
+    let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+    message.answers = ips("x.test", 1, &["10.0.0.1"]);
+    let (ttl, stale_for) = (Duration::ZERO, Duration::from_secs(600));
+    forwarder.cache.lock().put(&x, message.to_vec().unwrap().into(), ttl, stale_for, Instant::now());
+    let all = forwarder.permits.clone().acquire_many_owned(AT_ONCE as u32).await.unwrap();
+    let said = forwarder.answer(&x).await;
+    assert_eq!((data(&said), note(&said)), (vec!["10.0.0.1".to_owned()], 3));
+    let said = forwarder.answer(&y).await;
+    assert_eq!((said.code, note(&said)), (ResponseCode::ServFail, 14));
+    drop(all);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -57,6 +58,11 @@ pub async fn dial_to(to_app: Option<ToApp>, addr: &Addr) -> Result<Io, DialError
     }
 }
 
+/// Below those that systems give to who connects (from 32768 on Linux, from 49152 elsewhere).
+const TO_APP_PORTS: RangeInclusive<u16> = 10_000..=32_767;
+/// So many of them are tried before the system chooses.
+const TRIES: usize = 16;
+
 async fn unix(path: &Path) -> io::Result<Io> {
     #[cfg(test)]
     if let Some(io) = super::pipes::connect(Addr::Unix(path.into())).await {
@@ -93,11 +99,28 @@ async fn tcp_to_app(to_app: ToApp, to: SocketAddr) -> io::Result<Io> {
         } else {
             raw.set_ip_transparent_v6(true)?
         }
-        socket.bind(SocketAddr::new(ip, 0))?;
+        bind_as(&socket, ip, to)?;
     }
     let stream = socket.connect(to).await?;
     tune(&stream)?;
     Ok(Io::Tcp(stream))
+}
+
+/// Binds the caller's address, with a port that callers have no habit of. With the caller's own one this connection and
+/// the caller's, which goes to the same address and perhaps port, would be the same to the kernel, and never answered.
+fn bind_as(socket: &TcpSocket, ip: IpAddr, to: SocketAddr) -> io::Result<()> {
+    let scope = if let SocketAddr::V6(to) = to { to.scope_id() } else { 0 };
+    let at = |port| match ip {
+        IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+        IpAddr::V6(ip) => SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope)),
+    };
+    for _ in 0..TRIES {
+        match socket.bind(at(fastrand::u16(TO_APP_PORTS))) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            done => return done,
+        }
+    }
+    socket.bind(at(0))
 }
 
 /// Sets what every upstream TCP connection has: no delay, keep-alive probes, and an end to waiting for a dead host.
@@ -149,6 +172,20 @@ mod tests {
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_app_is_called_from_a_port_that_callers_do_not_have() {
+        for (ip, to) in [("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1")] {
+            let (ip, to): (IpAddr, _) = (ip.parse().unwrap(), addr(to));
+            let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+            // A machine without IPv6 has no such address.
+            if bind_as(&socket, ip, to).is_err() && to.is_ipv6() {
+                continue;
+            }
+            let bound = socket.local_addr().unwrap();
+            assert!(bound.ip() == ip && TO_APP_PORTS.contains(&bound.port()), "{bound}");
+        }
     }
 
     #[tokio::test]

@@ -11,17 +11,22 @@ const NOBODYS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Whether calling `addr` would be calling this proxy itself.
 pub fn is_itself(addr: &Addr, egress: &Egress) -> bool {
-    let here = |addr: SocketAddr| own_if_here(addr, egress) && is_here(addr.ip());
+    let here = |addr: SocketAddr| own_if_here(addr, egress) && is_here(addr);
     is_own(addr, egress) || addr.tcp().is_some_and(here)
 }
 
-/// Whether this machine has the address. Opens sockets, so it is not for the path of every request.
-pub fn is_here(ip: IpAddr) -> bool {
-    bindable(ip) && !bindable(NOBODYS)
+/// Whether this machine has the address, whatever the port. Opens sockets, so it is not for the path of every request.
+pub fn is_here(addr: SocketAddr) -> bool {
+    bindable(addr) && !bindable(SocketAddr::new(NOBODYS, 0))
 }
 
-fn bindable(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip.to_canonical(), 0)).is_ok()
+fn bindable(mut addr: SocketAddr) -> bool {
+    // A link-local address keeps its scope, without which it is nobody's.
+    if addr.ip().to_canonical().is_ipv4() {
+        addr.set_ip(addr.ip().to_canonical());
+    }
+    addr.set_port(0);
+    UdpSocket::bind(addr).is_ok()
 }
 
 #[cfg(test)]

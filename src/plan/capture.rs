@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::door::{DoorPlan, Leads, Otherwise};
-use super::peer::PeerPolicy;
+use super::peer::{PeerPolicy, Routes};
 use crate::ids::Door;
 
 /// The code point (of the range for local use, RFC 2474 §6) by which the rules tell what an inbound door sends to the
@@ -26,6 +26,8 @@ pub struct Capture {
     pub unlisted: Option<Arc<DoorPlan>>,
     /// How a port is called that the file says nothing about.
     pub app: Arc<PeerPolicy>,
+    /// What happens to some of the requests there: the same as at the other ports of the service.
+    pub routes: Routes,
 }
 
 /// How the kernel hands a captured connection over.

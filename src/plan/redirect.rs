@@ -1,5 +1,6 @@
 //! What the kernel's rules are to send to the doors: the section `redirect` made true, with the doors' ports.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
@@ -48,6 +49,23 @@ pub struct Way {
     pub except: Pick,
 }
 
+impl Way {
+    /// The entries that leave a connection alone, by the port that is called and the address that counts, as far as that is
+    /// known; what user and interface say, only the kernel sees.
+    pub fn leaves_alone(&self, port: u16, ip: Option<IpAddr>) -> Option<&'static str> {
+        let ports = |pick: &Pick| pick.ports.iter().any(|range| range.contains(&port));
+        let networks = |pick: &Pick, ip: IpAddr| pick.networks.iter().any(|net| net.contains(&ip));
+        let (only, except) = (&self.only, &self.except);
+        match ip.map(|ip| ip.to_canonical()) {
+            _ if ports(except) => Some("except.ports"),
+            Some(ip) if networks(except, ip) => Some("except.networks"),
+            _ if !only.ports.is_empty() && !ports(only) => Some("only.ports"),
+            Some(ip) if !only.networks.is_empty() && !networks(only, ip) => Some("only.networks"),
+            _ => None,
+        }
+    }
+}
+
 /// The port of a door, for each family of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoorPorts {
@@ -68,4 +86,33 @@ pub struct Pick {
     pub uids: Vec<u32>,
     /// The interface; `*` at the end stands for any rest.
     pub interfaces: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_left_alone_is_told_by_the_entry() {
+        let pick = |ports: &[RangeInclusive<u16>], net: &str| Pick {
+            ports: ports.to_vec(),
+            networks: net.parse().into_iter().collect(),
+            ..Pick::default()
+        };
+        let door = DoorPorts { v4: 1, v6: 1 };
+        let way = Way { door, only: pick(&[1..=99], "10.0.0.0/8"), except: pick(&[22..=23], "10.9.0.0/16") };
+        for (port, ip, expect) in [
+            (22, Some("10.1.1.1"), Some("except.ports")),
+            (24, Some("10.9.1.1"), Some("except.networks")),
+            (24, Some("::ffff:10.9.1.1"), Some("except.networks")),
+            (100, Some("10.1.1.1"), Some("only.ports")),
+            (24, Some("192.0.2.1"), Some("only.networks")),
+            (24, Some("10.1.1.1"), None),
+            (24, None, None),
+        ] {
+            assert_eq!(way.leaves_alone(port, ip.map(|ip| ip.parse().unwrap())), expect, "{ip:?}:{port}");
+        }
+        let all = Way { door, only: Pick::default(), except: Pick::default() };
+        assert_eq!(all.leaves_alone(22, None), None);
+    }
 }

@@ -45,12 +45,12 @@ pub fn arrived<'p>(
     }
 }
 
-/// Where an address leads that the service dialled, where no name says more.
-pub enum Way {
+/// Where an address leads that the service dialled, where no name says more; `E` is how an endpoint is known.
+pub enum Way<E = Arc<Endpoint>> {
     /// To a peer with all its endpoints: the address stands for it.
     Peer(usize),
     /// To this endpoint of a peer and no other.
-    Endpoint(usize, Arc<Endpoint>),
+    Endpoint(usize, E),
     /// To the address itself, which is nobody's.
     Passed,
 }
@@ -60,24 +60,39 @@ pub enum Way {
 /// # Errors
 /// `NoRoute` where it is nobody's and `otherwise` is `deny`.
 pub fn way(world: &World, to: SocketAddr) -> Result<Way, Failure> {
-    if let Some(index) = world.plan.virtual_peer(to) {
+    decide(&world.plan, to, || {
+        let named = world.peers.iter().enumerate().filter(|(_, peer)| peer.kind() == PeerKind::Named);
+        let mut held = named.filter_map(|(index, peer)| Some((index, peer.endpoint_at(to)?)));
+        held.next()
+    })
+}
+
+/// The way of an address by the plan; `held` finds the peer that has an endpoint there.
+///
+/// # Errors
+/// `NoRoute` where it is nobody's and `otherwise` is `deny`.
+pub fn decide<E>(plan: &Plan, to: SocketAddr, held: impl FnOnce() -> Option<(usize, E)>) -> Result<Way<E>, Failure> {
+    if let Some(index) = plan.virtual_peer(to) {
         return Ok(Way::Peer(index));
     }
     if is_virtual(to.ip()) {
         return Err(Failure::new(Reason::NoRoute, format!("{to} is a virtual address that no peer has at this port")));
     }
-    let named = world.peers.iter().enumerate().filter(|(_, peer)| peer.kind() == PeerKind::Named);
-    let mut held = named.filter_map(|(index, peer)| Some(Way::Endpoint(index, peer.endpoint_at(to)?)));
-    if let Some(held) = held.next() {
-        return Ok(held);
+    if let Some((index, endpoint)) = held() {
+        return Ok(Way::Endpoint(index, endpoint));
     }
-    match world.plan.capture.as_ref().map(|capture| capture.otherwise) {
+    match plan.capture.as_ref().map(|capture| capture.otherwise) {
         Some(Otherwise::Pass) => Ok(Way::Passed),
         Some(Otherwise::Deny) | None => {
             let todo = "list it under peers, or set outbound.otherwise to pass";
             Err(Failure::new(Reason::NoRoute, format!("no peer has an endpoint at {to}; {todo}")))
         }
     }
+}
+
+/// The peer that a server name names, at the port that was dialled.
+pub fn by_server_name(plan: &Plan, sni: &str, port: u16) -> Option<usize> {
+    if sni.is_empty() { None } else { plan.hosts.find(sni.strip_suffix('.').unwrap_or(sni), port) }
 }
 
 /// Whom a connection of the service leads to by the address it dialled.
@@ -115,8 +130,9 @@ pub fn from_caller(conn: &Conn, world: &World, peer: Arc<Peer>) -> Result<Arc<Pe
     let to = match listens {
         // No packet of somebody else comes to loopback: the service must be at the address that was dialled too.
         Some(addr) if addr.ip().is_loopback() => SocketAddr::new(to.ip(), addr.port()),
-        Some(addr) => addr,
-        None => return Ok(peer),
+        Some(addr) if addr.is_ipv4() == from.is_ipv4() => addr,
+        // No connection has addresses of two families.
+        Some(_) | None => return Ok(peer),
     };
     at(world, Going::In { to, protocol: peer.source().protocol, from: Some(from) }).map(|led| led.peer)
 }
@@ -185,11 +201,10 @@ pub async fn tls(conn: Arc<Conn>, io: Io, sni: &str, dialled: Option<(Opaque, Io
     }
 }
 
-/// The peer that a server name names, at the port that was dialled.
+/// The peer that the server name of a connection names.
 fn named(conn: &Conn, world: &World, sni: &str) -> Option<Arc<Peer>> {
-    let to = conn.caller.original.0.filter(|_| conn.is_led_by_address() && !sni.is_empty())?;
-    let index = world.plan.hosts.find(sni.strip_suffix('.').unwrap_or(sni), to.port())?;
-    world.peers.get(index).cloned()
+    let to = conn.caller.original.0.filter(|_| conn.is_led_by_address())?;
+    world.peers.get(by_server_name(&world.plan, sni, to.port())?).cloned()
 }
 
 /// Lets go of a connection that was made early.

@@ -41,7 +41,8 @@ pub(super) async fn spoken_first(
     let mut first = BytesMut::with_capacity(1024);
     tokio::select! {
         wire = sniffing.as_mut() => match wire {
-            Ok(wire) => Found::Caller(wire, Some((record, dialled))),
+            // What the peer had begun to say is for its caller all the same.
+            Ok(wire) => Found::Caller(wire, Some((record, dialled.prefixed(first.freeze())))),
             Err(error) => { record.unused(); heard(Err(error)) }
         },
         read = greeting(&mut dialled, &mut first) => match read {

@@ -14,7 +14,7 @@ use crate::http::authority::Authority;
 use crate::http::head::Facts;
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Egress, Leads, Otherwise};
-use crate::plan::peer::PeerPolicy;
+use crate::plan::peer::{PeerKind, PeerPolicy, Routes};
 use crate::plan::rules::{Priority, SubsetRule};
 use crate::reason::Reason;
 use crate::upstream::endpoint::Endpoint;
@@ -74,16 +74,24 @@ pub fn aim(conn: &Conn, world: &World, parts: &Parts, facts: &Facts) -> Result<A
                 Way::Endpoint(..) | Way::Passed => return captured::led(world, to).map(Aim::of),
             },
         },
-        Leads::Dialled => return of_conn(conn, world).map(Aim::of),
+        Leads::Dialled => {
+            let led = of_conn(conn, world)?;
+            let routes = world.plan.capture.as_ref().map(|capture| &capture.routes);
+            return Ok(Aim { taken: take(routes, parts)?, ..Aim::of(led) });
+        }
     };
     let peer = Some(captured::from_caller(conn, world, living(world, index)?)?);
     // The routes stand in the plan of the request's own World: their indices belong to it.
     let routes = index.and_then(|index| world.plan.peers.get(index)).map(|plan| &plan.routes);
-    let taken = match routes {
-        Some(routes) if !routes.list.is_empty() => Taken::find(routes, parts)?,
-        _ => None,
-    };
-    Ok(Aim { peer, only: None, taken: taken.map(Box::new) })
+    Ok(Aim { peer, only: None, taken: take(routes, parts)? })
+}
+
+/// The route that means the request, if there is one.
+fn take(routes: Option<&Routes>, parts: &Parts) -> Result<Option<Box<Taken>>, Failure> {
+    match routes {
+        Some(routes) if !routes.list.is_empty() => Ok(Taken::find(routes, parts)?.map(Box::new)),
+        _ => Ok(None),
+    }
 }
 
 /// The target of a request with this aim.
@@ -108,9 +116,15 @@ pub async fn target(
         let deadline = Deadline::after(now, policy.request_timeout).min(patience);
         return Ok(Target { peer, policy, subset: None, only, deadline, route: None });
     };
-    let to = taken.destination(&parts.headers);
-    let destination = to.and_then(|to| Some((world.peers.get(to.peer)?.clone(), to.policy, to.subset)));
-    let (peer, policy, subset) = destination.unwrap_or_else(|| (peer.clone(), peer.policy(), None));
+    let (peer, policy, subset) = match taken.destination(&parts.headers) {
+        // What comes in goes to the service, at the port and from the address that are found already.
+        Some(to) if peer.kind() == PeerKind::App => (peer, to.policy, None),
+        Some(to) => match world.peers.get(to.peer) {
+            Some(other) => (other.clone(), to.policy, to.subset),
+            None => (peer.clone(), peer.policy(), None),
+        },
+        None => (peer.clone(), peer.policy(), None),
+    };
     let deadline = Deadline::after(now, policy.request_timeout).min(patience);
     Ok(Target { peer, policy, subset, only: None, deadline, route: Some(taken) })
 }

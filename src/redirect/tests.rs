@@ -80,7 +80,10 @@ fn what_is_off_has_no_rules() {
     assert_eq!(names("inbound: { app: '127.0.0.1:1' }"), "outbound out own self inbound in");
     assert_eq!(names("inbound: { app: '127.0.0.1:1' }\nredirect: { inbound: off }"), "outbound out");
     assert_eq!(names("inbound: { app: '127.0.0.1:1' }\nredirect: { outbound: off }"), "outbound own self inbound in");
-    assert_eq!(names("redirect: { outbound: off, dns: all }"), "outbound");
+    assert_eq!(
+        names("redirect: { outbound: off, dns: all }\ndns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }"),
+        "outbound"
+    );
     assert_eq!(
         names("inbound: { app: '127.0.0.1:1' }\nredirect: { mode: tproxy }"),
         "outbound out own self inbound in back"

@@ -47,6 +47,13 @@ pub enum Going {
     },
 }
 
+/// How an address outside is called, where unlisted names are called by `policy`.
+pub fn outside(policy: &PeerPolicy) -> PeerPolicy {
+    let retry = RetryRule { attempts: 1, ..policy.rules.retry.clone() };
+    let rules = CallRules { retry, ..policy.rules.clone() };
+    PeerPolicy { connect_timeout: PATIENCE, rules, ..policy.clone() }
+}
+
 struct Entry {
     peer: Arc<Peer>,
     used: Instant,
@@ -72,9 +79,7 @@ impl Dialled {
     /// An empty table. Addresses outside are called as `policy` says of unlisted names, but for what would show the
     /// caller that somebody stands between.
     pub(super) fn new(shared: Arc<Upstreams>, policy: &PeerPolicy) -> Self {
-        let rules =
-            CallRules { retry: RetryRule { attempts: 1, ..policy.rules.retry.clone() }, ..policy.rules.clone() };
-        let out = Arc::new(PeerPolicy { connect_timeout: PATIENCE, rules, ..policy.clone() });
+        let out = Arc::new(outside(policy));
         Self { shared, out, metrics: OnceLock::new(), table: Mutex::default() }
     }
 
@@ -133,7 +138,7 @@ impl Dialled {
         let (name, kind, policy) = match going {
             Going::Out(_) => (format!("{to}"), PeerKind::Adhoc, &self.out),
             // An inbound door is never a way to somebody else.
-            Going::In { .. } if !is_here(to.ip()) => {
+            Going::In { .. } if !is_here(to) => {
                 return Err(AdhocError::new(Reason::AddressRefused, format!("{to} is not an address of this machine")));
             }
             Going::In { .. } => (format!("app:{to}"), PeerKind::App, &rules.app),

@@ -13,6 +13,7 @@ redirect:
   outbound: {{ except: {{ ports: [81], networks: [10.8.0.0/24, "fd08::/64"], uids: [1400] }} }}
   inbound: {{ except: {{ ports: [22] }} }}
   dns: {dns}
+dns: {{ listen: ["127.0.0.1:15053", "[::1]:15053"] }}
 """
 
 

@@ -86,9 +86,22 @@ def without_nf_tables(lab, _):
     def without(inject):
         return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=socket,recvfrom,sendto", "-e", inject]
 
+    parts = ("modprobe nf_tables", "script --iptables")
     # A kernel that has no netfilter by netlink, and one that was built without nf_tables.
-    refused(lab, "apply", "modprobe nf_tables", "script --iptables", file=PLAIN,
-            prefix=without("inject=socket:error=EPROTONOSUPPORT"))
+    refused(lab, "apply", *parts, file=PLAIN, prefix=without("inject=socket:error=EPROTONOSUPPORT"))
+    for command, file in (("apply", PLAIN), ("show", None), ("remove", None)):
+        refused(lab, command, *parts, file=file, prefix=without("inject=sendto:error=EINVAL:when=1"))
+    # Whatever it lacks, be it seen at the last moment (a module of one expression): the routing set by then goes again.
+    for file in (PLAIN, TPROXY):
+        for when in range(1, 40):
+            before = standing()
+            said = lab.redirect("apply", file=file, code=1, prefix=without(f"inject=sendto:error=ENOENT:when={when}"))
+            has(said, *parts)
+            same(standing(), before, f"{file.name}, message {when}: {said}")
+            if "cannot set rules" in said:
+                break
+        else:
+            raise AssertionError("the rules were never sent")
 
 
 def without_ipv6(lab, _):

@@ -24,6 +24,7 @@ need iproute2 ip
 need util-linux nsenter
 need nftables /usr/sbin/nft
 need redis-tools redis-cli
+need nats-server /usr/sbin/nats-server
 need iptables /usr/sbin/iptables
 need strace strace
 need systemd systemd-analyze

@@ -83,3 +83,27 @@ fn explain_tells_the_route_of_a_request_and_its_lines() {
     let (code, _, err) = outrigger(&["explain", "http://shop/", "-c", "/no/such/file.yaml"]);
     assert!(code == 1 && err.contains("cannot be read"), "{code} {err}");
 }
+
+#[test]
+fn explain_tells_where_a_captured_connection_leads() {
+    let folder = Folder::new();
+    let file = folder.write("o.yaml", "service: s\nredirect: {}\npeers:\n  db: { static: ['10.1.2.3:5432'] }\n");
+    let file = file.to_str().unwrap();
+    let (code, out, err) = outrigger(&["explain", "--dialled", "10.1.2.3:5432", "-c", file]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("a connection to 10.1.2.3:5432\n") && out.contains("o.yaml:4]"), "{out}");
+    let (code, out, _) = outrigger(&["explain", "http://x/", "--dialled", "10.1.2.3:5432", "--json", "-c", file]);
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &said["dialled"], &said["url"]), (0, &"10.1.2.3:5432".into(), &"http://x/".into()));
+    for (arguments, expect) in [
+        (vec!["explain", "-c", file], "<URL>"),
+        (vec!["explain", "--dialled", "db:5432", "-c", file], "invalid value"),
+        (vec!["explain", "http://x/", "--admin", "127.0.0.1:1", "-c", file], "--dialled <IP:PORT>"),
+    ] {
+        let (code, _, err) = outrigger(&arguments);
+        assert!(code == 2 && err.contains(expect), "{arguments:?}: {code} {err}");
+    }
+    let nobody = ["explain", "--dialled", "10.1.2.3:5432", "--admin", "127.0.0.1:1", "-c", file];
+    let (code, _, err) = outrigger(&nobody);
+    assert!(code == 1 && err.contains("cannot connect to 127.0.0.1:1"), "{code} {err}");
+}

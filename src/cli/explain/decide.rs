@@ -1,12 +1,14 @@
 //! The way of a request through the plan, step by step, with the code that the corridor itself asks.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Uri};
 
 use super::rules::{self, percent};
-use super::tokens;
-use super::{Asking, Explained, Outcome};
+use super::{Asking, Explained, Outcome, dialled, tokens};
 use crate::call::Failure;
 use crate::config::units::Share;
 use crate::config::values::plain;
@@ -30,26 +32,50 @@ use crate::proxy::target::unlisted;
 use crate::reason::Reason;
 use crate::upstream::adhoc::default_policy;
 
-/// Decides what becomes of the request.
+/// Decides what becomes of the request, or of the connection.
 ///
 /// # Errors
 /// There is no door that it could come through.
 pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explained<'l>, String> {
     let mut said = Explained::new(&loaded.places);
-    let door = door(loaded, asking, &mut said)?;
-    let https = asking.url.scheme_str() == Some("https");
-    if let Leads::Peer(index) = door.leads
-        && (door.protocol == Protocol::Tcp || (https && door.tls.is_none()))
-    {
-        return Ok(unseen(loaded, door, index, asking, said));
+    let door = match asking.dialled {
+        Some(to) if !dialled::is_captured(loaded, asking, to, &mut said)? => return Ok(said),
+        Some(to) => dialled::door(loaded, asking.inbound, to, &mut said)?,
+        None => door(loaded, asking, &mut said)?,
+    };
+    let tls = asking.scheme() == Some("https");
+    if let (Door::Outbound, Some(to)) = (door.side, asking.dialled) {
+        let declared = dialled::declared(loaded, &dialled::way(loaded, asking, to));
+        if asking.url.is_none() || tls || declared == Some(Protocol::Tcp) {
+            let sni = asking.url.as_ref().filter(|_| tls).and_then(Uri::host).map(plain);
+            return Ok(dialled::bytes(loaded, asking, (to, sni.as_deref()), said));
+        }
     }
+    let made = asking.dialled.and_then(|to| dialled::app(loaded, to));
+    let single = dialled::behind(loaded, door, made.as_ref());
+    if let Some(peer) = single
+        && (door.protocol == Protocol::Tcp || asking.url.is_none() || (tls && door.tls.is_none()))
+    {
+        return Ok(unseen(loaded, door, peer, asking, said));
+    }
+    Ok(request(loaded, asking, door, single, said))
+}
+
+/// What becomes of a request at a door that looks at it, and that leads to `single` if to one peer alone.
+fn request<'l>(
+    loaded: &'l Loaded,
+    asking: &Asking,
+    door: &DoorPlan,
+    single: Option<&PeerPlan>,
+    mut said: Explained<'l>,
+) -> Explained<'l> {
     let mut parts = parts(asking, door);
     let rules = Rules {
         forward_proxy: door.side == Door::Outbound,
         trusted: false,
         fills: false,
         client: None,
-        tls: https && door.tls.is_some(),
+        tls: asking.scheme() == Some("https") && door.tls.is_some(),
         upgrades: &door.upgrades,
         default_authority: None,
         fields: door.limits.fields,
@@ -57,37 +83,57 @@ pub(super) fn decide<'l>(loaded: &'l Loaded, asking: &Asking) -> Result<Explaine
     };
     let facts = match head::request(&mut parts, &rules) {
         Ok(facts) => facts,
-        Err(error) => return Ok(said.refused(&Failure::new(error.reason, error.detail))),
+        Err(error) => return said.refused(&Failure::new(error.reason, error.detail)),
     };
     if door.mtls == Mtls::Strict
         && asking.identity.is_none()
         && let Err(failure) = policy::plaintext(&loaded.plan.policy, &parts, &facts, rules.tls)
     {
-        return Ok(said.refused(&failure));
+        return said.refused(&failure);
     }
     let judged = tokens::held(loaded, asking, &parts, &mut said).and_then(|held| {
         let verdict = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &held));
         verdict.and_then(|verdict| policy::settled(verdict).map(|()| verdict))
     });
     if let Err(failure) = authorized(loaded, door, judged, &mut said) {
-        return Ok(said.refused(&failure));
+        return said.refused(&failure);
     }
     match door.side {
         Door::Inbound => rules::gate("door limits", "inbound.limits", &loaded.plan.gates.inbound, &mut said),
         Door::Outbound => rules::gate("door limits", "outbound.limits", &loaded.plan.gates.outbound, &mut said),
     }
-    let index = match door.leads {
-        Leads::Peer(index) => index,
-        // No listener of the file does; only what is captured comes to it.
-        Leads::Dialled => return Ok(said),
-        Leads::ByAuthority => match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said)
-        {
-            Some(index) => index,
-            None => return Ok(nobodys(loaded, &facts.authority, said)),
+    if let Some(peer) = single {
+        return routed(loaded, peer, parts, &facts, rules.tls, said);
+    }
+    match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said) {
+        Some((index, peer)) => {
+            if let Some(to) = asking.dialled {
+                dialled::elsewhere(loaded, asking, index, to, &mut said);
+            }
+            routed(loaded, peer, parts, &facts, rules.tls, said)
+        }
+        None => match asking.dialled {
+            None => nobodys(loaded, &facts.authority, said),
+            Some(to) => by_address(loaded, asking, to, (parts, &facts), said),
         },
-    };
-    let Some(peer) = loaded.plan.peers.get(index) else { return Ok(said) };
-    Ok(routed(loaded, peer, parts, &facts, rules.tls, said))
+    }
+}
+
+/// A captured request whose host no peer has.
+fn by_address<'l>(
+    loaded: &'l Loaded,
+    asking: &Asking,
+    to: SocketAddr,
+    (parts, facts): (Parts, &Facts),
+    mut said: Explained<'l>,
+) -> Explained<'l> {
+    said.plain("host", format!("`{}` is no peer's: what was dialled decides", facts.authority.host()));
+    let way = dialled::way(loaded, asking, to);
+    match dialled::tell_way(loaded, asking, to, way, &mut said) {
+        Ok(Some(peer)) => routed(loaded, peer, parts, facts, false, said),
+        Ok(None) => said,
+        Err(failure) => said.refused(&failure),
+    }
 }
 
 /// What is known of the caller.
@@ -95,7 +141,7 @@ fn who<'a>(asking: &'a Asking, door: &DoorPlan) -> Who<'a> {
     Who {
         identity: asking.identity.as_ref(),
         address: asking.address.map(|ip| ip.to_canonical()),
-        port: door.listen.tcp().map(|addr| addr.port()),
+        port: asking.dialled.or(door.listen.tcp()).map(|addr| addr.port()),
         request: None,
     }
 }
@@ -130,20 +176,25 @@ fn authorized(
 }
 
 /// The door that the request comes through.
-fn door<'l>(loaded: &'l Loaded, asking: &Asking, said: &mut Explained<'_>) -> Result<&'l DoorPlan, String> {
+fn door<'l>(loaded: &'l Loaded, asking: &Asking, said: &mut Explained<'_>) -> Result<&'l Arc<DoorPlan>, String> {
     let side = if asking.inbound { Door::Inbound } else { Door::Outbound };
     let mut all = loaded.plan.doors.iter().enumerate().filter(|(_, door)| door.side == side);
-    let addressed = |door: &DoorPlan| addresses(door, &asking.url);
+    let addressed = |door: &DoorPlan| asking.url.as_ref().is_some_and(|url| addresses(door, url));
     let shared = |door: &DoorPlan| asking.inbound || door.leads == Leads::ByAuthority;
     let found = all.clone().find(|(_, door)| addressed(door)).or_else(|| all.find(|(_, door)| shared(door)));
     let Some((at, door)) = found else {
         let todo = if asking.inbound { "give it `inbound`" } else { "give it `outbound.listen`" };
         return Err(format!("{} has no {} door: {todo}", loaded.places.file(), side.word()));
     };
+    tell_door(loaded, at, door, said);
+    Ok(door)
+}
+
+/// Tells of the door, which has this index in the plan.
+pub(super) fn tell_door(loaded: &Loaded, at: usize, door: &DoorPlan, said: &mut Explained<'_>) {
     let key = loaded.door_keys.get(at).map(ToString::to_string).unwrap_or_default();
     let index = key.split('[').next().unwrap_or_default().to_owned();
-    said.keyed("door", &[key, index], format!("{} {}", side.word(), door.listen));
-    Ok(door)
+    said.keyed("door", &[key, index], format!("{} {}", door.side.word(), door.listen));
 }
 
 /// Whether a URL names the place where a door listens: an inbound one by its port alone, because callers reach it by
@@ -159,16 +210,17 @@ fn addresses(door: &DoorPlan, url: &Uri) -> bool {
 /// origin-form.
 fn parts(asking: &Asking, door: &DoorPlan) -> Parts {
     let mut request = Request::new(());
+    let url = asking.url.clone().unwrap_or_default();
     *request.method_mut() = asking.method.clone();
-    *request.uri_mut() = asking.url.clone();
-    let forwarded = door.leads == Leads::ByAuthority && !addresses(door, &asking.url);
-    let authority = asking.url.authority().map(ToString::to_string).unwrap_or_default();
-    if forwarded && asking.url.scheme_str() == Some("https") {
-        let port = if asking.url.port().is_some() { "" } else { ":443" };
+    *request.uri_mut() = url.clone();
+    let forwarded = door.leads == Leads::ByAuthority && asking.dialled.is_none() && !addresses(door, &url);
+    let authority = url.authority().map(ToString::to_string).unwrap_or_default();
+    if forwarded && asking.scheme() == Some("https") {
+        let port = if url.port().is_some() { "" } else { ":443" };
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = format!("{authority}{port}").parse().unwrap_or_default();
     } else if !forwarded {
-        *request.uri_mut() = asking.url.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
+        *request.uri_mut() = url.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     }
     let headers = request.headers_mut();
     for (name, value) in &asking.fields {
@@ -186,18 +238,23 @@ fn parts(asking: &Asking, door: &DoorPlan) -> Parts {
 fn unseen<'l>(
     loaded: &'l Loaded,
     door: &DoorPlan,
-    index: usize,
+    peer: &PeerPlan,
     asking: &Asking,
     mut said: Explained<'l>,
 ) -> Explained<'l> {
-    let sni = plain(asking.url.host().unwrap_or_default());
-    let port = door.listen.tcp().map(|listen| listen.port());
-    let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off;
-    if ends && door.side == Door::Inbound && !door.passes(&sni, port) {
+    let sni = asking.url.as_ref().and_then(Uri::host).map(plain).unwrap_or_default();
+    let port = who(asking, door).port;
+    let is_opaque = matches!(door.protocol, Protocol::Auto | Protocol::Tcp);
+    // Nobody notices that captured TLS is carried.
+    let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off && !(is_opaque && asking.dialled.is_some());
+    if asking.url.is_none() && !is_opaque {
+        return said.refused(&Failure::new(Reason::WrongProtocol, "this port speaks HTTP, and these bytes are none"));
+    }
+    if ends && asking.url.is_some() && door.side == Door::Inbound && !door.passes(&sni, port) {
         return said.refused(&Failure::new(Reason::ClientTlsFailed, TLS_AT_PLAIN_DOOR));
     }
     if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni, port) {
-        let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--from` says who calls";
+        let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--identity` says who calls";
         return said.refused(&Failure::new(Reason::PlaintextRefused, detail));
     }
     let judged = policy::opaque(&loaded.plan.policy, &who(asking, door));
@@ -206,15 +263,18 @@ fn unseen<'l>(
     }
     said.plain("tunnel", "the bytes are passed on as they come: no route and no retry can see requests in them");
     said.outcome = Outcome::Tunnelled;
-    if let Some(peer) = loaded.plan.peers.get(index) {
-        rules::source(loaded, peer, &mut said);
-        rules::policy(loaded, peer, &peer.policy, None, &mut said);
-    }
+    rules::source(loaded, peer, &mut said);
+    rules::policy(loaded, peer, &peer.policy, None, &mut said);
     said
 }
 
 /// The peer that an authority names, and which of its hosts does.
-fn by_authority(loaded: &Loaded, authority: &Authority, default_port: u16, said: &mut Explained<'_>) -> Option<usize> {
+fn by_authority<'l>(
+    loaded: &'l Loaded,
+    authority: &Authority,
+    default_port: u16,
+    said: &mut Explained<'_>,
+) -> Option<(usize, &'l PeerPlan)> {
     let (host, port) = (authority.host(), authority.port().unwrap_or(default_port));
     let (index, entry) = loaded.plan.hosts.entry(&host, port)?;
     let peer = loaded.plan.peers.get(index)?;
@@ -225,7 +285,7 @@ fn by_authority(loaded: &Loaded, authority: &Authority, default_port: u16, said:
     let with = entry.map_or_else(|| "with any port".to_owned(), |port| format!("with port {port}"));
     let keys = [named.map(ToString::to_string).unwrap_or_default(), set.path.to_string()];
     said.keyed("peer", &keys, format!("{}, by its host `{host}` {with}", peer.name));
-    Some(index)
+    Some((index, peer))
 }
 
 /// A name that no peer has.
@@ -238,7 +298,7 @@ fn nobodys<'l>(loaded: &'l Loaded, authority: &Authority, mut said: Explained<'l
         return said.refused(&failure);
     }
     if let Ok(ip) = host.parse()
-        && let Err(why) = judge(std::net::SocketAddr::new(ip, authority.port().unwrap_or(80)), egress, &host)
+        && let Err(why) = judge(SocketAddr::new(ip, authority.port().unwrap_or(80)), egress, &host)
     {
         let detail = format!("{host} is {why}; outbound.allow lifts it unless it is an own listener");
         return said.refused(&Failure::new(Reason::AddressRefused, detail));
@@ -280,7 +340,7 @@ fn routed<'l>(
         rules::policy(loaded, peer, &peer.policy, None, &mut said);
         return said;
     };
-    let at = peer.routes.list.iter().position(|one| std::sync::Arc::ptr_eq(one, &taken.route)).unwrap_or(0);
+    let at = peer.routes.list.iter().position(|one| Arc::ptr_eq(one, &taken.route)).unwrap_or(0);
     let key = format!("{section}.routes[{at}]");
     said.keyed("route", std::slice::from_ref(&key), format!("`{}` means it", taken.route.name));
     worth(taken.route.priority, facts, &key, &mut said);
@@ -303,14 +363,14 @@ fn routed<'l>(
         return said.refused(&failure);
     }
     mirrored(&loaded.plan, &taken.route, &key, &mut said);
-    destinations(loaded, &taken.route, &key, &mut said);
+    destinations(loaded, peer, &taken.route, &key, &mut said);
     said
 }
 
 /// The routes before the one that takes it, each with why it does not.
 fn passed_over(peer: &PeerPlan, section: &str, parts: &Parts, taken: Option<&Taken>, said: &mut Explained<'_>) {
     let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
-    let before = peer.routes.list.iter().take_while(|one| taken.is_none_or(|t| !std::sync::Arc::ptr_eq(one, &t.route)));
+    let before = peer.routes.list.iter().take_while(|one| taken.is_none_or(|t| !Arc::ptr_eq(one, &t.route)));
     for (n, route) in before.enumerate() {
         let why: Vec<_> =
             route.matches.iter().filter_map(|one| one.miss(&asked)).map(|miss| miss.to_string()).collect();
@@ -427,10 +487,12 @@ fn edits(about: &'static str, edits: &planned::Edits, key: &str, said: &mut Expl
 }
 
 /// Each peer that may get it, and how it is called.
-fn destinations(loaded: &Loaded, route: &Route, key: &str, said: &mut Explained<'_>) {
+fn destinations(loaded: &Loaded, of: &PeerPlan, route: &Route, key: &str, said: &mut Explained<'_>) {
     let planned::Leads::To(split) = &route.leads else { return };
     for one in split.to.iter().filter(|one| one.weight > 0) {
-        let Some(peer) = loaded.plan.peers.get(one.peer) else { continue };
+        // What comes in goes to the port that was called, whatever route it takes.
+        let peer = if of.kind == PeerKind::App { Some(of) } else { loaded.plan.peers.get(one.peer) };
+        let Some(peer) = peer else { continue };
         rules::source(loaded, peer, said);
         rules::policy(loaded, peer, &one.policy, Some(key), said);
     }

@@ -1,18 +1,22 @@
 //! `outrigger explain`: what would become of a request, decided by the proxy's own code, each fact with its line.
 
 mod decide;
+mod dialled;
+mod living;
 mod rules;
 mod tokens;
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 use serde_json::json;
+
+pub use living::Living;
 
 use super::complain;
 use crate::config::expand::Variables;
@@ -23,10 +27,14 @@ use crate::plan::claims::Claims;
 use crate::proxy::failure;
 use crate::spiffe::SpiffeId;
 
-/// The request that is asked about.
+/// The request, or the captured connection, that is asked about.
 pub struct Asking {
-    /// Its URL, with scheme and host.
-    pub url: Uri,
+    /// Its URL, with scheme and host; `None` for bytes that nobody looks into.
+    pub url: Option<Uri>,
+    /// Where its captured connection was going.
+    pub dialled: Option<SocketAddr>,
+    /// The endpoints that a running sidecar knows of.
+    pub living: Option<Living>,
     /// Its method.
     pub method: Method,
     /// Its fields, as they were given.
@@ -39,6 +47,22 @@ pub struct Asking {
     pub address: Option<IpAddr>,
     /// What a good token of it would say.
     pub claims: Option<Claims>,
+}
+
+impl Asking {
+    fn scheme(&self) -> Option<&str> {
+        self.url.as_ref().and_then(Uri::scheme_str)
+    }
+
+    /// What is asked about, in a line.
+    fn words(&self) -> String {
+        match (&self.url, self.dialled) {
+            (Some(url), Some(to)) => format!("{} {url} on a connection to {to}", self.method),
+            (Some(url), None) => format!("{} {url}", self.method),
+            (None, Some(to)) => format!("a connection to {to}"),
+            (None, None) => String::new(),
+        }
+    }
 }
 
 /// Reads a URL of the command line.
@@ -100,6 +124,8 @@ pub enum Outcome {
     Answered,
     /// It gets an invented answer.
     Refused,
+    /// The kernel's rules do not bring it here.
+    Uncaptured,
 }
 
 /// Everything that holds for one request, in the order in which it is decided.
@@ -139,7 +165,7 @@ impl<'p> Explained<'p> {
     }
 
     fn text(&self, asking: &Asking) -> String {
-        let mut text = format!("{} {}\n", asking.method, asking.url);
+        let mut text = format!("{}\n", asking.words());
         let width = self.facts.iter().map(|fact| fact.about.len()).max().unwrap_or(0);
         for fact in &self.facts {
             let origin = match (fact.line, fact.key.is_empty()) {
@@ -155,8 +181,9 @@ impl<'p> Explained<'p> {
 
     fn json(&self, asking: &Asking) -> serde_json::Value {
         json!({
-            "method": asking.method.as_str(),
-            "url": asking.url.to_string(),
+            "method": asking.url.as_ref().map(|_| asking.method.as_str()),
+            "url": asking.url.as_ref().map(ToString::to_string),
+            "dialled": asking.dialled.map(|to| to.to_string()),
             "file": self.places.file(),
             "outcome": self.outcome,
             "facts": self.facts,

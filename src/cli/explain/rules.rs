@@ -28,14 +28,27 @@ pub(super) fn section(loaded: &Loaded, peer: &PeerPlan) -> String {
 /// Where a peer's endpoints come from and what is spoken to them.
 pub(super) fn source(loaded: &Loaded, peer: &PeerPlan, said: &mut Explained<'_>) {
     let section = section(loaded, peer);
-    let (word, text) = match &peer.source.addresses {
-        Addresses::Static(specs) if peer.kind == PeerKind::App => (app_key(loaded, peer), list(specs)),
-        Addresses::Static(specs) => ("static".to_owned(), list(specs)),
-        Addresses::Dns { host, port } => ("dns".to_owned(), format!("the A and AAAA records of {host}, port {port}")),
-        Addresses::Srv { name } => ("srv".to_owned(), format!("the SRV records of {name}")),
-        Addresses::File { path } => ("file".to_owned(), format!("the control file {}", path.display())),
+    let keyed = |word: &str| Some(format!("{section}.{word}"));
+    let (key, text) = match &peer.source.addresses {
+        Addresses::Static(specs) if peer.kind == PeerKind::App => {
+            (app_key(loaded, peer).and_then(|word| keyed(&word)), list(specs))
+        }
+        Addresses::Static(specs) => (keyed("static"), list(specs)),
+        Addresses::Dns { host, port } => (keyed("dns"), format!("the A and AAAA records of {host}, port {port}")),
+        Addresses::Srv { name } => (keyed("srv"), format!("the SRV records of {name}")),
+        Addresses::File { path } => (keyed("file"), format!("the control file {}", path.display())),
     };
-    said.keyed("endpoints", &[format!("{section}.{word}")], format!("{}: {text}", peer.name));
+    let text = format!("{}: {text}", peer.name);
+    match key {
+        Some(key) => said.keyed("endpoints", &[key], text),
+        None => said.plain("endpoints", text),
+    }
+    spoken(loaded, peer, said);
+}
+
+/// What is spoken to a peer.
+pub(super) fn spoken(loaded: &Loaded, peer: &PeerPlan, said: &mut Explained<'_>) {
+    let section = section(loaded, peer);
     let protocol = match peer.source.protocol {
         Protocol::Auto => "the caller's own version, or what ALPN says",
         Protocol::Http1 => "HTTP/1.1",
@@ -56,17 +69,17 @@ fn list(specs: &[crate::plan::peer::EndpointSpec]) -> String {
     specs.iter().map(|spec| spec.addr.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The key below `inbound` that names this app.
-fn app_key(loaded: &Loaded, peer: &PeerPlan) -> String {
-    let Addresses::Static(specs) = &peer.source.addresses else { return "app".to_owned() };
+/// The key below `inbound` that names this app; `None` for a port that the file does not list.
+fn app_key(loaded: &Loaded, peer: &PeerPlan) -> Option<String> {
+    let Addresses::Static(specs) = &peer.source.addresses else { return None };
     let same = |app: &crate::ids::Addr| specs.iter().any(|spec| spec.addr == *app);
-    let ports = loaded.config.inbound.iter().flat_map(|inbound| inbound.ports.0.iter().enumerate());
+    let mut ports = loaded.config.inbound.iter().flat_map(|inbound| inbound.ports.0.iter().enumerate());
     let own = loaded.config.inbound.as_ref().and_then(|inbound| inbound.app.as_ref());
     if own.is_some_and(|app| same(&app.value.0)) {
-        return "app".to_owned();
+        return Some("app".to_owned());
     }
-    let port = ports.into_iter().find(|(_, port)| port.app.as_ref().is_some_and(|app| same(&app.value.0)));
-    port.map_or_else(|| "app".to_owned(), |(n, _)| format!("ports[{n}].app"))
+    let port = ports.find(|(_, port)| port.app.as_ref().is_some_and(|app| same(&app.value.0)));
+    port.map(|(n, _)| format!("ports[{n}].app"))
 }
 
 /// How a peer is called: by its own rules, with what the route of this key says on top.

@@ -30,18 +30,21 @@ fn explain_in(file: &str, arguments: &str) -> String {
     let method = words.next().unwrap();
     let mut fields = Vec::new();
     let (mut inbound, mut identity, mut address, mut said) = (false, None, None, None);
+    let (mut dialled, mut living) = (None, None);
     for word in words {
         match word {
             "in" => inbound = true,
             word if word.starts_with("spiffe:") => identity = Some(word.parse().unwrap()),
+            word if word.starts_with("to ") => dialled = Some(word[3..].parse().unwrap()),
+            word if word.starts_with("{\"peers") => living = Some(serde_json::from_str(word).unwrap()),
             word if word.starts_with('{') => said = Some(claims(word).unwrap()),
             word if word.starts_with("from ") => address = Some(word[5..].parse().unwrap()),
             word if word.starts_with("http") => asking = Some(url(word).unwrap()),
             word => fields.push(field(word).unwrap()),
         }
     }
-    let (url, method) = (asking.unwrap(), method.parse().unwrap());
-    let asking = Asking { url, method, fields, inbound, identity, address, claims: said };
+    let method = method.parse().unwrap();
+    let asking = Asking { url: asking, dialled, living, method, fields, inbound, identity, address, claims: said };
     let loaded = load_text(file, Path::new("/f"), &Facts::PLAIN, &|_| None).unwrap();
     decide::decide(&loaded, &asking).map_or_else(|why| why, |explained| explained.text(&asking))
 }
@@ -320,4 +323,121 @@ inbound:
             .sign(&serde_json::json!({ "alg": "ES256" }), &serde_json::json!({ "iss": "https://l" }))
     );
     assert!(says(&explain_in(file, &unread), "refused", "503, reason keys_unavailable"), "{unread}");
+}
+
+/// In transparent mode.
+const CAPTURED: &str = "service: s
+redirect:
+  outbound: { except: { ports: [22], networks: [10.9.0.0/16] } }
+  dns: all
+inbound:
+  app: 127.0.0.1:8080
+  routes:
+    - { match: { path: /internal/* }, respond: { status: 404 } }
+    - { match: { path: /slow }, timeout: { request: 9s } }
+  deny: [{ ports: 7000 }]
+dns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }
+peers:
+  late: { dns: \"late.shop:5432\" }
+  shop: { static: [10.0.0.1:80, 10.0.0.2:80], routes: [{ match: { path: /x }, respond: { status: 410 } }] }
+  data: { static: [10.0.0.3:5432], protocol: tcp, hosts: [data] }
+";
+
+/// An address that stands for `shop`.
+fn virtual_shop() -> std::net::Ipv4Addr {
+    let loaded = load_text(CAPTURED, Path::new("/f"), &Facts::PLAIN, &|_| None).unwrap();
+    loaded.plan.virtual_ips.find("shop").unwrap().v4
+}
+
+fn all_say(rows: &[(&str, &str, &str)]) {
+    for (asking, about, what) in rows {
+        let text = explain_in(CAPTURED, asking);
+        assert!(says(&text, about, what), "{asking}: {about} {what}\n{text}");
+    }
+}
+
+#[test]
+fn what_was_dialled_leads_where_nothing_more_is_said() {
+    let stands_for_shop = format!("GET | to {}:80", virtual_shop());
+    let living = "{\"peers\":[{\"name\":\"late\",\"kind\":\"named\",\"endpoints\":[{\"address\":\"10.7.7.7:5432\"}]}]}";
+    all_say(&[
+        ("GET | to 10.0.0.3:5432", "door", "outbound 127.0.0.1:15001 [default]"),
+        ("GET | to [fd00::1]:5432", "door", "outbound [::1]:15001 [default]"),
+        ("GET | to 10.0.0.3:5432", "captured", "yes, from all users and interfaces that are not excepted [/f:3]"),
+        ("GET | to 10.0.0.3:5432", "peer", "data, which has an endpoint at 10.0.0.3:5432 [/f:15]"),
+        ("GET | to 10.0.0.3:5432", "endpoint", "10.0.0.3:5432 and no other, past the routes"),
+        ("GET | to 10.0.0.3:5432", "tunnel", "the bytes are passed on as they come"),
+        ("GET | to 10.0.0.2:80", "not known", "where late can be found now"),
+        (
+            "GET | to 10.7.7.7:5432",
+            "peer",
+            "none has an endpoint at 10.7.7.7:5432, so `otherwise` decides: pass [default]",
+        ),
+        ("GET | to 10.7.7.7:5432", "endpoint", "10.7.7.7:5432 itself, as it is"),
+        ("GET | to 10.7.7.7:5432", "timeout.connect", "30s"),
+        (&format!("GET | to 10.7.7.7:5432 | {living}"), "peer", "late, which has an endpoint at 10.7.7.7:5432 [/f:13]"),
+        (&stands_for_shop, "peer", "stands for its host `shop` [/f:14]"),
+        (&stands_for_shop, "endpoints", "shop: 10.0.0.1:80, 10.0.0.2:80"),
+        (
+            "GET | to 240.240.9.9:80",
+            "refused",
+            "404, reason no_route (side policy): 240.240.9.9:80 is a virtual address",
+        ),
+        ("GET | to 127.0.0.1:15001", "captured", "no, loopback never is"),
+    ]);
+}
+
+#[test]
+fn a_name_on_a_captured_connection_leads() {
+    let at_shop = format!("GET | http://x/x | to {}:80", virtual_shop());
+    all_say(&[
+        // By a host, whatever was dialled.
+        ("GET | http://shop/x | to 10.7.7.7:80", "answer", "410 with 0 bytes from the file [/f:14]"),
+        ("GET | http://shop/ | to 10.7.7.7:80", "dialled", "10.7.7.7:80, which is none of its endpoints"),
+        ("GET | http://shop-0.shop/x | to 10.0.0.1:80", "host", "`shop-0.shop` is no peer's: what was dialled decides"),
+        ("GET | http://shop-0.shop/x | to 10.0.0.1:80", "endpoint", "10.0.0.1:80 and no other"),
+        (&at_shop, "answer", "410"),
+        ("GET | http://x/ | to 10.7.7.7:80", "endpoint", "10.7.7.7:80 itself"),
+        // By the server name, at the port that was dialled; what a peer is declared to speak binds.
+        ("GET | https://shop/ | to 10.7.7.7:443", "peer", "shop, by the server name `shop` [/f:14]"),
+        ("GET | https://shop/ | to 10.7.7.7:443", "tunnel", "the bytes"),
+        ("GET | https://x/ | to 10.0.0.1:80", "server name", "`x` is no peer's: what was dialled decides"),
+        ("GET | https://shop/ | to 10.0.0.3:5432", "server name", "`shop` is not looked at: `protocol: tcp` binds"),
+        ("GET | http://shop/ | to 10.0.0.3:5432", "peer", "data, which has an endpoint"),
+    ]);
+}
+
+#[test]
+fn what_the_rules_leave_alone_and_what_comes_in() {
+    all_say(&[
+        ("GET | to 10.0.0.3:22", "captured", "no, `redirect.outbound.except.ports` leaves it alone: it goes past"),
+        ("GET | to 10.9.1.1:80", "captured", "no, `redirect.outbound.except.networks` leaves it alone"),
+        ("GET | to 10.9.1.1:53", "captured", "no, `redirect.dns` sends it to the DNS door [/f:4]"),
+        // What comes in.
+        ("GET | in | to 192.0.2.7:8080", "endpoints", "app: 127.0.0.1:8080 [/f:6]"),
+        ("GET | http://s/internal/a | in | to 192.0.2.7:9000", "answer", "404 with 0 bytes from the file [/f:8]"),
+        ("GET | http://s/slow | in | to 192.0.2.7:9000", "endpoints", "app:192.0.2.7:9000: 192.0.2.7:9000"),
+        ("GET | http://s/slow | in | to 192.0.2.7:9000", "timeout.request", "9s [/f:9]"),
+        ("GET | http://s/ | in | to 192.0.2.7:9000", "protocol", "the caller's own version"),
+        ("GET | in | to 192.0.2.7:7000", "refused", "403, reason denied (side policy): `inbound.deny[0]` (line 10)"),
+        ("GET | https://s/ | in | to 192.0.2.7:9000", "tunnel", "the bytes"),
+        ("GET | in | to 192.0.2.7:15006", "captured", "no, it is a port of the sidecar itself"),
+    ]);
+    let deny = CAPTURED.replace("dns: all", "mode: tproxy\noutbound: { otherwise: deny }");
+    let text = explain_in(&deny, "GET | to 10.7.7.7:5432");
+    assert!(says(&text, "peer", "decides: deny [/f:5]") && says(&text, "refused", "404, reason no_route"), "{text}");
+    let text = explain_in(&deny, "GET | in | to 192.0.2.7:8080");
+    assert!(says(&text, "address shown", "its caller's: the app is called at 192.0.2.7 and not on loopback"), "{text}");
+    let text = explain_in(FILE, "GET | to 10.7.7.7:5432");
+    assert_eq!(text, "/f has no outbound connections captured: give it `redirect`, or leave --dialled away");
+}
+
+#[test]
+fn a_captured_connection_is_told_in_full() {
+    let file = "service: s\nredirect: {}\npeers: { db: { static: [10.1.2.3:5432], protocol: tcp, retry: off } }\n";
+    let text = explain_in(file, "GET | to 10.1.2.3:5432");
+    assert!(text.starts_with("a connection to 10.1.2.3:5432\n  captured "), "{text}");
+    let about = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    let all: Vec<_> = text.lines().skip(1).map(about).take(6).collect();
+    assert_eq!(all, ["captured", "door", "tunnel", "peer", "endpoint", "protocol"], "{text}");
 }

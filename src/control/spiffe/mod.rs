@@ -250,7 +250,7 @@ impl Taking {
             Err(OutOfDate { identity, why }) => {
                 self.waiting = Some(identity);
                 // It is tried again and again, and counts once.
-                if !self.store.news().refused.is_some_and(|refused| refused.why == why) {
+                if self.store.news().refused.is_none_or(|refused| refused.why != why) {
                     self.refuse(why);
                 }
             }

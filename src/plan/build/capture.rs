@@ -16,9 +16,13 @@ pub fn capture(rules: &Rules, config: &Config, doors: &[Arc<DoorPlan>], peers: &
     for app in peers.iter_mut().filter(|peer| peer.kind == PeerKind::App) {
         app.source.to_app = Some(ToApp { from: None });
     }
-    let app = peers.iter().find(|peer| peer.kind == PeerKind::App).map(|peer| peer.policy.clone());
+    let apps = || peers.iter().filter(|peer| peer.kind == PeerKind::App);
+    let app = apps().next().map(|peer| peer.policy.clone());
+    // All apps that speak HTTP share them.
+    let routes = apps().find(|peer| !peer.routes.list.is_empty()).map(|peer| peer.routes.clone()).unwrap_or_default();
     let first = doors.iter().find(|door| door.side == Door::Inbound);
     let passthrough = super::doors::passed_anywhere(config);
+    // What is said of the port of a door says nothing about others.
     let unlisted = |like: &Arc<DoorPlan>| DoorPlan {
         leads: Leads::Dialled,
         protocol: Protocol::Auto,
@@ -37,6 +41,7 @@ pub fn capture(rules: &Rules, config: &Config, doors: &[Arc<DoorPlan>], peers: &
         ports: ports(doors, peers),
         unlisted: first.map(|like| Arc::new(unlisted(like))),
         app: app.unwrap_or_else(|| Arc::new(PeerPolicy::default())),
+        routes,
     }
 }
 

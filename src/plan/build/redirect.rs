@@ -10,8 +10,9 @@ use crate::config::collect::{List, OneOrMore, OrAll};
 use crate::config::kind::Set;
 use crate::config::problem::Problems;
 use crate::config::redirect::{self, Interface, PortRange, UserId};
+use crate::config::tree::Mark;
 use crate::config::values::{Listen, Network};
-use crate::plan::redirect::{Capture, DoorPorts, Mode, Pick, Way};
+use crate::plan::redirect::{Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
 
 /// What is to be captured, or what is wrong with it.
 pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
@@ -36,7 +37,7 @@ pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
         outbound: sound(outbound)?,
         inbound: sound(inbound)?,
         own: own_ports(config),
-        dns: said.dns.value.0.as_ref().map(servers),
+        dns: questions(said.dns.value.0.as_ref(), said.dns.origin.at(), config, problems)?,
         mark: u32::try_from(said.mark.0).unwrap_or_default(),
     };
     if capture.outbound.is_none() && capture.inbound.is_none() && capture.dns.is_none() {
@@ -117,6 +118,39 @@ fn door(listeners: &[Set<Listen>], reach: Reach, key: &str, problems: &mut Probl
     Some(ports)
 }
 
+/// The name servers whose questions are captured, with an empty list all of them. Without a DNS door where the kernel
+/// leads them the service could look nothing up any more.
+fn questions(
+    said: Option<&OrAll<OneOrMore<Network>>>,
+    at: Option<Mark>,
+    config: &Config,
+    problems: &mut Problems,
+) -> Option<Option<Vec<IpNet>>> {
+    let Some(said) = said else { return Some(None) };
+    let servers: Vec<IpNet> = said.0.iter().flat_map(|listed| &listed.0).map(|network| network.0.trunc()).collect();
+    let listeners: Vec<_> = config.dns.listen.iter().flat_map(|listen| &listen.0).collect();
+    let asked = |v6: &bool| servers.is_empty() || servers.iter().any(|net| matches!(net, IpNet::V6(_)) == *v6);
+    let doors = [false, true].into_iter().filter(asked).map(|v6| SocketAddr::new(Reach::Loopback.place(v6), DNS_PORT));
+    let (there, lacking): (Vec<_>, Vec<_>) = doors.partition(|door| listeners.iter().any(|listen| listen.0 == *door));
+    let list = lacking.iter().map(|door| format!("`{door}`")).collect::<Vec<_>>().join(" and ");
+    match (there.is_empty(), lacking.first()) {
+        (true, Some(_)) => {
+            let text = format!("sends questions to the DNS door, and there is none: add {list} to `dns.listen`");
+            problems.error("redirect.dns", at, text, None);
+            return None;
+        }
+        (false, Some(door)) => {
+            let family = if door.is_ipv4() { "IPv4" } else { "IPv6" };
+            let text = format!(
+                "takes no questions over {family}: those that `redirect.dns` captures get no answer; add {list}, unless {family} is off"
+            );
+            config.dns.listen.iter().for_each(|listen| listen.warn(problems, text.clone()));
+        }
+        (_, None) => {}
+    }
+    Some(Some(servers))
+}
+
 /// Ports at which this sidecar listens for others.
 fn own_ports(config: &Config) -> Vec<u16> {
     let inbound = config.inbound.iter().flat_map(|inbound| {
@@ -167,10 +201,6 @@ fn interfaces(list: &List<Interface>) -> Vec<String> {
     list.0.iter().map(|interface| interface.0.clone()).collect()
 }
 
-fn servers(servers: &OrAll<OneOrMore<Network>>) -> Vec<IpNet> {
-    servers.0.iter().flat_map(|listed| &listed.0).map(|network| network.0.trunc()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,8 +235,32 @@ mod tests {
         check(&outbound("'[::]:7'"), Some([(7, 7), (0, 0)]), "");
         check(&outbound("'[::1]:7'"), Some([(7, 7), (0, 0)]), "takes no connections over IPv4");
         // What is not captured needs no door.
-        check("outbound: { listen: 'unix:/x' }\nredirect: { outbound: off, dns: all }", Some([(0, 0), (0, 0)]), "");
+        let dns = "dns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }";
+        check(
+            &format!("outbound: {{ listen: 'unix:/x' }}\nredirect: {{ outbound: off, dns: all }}\n{dns}"),
+            Some([(0, 0), (0, 0)]),
+            "",
+        );
         check("redirect: { outbound: off }", None, "captures nothing");
+    }
+
+    #[test]
+    fn captured_questions_need_a_dns_door() {
+        let fine = Some([(15001, 15001), (0, 0)]);
+        let both = "add `127.0.0.1:15053` and `[::1]:15053` to `dns.listen`";
+        for (servers, listen, ports, said) in [
+            ("all", "", None, both),
+            ("all", "127.0.0.1:53", None, both),
+            ("[192.0.2.1]", "'[::1]:15053'", None, "add `127.0.0.1:15053` to `dns.listen`"),
+            ("all", "127.0.0.1:15053", fine, "takes no questions over IPv6"),
+            ("all", "'[::1]:15053'", fine, "takes no questions over IPv4"),
+            ("[192.0.2.1]", "127.0.0.1:15053", fine, ""),
+            ("['fd00::53']", "'[::1]:15053'", fine, ""),
+            ("off", "", fine, ""),
+        ] {
+            let door = if listen.is_empty() { String::new() } else { format!("dns: {{ listen: {listen} }}") };
+            check(&format!("redirect: {{ dns: {servers} }}\n{door}"), ports, said);
+        }
     }
 
     #[test]

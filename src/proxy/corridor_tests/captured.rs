@@ -318,6 +318,10 @@ async fn a_captured_port_leads_to_its_app_or_to_the_address_itself() {
     read_until(&mut caller, "hi").await;
     // What is declared of the app says nothing about other ports.
     assert_eq!(house.plan.capture.as_ref().unwrap().unlisted.as_ref().unwrap().protocol, Protocol::Auto);
+    // Nor does a port that is passed through.
+    let passes = service(", passthrough: [15006]").0.plan.clone();
+    let capture = passes.capture.as_ref().unwrap();
+    assert!(!capture.unlisted.as_ref().unwrap().passes_all && passes.doors.iter().any(|door| door.passes_all));
     let mut caller = house.coming(other, "*1\r\n$4\r\nPING\r\n").await;
     let mut server = unlisted.recv().await.unwrap();
     read_until(&mut server, "PING\r\n").await;
@@ -338,6 +342,63 @@ async fn a_captured_port_leads_to_its_app_or_to_the_address_itself() {
     let mut caller = house.coming(other, GET).await;
     let answer = read_until(&mut caller, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("reason=connect_refused; side=app"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_routes_of_the_service_hold_at_every_port_of_it() {
+    let routes = ", routes: [{ match: { path: /path }, respond: { status: 410 } }, { response-headers: { set: { x-by: route } } }]";
+    let (house, other, mut unlisted) = service(routes);
+    let mut caller = house.coming(other, GET).await;
+    settle().await;
+    assert!(unlisted.try_recv().is_err(), "the route answers");
+    let answer = read_until(&mut caller, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 410"), "{answer}");
+    // What a route only changes still goes to the port that was dialled.
+    let mut caller = house.coming(other, "GET /else HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut server = unlisted.recv().await.unwrap();
+    read_until(&mut server, "\r\n\r\n").await;
+    say(&mut server, OK).await;
+    let answer = read_until(&mut caller, "hi").await;
+    assert!(answer.contains("x-by: route"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_app_is_called_from_its_callers_address_whatever_route_is_taken() {
+    let (app, listed) = pipes::listen_tcp();
+    for routes in ["", ", routes: [{ timeout: { request: 5s } }]"] {
+        let text = format!(
+            "service: s\nadmin: {{ listen: off }}\nredirect: {{ mode: tproxy }}\n\
+             inbound: {{ listen: \"[::]:15006\", app: \"{app}\"{routes} }}\n"
+        );
+        let house = House::of(&text, mpsc::channel(1).1);
+        let (mut ours, theirs) = duplex(PIPE);
+        ours.write_all(GET.as_bytes()).await.unwrap();
+        let door = house.plan.capture.as_ref().unwrap().door(&house.plan.doors, app.port()).unwrap();
+        let client = ClientAddr(Some(SocketAddr::from(([192, 0, 2, 7], 4000))));
+        let caller = crate::proxy::Caller { client, original: OriginalDst(Some(app)) };
+        house.serve_at(door, caller, &house.learned, Io::boxed(theirs));
+        settle().await;
+        drop(ours);
+        // Its peer is that of one caller, and not the one that all share.
+        let lines = house.lines().await;
+        assert!(lines.iter().any(|line| line.contains(&format!("peer=app:{app} "))), "{routes}: {lines:#?}");
+    }
+    drop(listed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_of_one_family_is_called_for_callers_of_the_other_too() {
+    let text = "service: s\nadmin: { listen: off }\nredirect: { mode: tproxy }\n\
+                inbound: { listen: \"[::]:15006\", app: \"192.0.2.1:8080\" }\n";
+    let house = House::of(text, mpsc::channel(1).1);
+    let door = house.plan.capture.as_ref().unwrap().door(&house.plan.doors, 8080).unwrap();
+    let client = ClientAddr(Some("[2001:db8::7]:4000".parse().unwrap()));
+    let caller = crate::proxy::Caller { client, original: OriginalDst(Some("[2001:db8::9]:8080".parse().unwrap())) };
+    let drain = house.core.inbound.drain.watch();
+    let conn = connection::accepted(&house.core, &house.plan, door, &house.learned, caller, drain);
+    // Its caller's address it cannot be shown.
+    let led = crate::proxy::target::of_conn(&conn, &house.core.world.load()).map_err(|failure| failure.detail);
+    assert_eq!(led.map(|led| led.peer.name().to_string()), Ok("app".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,22 @@ async fn whoever_speaks_first_decides() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_app_began_to_say_is_not_lost_when_its_caller_speaks() {
+    let mut house = House::new("");
+    let mut caller = house.caller("").await;
+    let mut app = house.app().await;
+    // So far it may become HTTP/2's SETTINGS.
+    say(&mut app, "\0\0").await;
+    settle().await;
+    say(&mut caller, "*1\r\n$4\r\nPING\r\n").await;
+    read_until(&mut app, "PING\r\n").await;
+    say(&mut app, "+").await;
+    let mut heard = [1; 3];
+    let whole = tokio::time::timeout(Duration::from_secs(60), caller.read_exact(&mut heard)).await;
+    assert!(whole.is_ok() && &heard == b"\0\0+", "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_app_is_told_to_callers_that_speak_and_shown_to_others() {
     let mut house = House::new("");
     house.app.close();

@@ -1,4 +1,4 @@
-"""The services of the suite, one by its name on the command line: HTTP, SMTP and NATS as far as a session needs them."""
+"""The services of the suite, one by its name on the command line: HTTP, SMTP as far as a session needs it, and FTP."""
 
 import http.client
 import http.server
@@ -53,16 +53,21 @@ def app(name, port, host="::"):
 
 
 class Lines(socketserver.ThreadingTCPServer):
+    address_family = socket.AF_INET6
     allow_reuse_address = True
     daemon_threads = True
 
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
 
 class Smtp(socketserver.StreamRequestHandler):
-    """Greets first, takes a message, and says how much it took."""
+    """Greets its caller by its address, takes a message, and says how much it took."""
 
     def handle(self):
         say = lambda text: self.wfile.write(text.encode() + b"\r\n")
-        say("220 mail ready")
+        say(f"220 mail ready for {self.client_address[0].removeprefix('::ffff:')}")
         data, taken = False, 0
         for line in self.rfile:
             word = line.strip().upper()[:4]
@@ -81,26 +86,21 @@ class Smtp(socketserver.StreamRequestHandler):
                 say("250 fine")
 
 
-class Nats(socketserver.StreamRequestHandler):
-    """INFO first, then messages go back to the one subscription there is."""
+def ftp(folder, first, last):
+    """Real FTP, by pyftpdlib: who comes without a name may read and write the folder, by the passive ports from `first` to `last`."""
+    from pyftpdlib.authorizers import DummyAuthorizer
+    from pyftpdlib.handlers import FTPHandler
+    from pyftpdlib.servers import FTPServer
 
-    def handle(self):
-        self.wfile.write(b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576}\r\n')
-        sid = b"1"
-        for line in self.rfile:
-            words = line.split()
-            if words[:1] == [b"PING"]:
-                self.wfile.write(b"PONG\r\n")
-            elif words[:1] == [b"SUB"]:
-                sid = words[-1]
-            elif words[:1] == [b"PUB"]:
-                body = self.rfile.read(int(words[-1]) + 2)
-                self.wfile.write(b"MSG " + words[1] + b" " + sid + b" " + words[-1] + b"\r\n" + body)
+    FTPHandler.authorizer = DummyAuthorizer()
+    FTPHandler.authorizer.add_anonymous(folder, perm="elradfmw")
+    FTPHandler.passive_ports = range(int(first), int(last) + 1)
+    FTPServer(("0.0.0.0", 21), FTPHandler).serve_forever()
 
 
-def lines(kind, port):
-    Lines(("0.0.0.0", int(port)), {"smtp": Smtp, "nats": Nats}[kind]).serve_forever()
+def smtp(port):
+    Lines(("::", int(port)), Smtp).serve_forever()
 
 
 if __name__ == "__main__":
-    {"app": app, "lines": lines}[sys.argv[1]](*sys.argv[2:])
+    {"app": app, "ftp": ftp, "smtp": smtp}[sys.argv[1]](*sys.argv[2:])

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.parse
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "clients")]
@@ -22,6 +23,10 @@ from lab import Lab, find, wait_for
 
 ROOT = HERE.parents[2]
 SERVERS = HERE / "servers.py"
+# Python with the libraries that are pinned in tests/clients.
+PYTHON = HERE.parents[1] / "clients" / ".venv" / "bin" / "python"
+# Where the FTP server waits for data connections: a port each, because it reuses none at once.
+PASSIVE = range(60000, 60010)
 # In everything that is sent between sidecars, and so what must not be seen on the way.
 SECRET = "the-secret-that-nobody-reads"
 NAMES = """10.88.0.2 shop.mesh shop-0.shop.mesh
@@ -54,18 +59,25 @@ class Mesh:
         self.issue()
         self.watch()
         self.peers = {
-            "shop": {"static": [f"{host.v4}:8080" for host in (self.shop0, self.shop1)], "hosts": ["shop.mesh"],
+            "shop": {"static": [f"{host.v4}:8080" for host in (self.shop0, self.shop1)], "hosts": ["shop.mesh", "shop.unlisted"],
                      "protocol": "http1", "balance": "round-robin", "mtls": {"id": "spiffe://test/shop"}},
             "shop6": {"static": [f"[{host.v6}]:8080" for host in (self.shop0, self.shop1)], "hosts": [],
                       "mtls": {"id": "spiffe://test/shop"}},
-            "data": {"static": [f"{self.data.v4}:{port}" for port in (8080, 2525, 4222, 6379, 3306, 5432, 50051)], "hosts": [],
+            "data": {"static": [f"{self.data.v4}:{port}" for port in (8080, 21, 2525, 4222, 6379, 3306, 5432, 50051, *PASSIVE)], "hosts": [],
                      "mtls": {"id": "spiffe://test/data"}},
-            "seen": {"static": [f"{self.seen.v4}:8080"], "hosts": ["seen.mesh"], "mtls": {"id": "spiffe://test/seen"}},
+            "seen": {"static": [f"{self.seen.v4}:{port}" for port in (8080, 2525)], "hosts": [],
+                     "mtls": {"id": "spiffe://test/seen"}},
+            "seen6": {"static": [f"[{self.seen.v6}]:{port}" for port in (8080, 2525)], "hosts": [],
+                      "mtls": {"id": "spiffe://test/seen"}},
         }
         self.sidecars = {}
         for host, service in ((self.web, "web"), (self.shop0, "shop"), (self.shop1, "shop"), (self.data, "data")):
-            self.apply(host, service, {"dns": {"listen": "127.0.0.1:15053"}} if host is self.web else None)
+            door = {"dns": {"listen": ["127.0.0.1:15053", "[::1]:15053"]}, "redirect": {"mode": "redirect", "dns": "all"}}
+            self.apply(host, service, door if host is self.web else None)
             self.sidecar(host)
+        self.apply(self.six, "web")
+        self.sidecar(self.six)
+        self.app(self.six, "::1")
         self.app(self.web, "127.0.0.1")
         self.app(self.shop0, "127.0.0.1")
         self.app(self.shop1, "127.0.0.1")
@@ -149,13 +161,15 @@ def over_ipv6_too(mesh):
         one = answer(mesh.web, f"http://[{host.v6}]:8080/{SECRET}", "-6")
         assert one["name"] == host.name and "spiffe://test/web" in one["from"], one
     assert answer(mesh.web, f"http://[{mesh.out.v6}]/")["name"] == "out"
+    # A name with addresses of both families leads to all of its peer, whichever of them was dialled.
+    for family, dialled in (("-4", mesh.shop0.v4), ("-6", f"[{mesh.shop0.v6}]")):
+        names = {answer(mesh.web, f"http://shop.mesh:8080/{SECRET}{family}", family)["name"] for _ in range(20)}
+        assert names == {"shop-0", "shop-1"}, (family, names)
+        assert f"original={dialled}:8080" in mesh.log(mesh.web)
 
 
 @case
 def a_host_that_has_ipv6_alone(mesh):
-    mesh.apply(mesh.six, "web")
-    mesh.sidecar(mesh.six)
-    mesh.app(mesh.six, "::1")
     one = answer(mesh.six, f"http://[{mesh.shop0.v6}]:8080/{SECRET}")
     assert one["name"] == "shop-0" and "spiffe://test/web" in one["from"], one
     assert answer(mesh.six, f"http://[{mesh.out.v6}]/")["name"] == "out"
@@ -172,6 +186,20 @@ def a_virtual_address_stands_for_all_of_its_peer(mesh):
 
 
 @case
+def a_name_that_no_server_knows_leads_to_its_peer(mesh):
+    # No host has it in a file, and nobody answers at the name server of resolv.conf.
+    names = [answer(mesh.web, f"http://shop.unlisted:8080/{SECRET}") for _ in range(20)]
+    assert {one["name"] for one in names} == {"shop-0", "shop-1"}, names
+    assert all("spiffe://test/web" in one["from"] for one in names), names
+    # Whichever server is asked, over whatever.
+    for server in ("192.0.2.53", "2001:db8::53"):
+        for more in ([], ["+tcp"]):
+            asked = mesh.web.call(find("dig"), f"@{server}", *more, "+short", "shop.unlisted").split()
+            assert len(asked) == 1 and asked[0].startswith("240.240."), (server, more, asked)
+    assert mesh.shop0.call("curl", "-sS", "http://shop.unlisted:8080/", ok=False) == 6
+
+
+@case
 def the_service_calls_itself(mesh):
     for url in (f"http://{mesh.shop0.v4}:8080/", f"http://[{mesh.shop0.v6}]:8080/", "http://shop-0.shop.mesh:8080/"):
         one = answer(mesh.shop0, url + SECRET)
@@ -180,22 +208,76 @@ def the_service_calls_itself(mesh):
     assert one["name"] == "shop-0" and "spiffe://test/shop" in one["from"], one
 
 
+def spoken(mesh, port):
+    """What the caller's sidecar remembers of a port of `data`."""
+    return {one["address"]: one.get("spoken") for one in mesh.state(mesh.web)["captured"]}.get(f"{mesh.data.v4}:{port}")
+
+
 @case
 def servers_that_speak_first_do_not_wait(mesh):
-    for kind, port in (("smtp", 2525), ("nats", 4222)):
-        mesh.data.start(kind, [sys.executable, SERVERS, "lines", kind, port], ready=lambda: mesh.data.listens(port))
+    mesh.data.start("smtp", [sys.executable, SERVERS, "smtp", 2525], ready=lambda: mesh.data.listens(2525))
     mail = (f"import smtplib, time\nstart = time.monotonic()\nmail = smtplib.SMTP('data.mesh', 2525, timeout=10)\n"
             f"print(time.monotonic() - start)\nmail.sendmail('a@a', ['b@b'], '{SECRET}\\n' * 100)\nmail.quit()\n")
     took = float(mesh.web.call(sys.executable, "-c", mail))
     assert took < 0.15, f"the greeting took {took:.3f} s"
-    nats = (f"import socket, time\nstart = time.monotonic()\nwire = socket.create_connection(('data.mesh', 4222), 10)\n"
-            f"file = wire.makefile('rwb')\nassert file.readline().startswith(b'INFO ')\ntook = time.monotonic() - start\n"
-            f"file.write(b'CONNECT {{}}\\r\\nSUB a 7\\r\\nPUB a {len(SECRET)}\\r\\n{SECRET}\\r\\nPING\\r\\n')\nfile.flush()\n"
-            f"assert file.readline() == b'MSG a 7 {len(SECRET)}\\r\\n'\nassert file.readline() == b'{SECRET}\\r\\n'\nprint(took)\n")
-    took = float(mesh.web.call(sys.executable, "-c", nats))
-    assert took < 0.15, f"the greeting took {took:.3f} s"
-    known = {one["address"]: one.get("spoken") for one in mesh.state(mesh.web)["captured"]}
-    assert known[f"{mesh.data.v4}:2525"] == "server-first" and known[f"{mesh.data.v4}:4222"] == "server-first", known
+    assert spoken(mesh, 2525) == "server-first"
+
+
+@case
+def nats(mesh):
+    mesh.data.start("nats", [find("nats-server"), "-a", "0.0.0.0", "-p", "4222"], ready=lambda: mesh.data.listens(4222))
+    script = mesh.lab.path("talk.py")
+    script.write_text(f"""import asyncio, nats, sys
+
+async def answers(wire):
+    async def upper(asked):
+        await asked.respond(asked.data.upper())
+    await wire.subscribe("upper", cb=upper)
+    await wire.flush()
+    print("ready", flush=True)
+    await asyncio.sleep(3600)
+
+async def asks(wire):
+    print((await wire.request("upper", b"{SECRET}", timeout=10)).data.decode())
+    many = await wire.subscribe("many.*")
+    for n in range(200):
+        await wire.publish(f"many.{{n}}", b"{SECRET}" * 500)
+    print(sum([len((await many.next_msg(10)).data) for n in range(200)]))
+    await wire.drain()
+
+async def main():
+    wire = await nats.connect("nats://data.mesh:4222", connect_timeout=10, allow_reconnect=False)
+    await {{"answers": answers, "asks": asks}}[sys.argv[1]](wire)
+
+asyncio.run(main())
+""")
+    other = mesh.shop0.start("answers", [PYTHON, "-u", script, "answers"])
+    wait_for(lambda: "ready" in other.output() or not other.alive(), "the other client has subscribed")
+    assert mesh.web.call(PYTHON, script, "asks").split() == [SECRET.upper(), str(200 * 500 * len(SECRET))], other.output()
+    assert spoken(mesh, 4222) == "server-first"
+    other.stop()
+
+
+@case
+def ftp(mesh):
+    folder = mesh.lab.path("ftp")
+    folder.mkdir()
+    (folder / "there").write_text(SECRET * 10_000)
+    (folder / "empty").touch()
+    argv = [PYTHON, SERVERS, "ftp", folder, PASSIVE[0], PASSIVE[-1]]
+    mesh.data.start("ftp", argv, ready=lambda: mesh.data.listens(21), user=("env",))
+    curl = ["curl", "-sS", "--fail", "--max-time", "10"]
+    assert sorted(mesh.web.call(*curl, "--list-only", "ftp://data.mesh/").split()) == ["empty", "there"]
+    assert spoken(mesh, 21) == "server-first"
+    # The server speaks first on the data connection, the client does, and nobody at all; by EPSV and by PASV.
+    for way in ([], ["--disable-epsv"]):
+        assert mesh.web.call(*curl, *way, "ftp://data.mesh/there") == SECRET * 10_000
+        assert mesh.web.call(*curl, *way, "ftp://data.mesh/empty") == ""
+        for name in ("there", "empty"):
+            mesh.web.call(*curl, *way, "-T", folder / name, f"ftp://data.mesh/{name}-again")
+            assert (folder / f"{name}-again").read_bytes() == (folder / name).read_bytes(), name
+            (folder / f"{name}-again").unlink()
+    assert any(spoken(mesh, port) for port in PASSIVE), mesh.state(mesh.web)["captured"]
 
 
 @case
@@ -242,18 +324,17 @@ def postgres(mesh):
 
 @case
 def grpc(mesh):
-    python = HERE.parents[1] / "clients" / ".venv" / "bin" / "python"
     serve = ("import grpc, concurrent.futures\n"
              "echo = grpc.unary_unary_rpc_method_handler(lambda asked, _: asked + b'!')\n"
              "many = grpc.stream_stream_rpc_method_handler(lambda asked, _: (one + b'!' for one in asked))\n"
              "server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))\n"
              "server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler('t.T', {'Echo': echo, 'Many': many}),))\n"
              "server.add_insecure_port('0.0.0.0:50051'); server.start(); server.wait_for_termination()\n")
-    mesh.data.start("grpc", [python, "-c", serve], ready=lambda: mesh.data.listens(50051))
+    mesh.data.start("grpc", [PYTHON, "-c", serve], ready=lambda: mesh.data.listens(50051))
     call = (f"import grpc\nwith grpc.insecure_channel('data.mesh:50051') as channel:\n"
             f"    print(channel.unary_unary('/t.T/Echo')(b'{SECRET}', timeout=10).decode())\n"
             f"    print(len(list(channel.stream_stream('/t.T/Many')(iter([b'{SECRET}'] * 50), timeout=10))))\n")
-    assert mesh.web.call(python, "-c", call).split() == [SECRET + "!", "50"]
+    assert mesh.web.call(PYTHON, "-c", call).split() == [SECRET + "!", "50"]
 
 
 @case
@@ -271,6 +352,27 @@ def what_is_outside_is_reached_as_before(mesh):
 
 
 @case
+def it_is_explained_where_connections_go(mesh):
+    calls = ((f"{mesh.shop1.v4}:8080", "http://nobody.example/", "shop"), (f"{mesh.out.v4}:80", "http://shop.mesh:8080/", "shop"),
+             (f"[{mesh.shop0.v6}]:8080", "http://nobody.example/", "shop6"), (f"{mesh.data.v4}:6379", None, "data"),
+             (f"{mesh.out.v4}:80", "http://out.example/", "none"))
+    for number, (to, url, peer) in enumerate(calls):
+        argv = [mesh.lab.binary, "explain", *([url] if url else []), "--dialled", to, "--admin", "127.0.0.1:15000", "--json",
+                "-c", mesh.lab.path("web.yaml")]
+        facts = json.loads(mesh.web.run(*argv))["facts"]
+        told = next(fact["text"] for fact in facts if fact["about"] == "peer")
+        assert told.replace(",", " ").split()[0] == peer, (to, url, facts)
+        if url:
+            # And that is where it goes.
+            host = urllib.parse.urlsplit(url).netloc
+            mesh.web.call("curl", "-sS", "-o", "/dev/null", "-H", f"host: {host}", f"http://{to}/explained-{number}")
+            went = f"peer={peer if peer != 'none' else to} "
+            lines = lambda: [line for line in mesh.log(mesh.web).splitlines() if f"path=/explained-{number} " in line]
+            line = wait_for(lines, "the access line")[0]
+            assert went in line and f"original={to} " in line, (to, url, line)
+
+
+@case
 def own_listeners_are_not_dialled(mesh):
     told = mesh.web.call("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{mesh.web.v4}:15006/")
     assert told in ("508", "403"), told
@@ -278,16 +380,41 @@ def own_listeners_are_not_dialled(mesh):
 
 @case
 def the_app_sees_its_caller_by_tproxy(mesh):
-    mesh.apply(mesh.seen, "seen", {"redirect": {"mode": "tproxy"}, "inbound": {"app": "127.0.0.1:8080"}})
+    mesh.apply(mesh.seen, "seen", {"redirect": {"mode": "tproxy"},
+        "inbound": {"app": "127.0.0.1:8080", "routes": [{"match": {"path": f"/{SECRET}"}, "timeout": {"request": "5s"}}]}})
     refused = mesh.seen.call("env", mesh.lab.binary, "run", "-c", mesh.lab.path("seen.yaml"), ok=False)
     assert refused == 1, refused
     mesh.sidecar(mesh.seen, ("--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"))
-    mesh.app(mesh.seen, "0.0.0.0")
-    for host in (mesh.web, mesh.shop0, mesh.web):
-        one = answer(host, f"http://seen.mesh:8080/{SECRET}")
-        assert one["client"] == host.v4 and "spiffe://test/" in one["from"], one
-    one = answer(mesh.seen, f"http://{mesh.seen.v4}:8080/{SECRET}")
-    assert one["name"] == "seen" and "spiffe://test/seen" in one["from"], one
+    mesh.app(mesh.seen, "::")
+    mesh.seen.start("smtp", [sys.executable, SERVERS, "smtp", 2525], ready=lambda: mesh.seen.listens(2525))
+    greeted = "import socket, sys; print(socket.create_connection((sys.argv[1], 2525), 10).recv(100).decode())"
+    assert answer(mesh.web, f"http://seen.mesh:8080/{SECRET}")["client"] == mesh.web.v4
+    for there, families in ((mesh.seen.v4, "v4"), (mesh.seen.v6, "v6")):
+        for host in (mesh.web, mesh.shop0, mesh.web):
+            caller, name = getattr(host, families), f"[{there}]" if ":" in there else there
+            one = answer(host, f"http://{name}:8080/{SECRET}")
+            assert one["client"] == caller and "spiffe://test/" in one["from"], one
+            # A port that the file does not list, and bytes that nobody looks into.
+            assert host.call(sys.executable, "-c", greeted, there).strip() == f"220 mail ready for {caller}"
+        one = answer(mesh.seen, f"http://{name}:8080/{SECRET}")
+        assert one["name"] == "seen" and "spiffe://test/seen" in one["from"], one
+    assert answer(mesh.six, f"http://[{mesh.seen.v6}]:8080/{SECRET}")["client"] == mesh.six.v6
+
+
+@case
+def a_callers_port_is_not_taken_to_call_the_app_from_its_address(mesh):
+    # By TPROXY both connections have its address and the app's: with one port too they would be the same one.
+    narrow = "echo 50000 50009 > /proc/sys/net/ipv4/ip_local_port_range"
+    for host in (mesh.web, mesh.seen):
+        host.run("sh", "-c", narrow)
+    held = ("import socket\nheld = [socket.create_connection(('seen.mesh', 2525), 5) for _ in range(4)]\n"
+            "for wire in held:\n    wire.settimeout(5)\n    print(wire.recv(100).decode().strip())\n")
+    try:
+        said = mesh.web.call(sys.executable, "-c", held).splitlines()
+    finally:
+        for host in (mesh.web, mesh.seen):
+            host.run("sh", "-c", narrow.replace("50000 50009", "32768 60999"))
+    assert said == [f"220 mail ready for {mesh.web.v4}"] * 4, said
 
 
 def under_load(mesh, seconds, meanwhile):
@@ -344,6 +471,21 @@ def an_app_may_start_before_its_sidecar_and_again(mesh):
     assert code == "503", code
     mesh.app(mesh.shop0, "127.0.0.1")
     assert answer(mesh.web, f"http://{mesh.shop0.v4}:8080/")["name"] == "shop-0"
+
+
+@case
+def link_local_addresses_lead_to_their_ports(mesh):
+    mesh.sidecars["six"].stop()
+    mesh.apply(mesh.six, "web", {"inbound": {"app": "[::1]:8080", "mtls": "off"}})
+    mesh.sidecar(mesh.six)
+    mesh.six.start("other", [sys.executable, SERVERS, "app", "other", 9090, "::"], ready=lambda: mesh.six.listens(9090, "::1"))
+    settled = lambda: mesh.six.run("ip", "-6", "addr", "show", "dev", "eth0", "scope", "link", "-tentative").split()
+    words = wait_for(settled, "it has a link-local address")
+    there = next(word for word in words if word.startswith("fe80")).split("/")[0]
+    # A port that the file lists, and one that it does not.
+    for port, name in ((8080, "six"), (9090, "other")):
+        one = answer(mesh.out, f"http://[{there}%25eth0]:{port}/", "-g")
+        assert one["name"] == name, (port, one)
 
 
 @case
