@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::collect::is_name;
 use super::kind::{Scalar, Wrong};
 use crate::ids::Addr;
-use crate::spiffe::{NotSpiffe, is_trust_domain};
+use crate::spiffe::{IdMatch, NotSpiffe, is_trust_domain};
 
 /// Patterns of the schema; the parsers below are stricter.
 const ADDR: &str = r"^(unix:/.+|(\[[0-9A-Fa-f:.]+(%[^\]]+)?\]|[0-9.]+):[0-9]{1,5})$";
@@ -156,8 +156,8 @@ scalars! {
 
     /// A SPIFFE ID.
     SpiffeId(crate::spiffe::SpiffeId) "spiffe-id",
-        "a SPIFFE ID such as `spiffe://shop/payments`", r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
-        |text| text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string())), ToString::to_string;
+        "a SPIFFE ID such as `spiffe://shop/payments`", r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$",
+        workload, ToString::to_string;
 
     /// A trust domain.
     TrustDomain(String) "trust-domain",
@@ -173,10 +173,17 @@ scalars! {
         };
 
     /// A SPIFFE ID, or with a last segment of `*` all below it.
-    SpiffeIds(crate::spiffe::IdMatch) "spiffe-ids",
+    SpiffeIds(IdMatch) "spiffe-ids",
         "a SPIFFE ID such as `spiffe://shop/payments`, or `spiffe://shop/*` for all of a trust domain",
-        r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*(/\*)?$",
-        |text| text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string())), ToString::to_string;
+        r"^spiffe://[a-z0-9._-]+((/[A-Za-z0-9._-]+)+(/\*)?|/\*)$",
+        |text| match text.strip_suffix("/*") {
+            Some(_) => text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string())),
+            None => {
+                let meant = |wrong| Wrong { hint: all_of(text), ..wrong };
+                workload(text).map(IdMatch::Exact).map_err(meant)
+            }
+        },
+        ToString::to_string;
 }
 
 /// The name of a field; field names know no case (RFC 9110 §5.1).
@@ -242,6 +249,18 @@ impl Scalar for AllowEntry {
             Self::Net(net) => net.to_string(),
         }
     }
+}
+
+/// The ID of a workload, which has a path (X509-SVID §5.2).
+fn workload(text: &str) -> Result<crate::spiffe::SpiffeId, Wrong> {
+    let id: crate::spiffe::SpiffeId = text.parse().map_err(|why: NotSpiffe| Wrong::because(why.to_string()))?;
+    if id.path().is_empty() { Err(Wrong::because("no caller or peer is a trust domain itself")) } else { Ok(id) }
+}
+
+/// All workloads of a trust domain, where the text is one.
+fn all_of(text: &str) -> Option<String> {
+    let id: crate::spiffe::SpiffeId = text.parse().ok()?;
+    id.path().is_empty().then(|| format!("{id}/*"))
 }
 
 fn workload_api(text: &str) -> Result<Addr, Wrong> {
@@ -487,7 +506,7 @@ mod tests {
         ]);
         check::<SpiffeId>(&[
             ("spiffe://shop/a/b", Ok("spiffe://shop/a/b")),
-            ("spiffe://shop", Ok("spiffe://shop")),
+            ("spiffe://shop", Err("no caller or peer is a trust domain itself")),
             ("spiffe://Shop/a", Err("a trust domain has lower-case letters, digits, `.`, `-` and `_`")),
             (
                 "spiffe://shop/",

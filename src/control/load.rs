@@ -21,6 +21,7 @@ use crate::files;
 use crate::ids::PeerName;
 use crate::jwt::source::read_file as read_keys;
 use crate::plan::Plan;
+use crate::plan::build::identity::lint as lint_identities;
 use crate::plan::build::{Built, Content, FileUse, build};
 use crate::plan::control_file::{self, ControlFile};
 use crate::plan::door::Egress;
@@ -97,7 +98,10 @@ pub fn load_text(text: &str, path: &Path, facts: &Facts, variables: Variables<'_
     let Built { plan, door_keys, files } = build(&config, &folder(path), &mut problems);
     look_at(&files, &plan.egress, &mut problems);
     if !problems.has_errors() {
-        try_tls(&plan, &places, &mut problems);
+        let identity = try_tls(&plan, &places, &mut problems);
+        if let (Some(own), Some(files)) = (identity, plan.identity.as_deref().and_then(IdentityPlan::files)) {
+            lint_identities(&config, files, own.id().trust_domain(), &mut problems);
+        }
     }
     let problems = problems.sorted();
     if problems.has_errors() {
@@ -165,9 +169,9 @@ fn look_at(all: &[FileUse], egress: &Egress, problems: &mut Problems) {
     }
 }
 
-/// Makes each TLS configuration as it will be used, once all its files can be read.
-fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
-    let (mut said, mut warnings) = (HashSet::new(), Vec::new());
+/// Makes each TLS configuration as it will be used, once all its files can be read; gives the identity that files hold.
+fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) -> Option<Identity> {
+    let (mut said, mut warnings, mut own) = (HashSet::new(), Vec::new(), None);
     let mut say = |key: String, text: String| {
         if said.insert((key.clone(), text.clone())) {
             let problem = places.problem(&key, text);
@@ -186,6 +190,7 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
                 let problem = places.problem("identity", warning);
                 warnings.push(problem);
             }
+            own = Some(identity);
         }
         None => {}
     }
@@ -205,6 +210,7 @@ fn try_tls(plan: &Plan, places: &Places, problems: &mut Problems) {
     for warning in warnings {
         problems.warning(&warning.key, warning.at, warning.text);
     }
+    own
 }
 
 /// The key of the identity's file that a problem begins with.

@@ -5,9 +5,14 @@ use http::uri::Uri;
 
 use super::token::Fault;
 use crate::plan::jwt::Place;
+use crate::plan::matching::alike;
+use crate::plan::path::decoded_bytes;
 
 /// Which of them a service would read is not known, so none is.
 const SEVERAL: Fault = Fault::Invalid("there are several in one place");
+
+/// A name that only some services read as the place's hides a second token from us or from them.
+const HIDDEN: Fault = Fault::Invalid("something stands beside its place that some servers take for the place itself");
 
 /// The token that stands there; `None` where there is none.
 ///
@@ -32,20 +37,13 @@ fn in_field<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Option<&'r 
             found = Some(token?);
         }
     }
-    // Servers that map `-` to `_` would take one for the other.
-    if headers.keys().any(|other| other != name && alike(other.as_str(), name.as_str())) {
+    if headers.keys().any(|other| other != name && alike(other, name)) {
         return Err(Fault::Invalid(
-            "it stands in a field whose name differs by `_` for `-`: some servers take both for one",
+            "it stands in a field whose name differs by `_` for `-`, or the like: some servers take both for one",
         ));
     }
     // Also a token beside credentials of another kind: a service could read either.
     if tokens > 0 && fields_seen > 1 { Err(SEVERAL) } else { Ok(found) }
-}
-
-/// Whether two names are one but for `-` and `_`.
-fn alike(one: &str, other: &str) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    one.len() == other.len() && one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 
 /// What follows the word `Bearer` (in any case, RFC 9110 §11.1); in a field of its own the token may stand alone.
@@ -65,45 +63,45 @@ fn bearer<'r>(name: &HeaderName, field: &'r HeaderValue) -> Option<Result<&'r st
     }
 }
 
-/// The values of a cookie in one field (RFC 6265 §5.4), without quotes.
+/// The values of a cookie in one field (RFC 6265 §5.4), without quotes. Some servers cut at commas too (RFC 2109 §4.4).
 fn cookies<'r>(field: &'r HeaderValue, name: &str) -> impl Iterator<Item = Result<&'r str, Fault>> {
     field.as_bytes().split(|byte| *byte == b';').filter_map(move |pair| {
-        let pair = pair.trim_ascii();
-        let value = pair.strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-        Some(std::str::from_utf8(value).map_err(|_| Fault::Invalid("it is no ASCII text")))
-    })
-}
-
-/// The values of a parameter of the query. Neither its name nor a token has a character that need be written otherwise
-/// there; a name that only some services read as this one hides a second token from us or them.
-fn parameters<'r>(uri: &'r Uri, name: &str) -> impl Iterator<Item = Result<&'r str, Fault>> {
-    const HIDDEN: Fault =
-        Fault::Invalid("the name of its parameter is encoded or follows a `;`, which services read in two ways");
-    let pairs = uri.query().unwrap_or_default().split('&');
-    pairs.filter_map(move |pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let means = |piece: &str| decoded(piece.split_once('=').map_or(piece, |(key, _)| key)).eq(name.bytes());
-        match pair.split(';').enumerate().find(|(_, piece)| means(piece)) {
-            Some((0, _)) if key == name => Some(Ok(value)),
-            Some(_) => Some(Err(HIDDEN)),
-            None => None,
+        if let Some(value) = cookie(pair.trim_ascii(), name) {
+            return Some(std::str::from_utf8(value).map_err(|_| Fault::Invalid("it is no ASCII text")));
         }
+        pair.split(|byte| *byte == b',').any(|piece| may_be(name, piece)).then_some(Err(HIDDEN))
     })
 }
 
-/// What percent-encoding stands for; what is none stands for itself.
-fn decoded(text: &str) -> impl Iterator<Item = u8> {
-    let mut rest = text.bytes();
-    std::iter::from_fn(move || {
-        let byte = rest.next()?;
-        let mut ahead = rest.clone();
-        let mut digit = || ahead.next().and_then(|byte| char::from(byte).to_digit(16));
-        let (high, low) = if byte == b'%' { (digit(), digit()) } else { (None, None) };
-        let (Some(high), Some(low)) = (high, low) else { return Some(byte) };
-        rest = ahead;
-        u8::try_from(high * 16 + low).ok()
+fn cookie<'r>(pair: &'r [u8], name: &str) -> Option<&'r [u8]> {
+    let value = pair.strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+}
+
+/// The values of a parameter of the query. Some servers cut at semicolons too.
+fn parameters<'r>(uri: &'r Uri, name: &str) -> impl Iterator<Item = Result<&'r str, Fault>> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs.filter_map(move |pair| match pair.split_once('=').unwrap_or((pair, "")) {
+        (key, value) if key == name => Some(Ok(value)),
+        _ => pair.split(';').any(|piece| may_be(name, piece.as_bytes())).then_some(Err(HIDDEN)),
     })
+}
+
+/// Whether some server reads a `NAME=VALUE` as a cookie or parameter of this name, which has no character that need be written
+/// otherwise: percent-encoding, other letter case, blanks and the like around it, an end at a NUL, what PHP writes as `_`, and
+/// its lists (`NAME[]`).
+fn may_be(name: &str, piece: &[u8]) -> bool {
+    let blank = |byte: &u8| !byte.is_ascii_graphic() || *byte == b'+';
+    let gap = |byte: u8| matches!(byte, b'_' | b'.' | b' ' | b'+' | b'[');
+    let key = piece.split(|byte| *byte == b'=').next().unwrap_or_default();
+    let mut rest = decoded_bytes(key).skip_while(blank);
+    let same =
+        |mine: u8| rest.next().is_some_and(|theirs| mine.eq_ignore_ascii_case(&theirs) || (gap(mine) && gap(theirs)));
+    name.bytes().all(same)
+        && match rest.next() {
+            None | Some(0 | b'[') => true,
+            Some(end) => blank(&end) && rest.all(|byte| blank(&byte)),
+        }
 }
 
 fn only<'r>(mut all: impl Iterator<Item = Result<&'r str, Fault>>) -> Result<Option<&'r str>, Fault> {

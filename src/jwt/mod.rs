@@ -8,6 +8,8 @@ pub mod keys;
 pub mod known;
 pub mod source;
 #[cfg(test)]
+mod spelling_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

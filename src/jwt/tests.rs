@@ -18,9 +18,9 @@ use crate::plan::claims::Claims;
 use crate::plan::jwt::{IssuerPlan, JwtPlan, KeysPlan, Place};
 use crate::telemetry::metrics::Metrics;
 
-const NOW: u64 = 1_800_000_000;
+pub(super) const NOW: u64 = 1_800_000_000;
 
-fn issuer(place: Place) -> IssuerPlan {
+pub(super) fn issuer(place: Place) -> IssuerPlan {
     IssuerPlan {
         issuer: "https://login.test".into(),
         audiences: Some(vec!["checkout".into(), "shop".into()]),
@@ -41,7 +41,7 @@ fn bearer() -> IssuerPlan {
     issuer(Place::Header(http::header::AUTHORIZATION))
 }
 
-fn claims() -> Value {
+pub(super) fn claims() -> Value {
     json!({ "iss": "https://login.test", "aud": "checkout", "exp": NOW + 300, "scope": "orders.write", "sub": "ann" })
 }
 
@@ -235,14 +235,14 @@ fn a_set_without_usable_keys_is_refused() {
 }
 
 /// A service that believes in one issuer, whose keys are known.
-struct Stage {
+pub(super) struct Stage {
     key: Signer,
     tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
 }
 
 impl Stage {
-    fn new(issuers: Vec<IssuerPlan>) -> Self {
+    pub(super) fn new(issuers: Vec<IssuerPlan>) -> Self {
         let (metrics, key) = (Arc::new(Metrics::default()), Signer::p256());
         let plan = Arc::new(JwtPlan { issuers });
         let tokens = Tokens::next(None, &plan, vec!["scope".into(), "realm.roles".into()], &metrics).unwrap();
@@ -257,11 +257,11 @@ impl Stage {
         }
     }
 
-    fn token(&self, claims: &Value) -> String {
+    pub(super) fn token(&self, claims: &Value) -> String {
         self.key.sign(&json!({ "alg": "ES256", "kid": "k" }), claims)
     }
 
-    fn judge(&self, parts: &Parts, now: u64) -> Result<Vec<Claims>, Fault> {
+    pub(super) fn judge(&self, parts: &Parts, now: u64) -> Result<Vec<Claims>, Fault> {
         let held = self.tokens.judge(parts, UNIX_EPOCH + Duration::from_secs(now))?;
         Ok(held.iter().map(|claims| (**claims).clone()).collect())
     }
@@ -271,7 +271,7 @@ impl Stage {
     }
 }
 
-fn parts(uri: &str, fields: &[(&str, &str)]) -> Parts {
+pub(super) fn parts(uri: &str, fields: &[(&str, &str)]) -> Parts {
     let mut request = Request::builder().uri(uri);
     for (name, value) in fields {
         request = request.header(*name, *value);

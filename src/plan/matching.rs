@@ -133,6 +133,14 @@ fn bytes(value: &HeaderValue) -> &[u8] {
     value.as_bytes()
 }
 
+/// Whether servers may take two names of fields for one: such as make variables of them (RFC 3875 §4.1.18) write `_` for `-`,
+/// some for whatever is no letter or digit.
+pub fn alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let (one, other) = (one.as_str(), other.as_str());
+    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
 /// Whether a content type is gRPC's; `application/grpc-web` is another protocol: its errors ride in the body.
 pub fn is_grpc(kind: &HeaderValue) -> bool {
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
@@ -166,9 +174,31 @@ impl TextMatch {
     }
 
     /// Whether there are fields of this name, if any are asked for, and all of them say so.
-    pub fn holds_for_all(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
+    fn holds_for_all(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
         let each = || headers.get_all(name).iter().map(bytes);
         self.holds_any(each()) && each().all(|one| self.holds_any(std::iter::once(one)))
+    }
+
+    /// Whether a server may find a field of this name that says so, in one of its spellings or as a part of a list (RFC 9110
+    /// §5.3), or may find none where none is asked for.
+    pub fn may_hold_for(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Present(false) => !headers.contains_key(name),
+            text => headers.iter().any(|(other, value)| alike(name, other) && text.may_hold(bytes(value))),
+        }
+    }
+
+    /// Whether every server finds fields of this name that say so, or none where none is asked for.
+    pub fn surely_holds_for(&self, name: &HeaderName, headers: &HeaderMap) -> bool {
+        // Which of two spellings a server reads is its choice.
+        self.holds_for_all(name, headers) && !headers.keys().any(|other| other != name && alike(name, other))
+    }
+
+    fn may_hold(&self, value: &[u8]) -> bool {
+        let parts = || value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        // An expression is about characters, and which ones other bytes stand for is the server's choice.
+        let unread = matches!(self, Self::Regex(_)) && std::str::from_utf8(value).is_err();
+        unread || self.holds_any(std::iter::once(value)) || (value.contains(&b',') && self.holds_any(parts()))
     }
 
     /// Whether this text is meant.

@@ -8,6 +8,7 @@ pub mod door;
 pub mod egress;
 pub mod fallback;
 pub mod health;
+pub mod host;
 pub mod hosts;
 pub mod identity;
 pub mod jwt;

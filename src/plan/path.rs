@@ -5,7 +5,8 @@
 ///
 /// Refused are what RFC 3986 §6.2.2 would normalise and servers read differently: dot segments, empty segments,
 /// slashes, backslashes, dots and control characters in percent-encoding, backslashes, parameters (`;`), broken
-/// percent-encoding, and encoded bytes that are no UTF-8 (an overlong `%c0%af` is a slash to some).
+/// percent-encoding, and encoded bytes that are no UTF-8 (an overlong `%c0%af` is a slash to some). So is what some cut a
+/// path off at or trim: an encoded `?` or `#`, a blank at an end of a segment.
 pub fn ambiguity(path: &str) -> Option<&'static str> {
     if path == "*" {
         return None;
@@ -17,6 +18,7 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
             b'\\' => return Some("a backslash"),
             b';' => return Some("a `;`"),
             b'/' if bytes.get(at + 1) == Some(&b'/') => return Some("an empty segment"),
+            b'/' if is_blank(bytes, at + 1) => return Some("a blank at the beginning of a segment"),
             b'/' if is_dots(bytes.get(at + 1..).unwrap_or_default()) => return Some("a dot segment"),
             b'%' => match (hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
                 (Some(high), Some(low)) => match high * 16 + low {
@@ -24,6 +26,11 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
                     b'.' => return Some("an encoded dot"),
                     b'%' => return Some("an encoded `%`"),
                     b';' => return Some("an encoded `;`"),
+                    b'?' => return Some("an encoded `?`"),
+                    b'#' => return Some("an encoded `#`"),
+                    b' ' if matches!(bytes.get(at + 3), None | Some(b'/')) => {
+                        return Some("a blank at the end of a segment");
+                    }
                     0 => return Some("an encoded NUL"),
                     1..=31 | 127 => return Some("an encoded control character"),
                     byte => {
@@ -42,7 +49,12 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
 
 /// The bytes that a path means, percent-encoding taken away; what is no encoding stands for itself.
 pub fn decoded(path: &str) -> impl Iterator<Item = u8> + Clone {
-    let mut rest = path.as_bytes();
+    decoded_bytes(path.as_bytes())
+}
+
+/// The same of any text.
+pub fn decoded_bytes(text: &[u8]) -> impl Iterator<Item = u8> + Clone {
+    let mut rest = text;
     std::iter::from_fn(move || {
         let (&first, after) = rest.split_first()?;
         let pair = if first == b'%' { hex(after.first()).zip(hex(after.get(1))) } else { None };
@@ -72,6 +84,11 @@ fn is_utf8(path: &str) -> bool {
     true
 }
 
+/// Whether an encoded blank stands here.
+fn is_blank(bytes: &[u8], at: usize) -> bool {
+    bytes.get(at..at + 3) == Some(b"%20")
+}
+
 /// Whether the segment that begins here is `.` or `..`.
 fn is_dots(rest: &[u8]) -> bool {
     let segment = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
@@ -97,7 +114,7 @@ mod tests {
             "/..a",
             "/a..",
             "/.well-known/x",
-            "/%20",
+            "/a%20b",
             "/%C3%A4",
             "/%F0%9F%8C%8D",
             "/a=b,c@d:e",
@@ -119,6 +136,10 @@ mod tests {
             ("/a%00", "an encoded NUL"),
             ("/a;b=c", "a `;`"),
             ("/a%3Bb", "an encoded `;`"),
+            ("/a%3fb", "an encoded `?`"),
+            ("/a%23", "an encoded `#`"),
+            ("/a%20", "a blank at the end of a segment"),
+            ("/%20a", "a blank at the beginning of a segment"),
             ("/a\\b", "a backslash"),
             ("/a%", "broken percent-encoding"),
             ("/a%2", "broken percent-encoding"),

@@ -1,10 +1,10 @@
 //! Who may ask what of the service: rules that deny, then rules that allow. Pure: it is given facts and says yes or no.
 //!
 //! A doubt never helps the caller. A rule that denies means all spellings that a server may take for its own (letter case,
-//! a slash at the end); one that allows means only what it says. What cannot be seen in opaque bytes (a path, say) is
+//! a slash at the end, `_` for `-` in a field's name, an address in any notation); one that allows means only what it says. What cannot be seen in opaque bytes (a path, say) is
 //! taken to be there by a rule that denies, and to be missing by one that allows.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName};
@@ -12,6 +12,7 @@ use http::{Method, Uri};
 use ipnet::IpNet;
 
 use super::claims::{ClaimRule, Claims};
+use super::host::HostRule;
 use super::matching::TextMatch;
 use super::path::decoded;
 use super::route::Line;
@@ -62,15 +63,6 @@ pub struct PathRule {
     pub path: String,
     /// Whether what lies below it is meant too.
     pub below: bool,
-}
-
-/// A host, with any port or with one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostRule {
-    /// In lower case, without brackets and trailing dot.
-    pub name: String,
-    /// Its port.
-    pub port: Option<u16>,
 }
 
 /// What is known about a request, or a connection of opaque bytes, when it is judged.
@@ -233,17 +225,21 @@ impl Rule {
 
     fn means_head(&self, asked: &Asked<'_>, sense: Sense) -> bool {
         let method = |one: &Method| is_method(one, asked, sense);
+        let host = |one: &HostRule| match sense {
+            Sense::Wide => one.may_hold(asked.host),
+            Sense::Narrow => one.holds(asked.host, asked.host_port),
+        };
         (self.methods.is_empty() || self.methods.iter().any(method))
             && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(asked.uri.path(), sense)))
-            && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.holds(asked.host, asked.host_port)))
+            && (self.hosts.is_empty() || self.hosts.iter().any(host))
             && self.headers.iter().all(|(name, text)| match sense {
-                Sense::Wide => text.holds_for(name, asked.headers),
+                Sense::Wide => text.may_hold_for(name, asked.headers),
                 // A server may read any of several fields, so that all of them must say what is asked for.
-                Sense::Narrow => text.holds_for_all(name, asked.headers),
+                Sense::Narrow => text.surely_holds_for(name, asked.headers),
             })
     }
 
-    /// Whether everything that `other` means is meant by this one too; false where that is not certain.
+    /// Whether this rule denies everything that `other` allows; false where that is not certain.
     pub fn covers(&self, other: &Self) -> bool {
         fn every<T>(mine: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
             mine.is_empty()
@@ -258,9 +254,7 @@ impl Rule {
             && every(&self.ports, &other.ports, PartialEq::eq)
             && every(&self.methods, &other.methods, PartialEq::eq)
             && every(&self.paths, &other.paths, PathRule::covers)
-            && every(&self.hosts, &other.hosts, |mine, theirs| {
-                mine.name == theirs.name && (mine.port.is_none() || mine.port == theirs.port)
-            })
+            && every(&self.hosts, &other.hosts, HostRule::covers)
             && self.headers.iter().all(|asked| other.headers.contains(asked))
             && self.claims.iter().all(|asked| other.claims.contains(asked))
     }
@@ -281,7 +275,8 @@ impl PathRule {
     /// are one. Case counts (RFC 3986 §6.2.2.1) and so does a slash at the end, but not where the rule denies.
     fn holds(&self, path: &str, sense: Sense) -> bool {
         if !path.starts_with('/') {
-            return false;
+            // The `*` of OPTIONS asks about the whole server (RFC 9110 §9.3.7).
+            return sense == Sense::Wide && self.below && self.path.is_empty();
         }
         let mut rest = decoded(path);
         for mine in decoded(self.path.trim_end_matches('/')) {
@@ -306,16 +301,5 @@ impl PathRule {
     fn covers(&self, other: &Self) -> bool {
         let path = if other.path.is_empty() { "/" } else { &other.path };
         (self.below || !other.below) && self.holds(path, Sense::Narrow)
-    }
-}
-
-impl HostRule {
-    fn holds(&self, host: &str, port: u16) -> bool {
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let host = host.strip_suffix('.').unwrap_or(host);
-        // An IPv6 address has many spellings (RFC 5952 §2).
-        let ip = |text: &str| text.parse::<Ipv6Addr>().ok();
-        let same = host.eq_ignore_ascii_case(&self.name) || ip(host).is_some_and(|host| ip(&self.name) == Some(host));
-        same && self.port.is_none_or(|only| only == port)
     }
 }

@@ -131,3 +131,31 @@ pub fn peer(config: &Config, name: &str, peer: &Set<Peer>, problems: &mut Proble
     }
     mtls.id.as_ref().map(|ids| ids.value.0.iter().map(|id| id.value.0.clone()).collect())
 }
+
+/// Warns of identities that nobody can prove, because there are no roots of their trust domain; `own` is that of the own
+/// certificate.
+pub fn lint(config: &Config, files: &FilesPlan, own: &str, problems: &mut Problems) {
+    let known = |domain: &str| files.roots.iter().any(|roots| roots.domain.as_deref().unwrap_or(own) == domain);
+    let rules = config.inbound.iter().flat_map(|inbound| [&inbound.deny, &inbound.allow]);
+    let from = rules.flatten().flat_map(|rules| &rules.0).filter_map(|rule| rule.from.as_ref());
+    let mtls = config.peers.0.iter().filter_map(|(_, peer)| peer.mtls.as_ref()?.value.0.as_ref()?.id.as_ref());
+    for one in from.chain(mtls).flat_map(|ids| &ids.0) {
+        let domain = one.value.0.trust_domain();
+        if !known(domain) {
+            one.warn(problems, nobody(domain));
+        }
+    }
+    let endpoints = config.peers.0.iter().filter_map(|(_, peer)| peer.fixed.as_ref()).flat_map(|list| &list.0);
+    for id in endpoints.filter_map(|endpoint| endpoint.identity.as_ref()) {
+        let domain = id.value.0.trust_domain();
+        if !known(domain) {
+            id.warn(problems, nobody(domain));
+        }
+    }
+}
+
+fn nobody(domain: &str) -> String {
+    format!(
+        "means nobody: `identity.roots` has no roots of the trust domain `{domain}`, so no certificate of it is believed"
+    )
+}

@@ -104,7 +104,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         lint::lint(config, asks, parts.problems);
         if let Some(inbound) = &config.inbound {
             let captured = capture.as_ref().is_some_and(|capture| capture.inbound.is_some());
-            policy::lint(inbound, &policy, &policy::Doors { identities: asks, captured }, parts.problems);
+            policy::lint(inbound, &policy, &policy::Doors::of(&parts.doors, captured), parts.problems);
             jwt::lint(inbound, parts.problems);
         }
     }
@@ -235,8 +235,12 @@ fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
 }
 
 #[cfg(test)]
+mod doors_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod routes_tests;
+#[cfg(test)]
+mod spelling_tests;
 #[cfg(test)]
 mod tests;

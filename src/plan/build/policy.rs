@@ -1,5 +1,7 @@
 //! The rules of `inbound.allow` and `inbound.deny`, and what is probably not meant by them.
 
+use std::sync::Arc;
+
 use super::routes::text_match;
 use crate::config::Config;
 use crate::config::collect::{Named, OneOrMore};
@@ -10,10 +12,13 @@ use crate::config::policy::{AccessRule, Authorization, PathRange};
 use crate::config::problem::Problems;
 use crate::config::route::TextMatch as SaidText;
 use crate::config::values::field_name;
+use crate::ids::Door;
 use crate::plan::claims::ClaimRule;
+use crate::plan::door::{DoorPlan, Mtls};
+use crate::plan::host::HostRule;
 use crate::plan::matching::TextMatch;
 use crate::plan::path::ambiguity;
-use crate::plan::policy::{HostRule, PathRule, Policy, Rule};
+use crate::plan::policy::{PathRule, Policy, Rule};
 use crate::plan::route::Line;
 
 /// The rules as the file says them.
@@ -53,10 +58,7 @@ fn rule(set: &Set<AccessRule>, problems: &mut Problems) -> Rule {
         ports: each(&set.ports, |port| u16::try_from(port.value.0).unwrap_or(u16::MAX)),
         methods: each(&set.methods, |method| method.value.0.clone()),
         paths: each(&set.paths, |path| path_rule(path, problems)),
-        hosts: each(&set.hosts, |host| HostRule {
-            name: host.value.0.0.trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: host.value.0.1,
-        }),
+        hosts: each(&set.hosts, |host| HostRule::new(&host.value.0.0, host.value.0.1)),
         headers: fields(&set.headers, problems),
         claims: claims(&set.claims, problems),
     }
@@ -91,6 +93,30 @@ pub struct Doors {
     pub identities: bool,
     /// Whether connections to any port may come to them.
     pub captured: bool,
+    /// How one that has an identity can come without, if it can.
+    pub evaded: Option<Evaded>,
+}
+
+/// How a caller keeps its identity to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evaded {
+    /// It leaves TLS away.
+    Plaintext,
+    /// Its TLS is handed through.
+    Passthrough,
+}
+
+impl Doors {
+    /// What these doors let rules learn.
+    pub fn of(doors: &[Arc<DoorPlan>], captured: bool) -> Self {
+        let inbound = || doors.iter().filter(|door| door.side == Door::Inbound);
+        let evaded = match () {
+            () if inbound().any(|door| door.mtls != Mtls::Strict) => Some(Evaded::Plaintext),
+            () if inbound().any(|door| door.passes_all || !door.passthrough.is_empty()) => Some(Evaded::Passthrough),
+            () => None,
+        };
+        Self { identities: super::asks_identity(doors), captured, evaded }
+    }
 }
 
 /// Warns of rules that can mean nothing.
@@ -114,6 +140,7 @@ pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Pr
     if inbound.jwt.0.is_empty() {
         lint_claims(deny, allow, policy, problems);
     }
+    denials(deny, allow, doors, problems);
     for (set, rule) in allow.iter().zip(&policy.allow) {
         if let Some(before) = policy.deny.iter().find(|deny| deny.covers(rule)) {
             let text = format!("allows nothing: `{}` (line {}) denies all of it", before.name, before.line.0);
@@ -131,6 +158,32 @@ fn lint_claims(deny: &[Set<AccessRule>], allow: &[Set<AccessRule>], policy: &Pol
         let Some(claims) = &set.claims else { continue };
         let whom = if all { "everybody" } else { "nobody" };
         claims.warn(problems, format!("matches {whom}: without `inbound.jwt` no token is believed"));
+    }
+}
+
+/// Warns of rules that deny less, or more, than they seem to.
+fn denials(deny: &[Set<AccessRule>], allow: &[Set<AccessRule>], doors: &Doors, problems: &mut Problems) {
+    // Where each rule that allows asks who it is, nobody is let in as nobody.
+    let nobody_passes = allow.is_empty() || allow.iter().any(|set| set.from.is_none());
+    let evaded = match doors.evaded.filter(|_| doors.identities && nobody_passes) {
+        None => None,
+        Some(Evaded::Plaintext) => Some(
+            "is evaded by leaving TLS away, as callers in plaintext are nobody: say `mtls: strict`, or in `allow` who may \
+             come",
+        ),
+        Some(Evaded::Passthrough) => Some(
+            "is evaded by TLS that is passed through (`passthrough`), whose callers are nobody: say in `allow` who may come",
+        ),
+    };
+    for set in deny {
+        if let (Some(from), Some(text)) = (&set.from, evaded) {
+            from.warn(problems, text);
+        }
+        for host in set.hosts.iter().flat_map(|hosts| &hosts.0).filter(|host| host.value.0.1.is_some()) {
+            let text = "its port is not looked at: it is the caller's word, so `deny` means the host with any; `ports` \
+                        are those that were connected to";
+            host.warn(problems, text);
+        }
     }
 }
 

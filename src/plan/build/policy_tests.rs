@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::build;
@@ -14,19 +14,19 @@ use crate::plan::claims::Claims;
 use crate::plan::path::{ambiguity, decoded};
 use crate::plan::policy::{Asked, Facts, Policy, Verdict};
 
-fn file(inbound: &str) -> String {
+pub(super) fn file(inbound: &str) -> String {
     format!("service: s\ninbound:\n  app: 127.0.0.1:8080\n{inbound}\n")
 }
 
 /// The policy of a file, and every problem it has.
-fn read_policy(text: &str) -> (Policy, String) {
+pub(super) fn read_policy(text: &str) -> (Policy, String) {
     let mut problems = Problems::new("f");
     let document = read(text, &Machine::PLAIN, &|_| None, &mut problems).unwrap();
     let built = build(&document.config, Path::new("/"), &mut problems);
     (built.plan.policy, problems.sorted().to_string())
 }
 
-fn policy(inbound: &str) -> Policy {
+pub(super) fn policy(inbound: &str) -> Policy {
     let text = file(inbound);
     let (policy, problems) = read_policy(&text);
     assert!(!problems.lines().any(|line| !line.contains("warning")), "{text}\n{problems}");
@@ -34,8 +34,8 @@ fn policy(inbound: &str) -> Policy {
 }
 
 /// Words such as `GET /a host=b:80 x-c:d as=spiffe://s/x at=10.0.0.1 on=15006 tunnel body token:{"a":1}`, or `tcp` for
-/// opaque bytes.
-fn decide(policy: &Policy, words: &str) -> String {
+/// opaque bytes. A character of a field is a byte.
+pub(super) fn decide(policy: &Policy, words: &str) -> String {
     let (mut method, mut uri, mut host, mut headers) = (None, "/", "s", HeaderMap::new());
     let (mut identity, mut address, mut port, mut tunnel, mut body) = (None, None, Some(15006), false, false);
     let mut tokens = Vec::new();
@@ -50,7 +50,8 @@ fn decide(policy: &Policy, words: &str) -> String {
             (Some(("on", text)), _) => port = text.parse().ok(),
             (_, Some(("token", json))) => tokens.push(Arc::new(Claims(serde_json::from_str(json).unwrap()))),
             (_, Some((name, value))) => {
-                headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+                let bytes: Vec<u8> = value.chars().map(|one| u8::try_from(one).unwrap()).collect();
+                headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(&bytes).unwrap());
             }
             _ if word == "tcp" => {}
             _ => method = Some(word.parse::<Method>().unwrap()),
@@ -78,9 +79,9 @@ fn decide(policy: &Policy, words: &str) -> String {
 }
 
 /// Rules, and what they say of requests and connections.
-type Table<'t> = &'t [(&'t str, &'t [(&'t str, &'t str)])];
+pub(super) type Table<'t> = &'t [(&'t str, &'t [(&'t str, &'t str)])];
 
-fn check(table: Table<'_>) {
+pub(super) fn check(table: Table<'_>) {
     for (rules, asked) in table {
         let policy = policy(rules);
         for (words, expect) in *asked {
@@ -265,7 +266,7 @@ fn a_path_is_what_its_bytes_stand_for() {
         ("/a/*", "/", false, false),
         ("/*", "/", true, true),
         ("/*", "/x/y", true, true),
-        ("/*", "*", false, false),
+        ("/*", "*", false, true),
         ("/", "/", true, true),
         ("/", "/x", false, false),
         ("/a%20b", "/a%20b", true, true),
@@ -323,7 +324,7 @@ fn what_can_mean_nothing_is_told() {
     for fine in [
         "  deny: { paths: /a/b }\n  allow: { paths: /a/* }",
         "  deny: { paths: /a/*, methods: GET }\n  allow: { paths: /a/b }",
-        "  deny: { hosts: \"a:80\" }\n  allow: { hosts: a }",
+        "  deny: { hosts: a }\n  allow: { hosts: b }",
         "  deny: { headers: { x: \"1\" } }\n  allow: [{}]",
         "  passthrough: [15006, a.b]",
         "  protocol: http1\n  passthrough: [15006]",
@@ -406,8 +407,8 @@ fn verdicts(path: &str) -> Vec<(String, String)> {
     RULES.iter().map(|rule| (of(rule, "allow"), of(rule, "deny"))).collect()
 }
 
-/// What a server of the most forgiving kind makes of a path: decoded over and over, slashes turned and merged, dots
-/// resolved, parameters dropped.
+/// What a server of the most forgiving kind makes of a path: decoded over and over, cut off at what looks like a query or
+/// fragment, slashes turned and merged, dots resolved, parameters dropped, blanks trimmed.
 fn forgiving(path: &str) -> Vec<u8> {
     let mut bytes = path.as_bytes().to_vec();
     loop {
@@ -419,8 +420,9 @@ fn forgiving(path: &str) -> Vec<u8> {
         bytes = once;
     }
     let mut kept: Vec<Vec<u8>> = Vec::new();
+    let bytes = bytes.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
     for part in bytes.split(|byte| matches!(byte, b'/' | b'\\')) {
-        let part = part.split(|byte| *byte == b';').next().unwrap_or_default();
+        let part = part.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         match part {
             b"" | b"." => {}
             b".." => drop(kept.pop()),
@@ -452,7 +454,7 @@ proptest! {
 
     /// Whatever is passed as normal, even a forgiving server takes for the path that was judged.
     #[test]
-    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%){0,4}") {
+    fn a_normal_path_has_one_structure(path in "/(a|b|admin|/|\\.|\\\\|;|%2f|%2F|%5c|%2e|%25|%00|%3b|%61|%41|%c0%af|%c3%a4|%0a|%3f|%3F|%23|%20|%){0,4}") {
         if ambiguity(&path).is_none() {
             let judged: Vec<u8> = decoded(&path).collect();
             let text = String::from_utf8(judged.clone());
@@ -465,7 +467,7 @@ proptest! {
 
     /// What a rule that allows a path lets in, a forgiving server takes for nothing else.
     #[test]
-    fn no_spelling_slips_through_a_rule_that_allows(path in "/(a|A|b|admin|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%62){0,4}") {
+    fn no_spelling_slips_through_a_rule_that_allows(path in "/(a|A|b|admin|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%62|%3f|%23|%20){0,4}") {
         if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
             let meant = String::from_utf8_lossy(&forgiving(&path)).into_owned();
             let allowed = decide(&policy("  allow: { paths: [/b, /a/*] }"), &format!("GET {path}")) == "allow";
@@ -476,42 +478,11 @@ proptest! {
 
     /// A rule that denies a path denies whatever a forgiving server that knows no case takes for it, or it is refused.
     #[test]
-    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64){0,4}") {
+    fn no_spelling_evades_a_rule_that_denies(path in "/(a|A|admin|ADMIN|/|\\.|\\\\|;x|%2f|%5c|%2e|%2E|%25|%61|%41|%64|%3f|%23|%20){0,4}") {
         let lower = String::from_utf8_lossy(&forgiving(&path)).to_ascii_lowercase();
         if ambiguity(&path).is_none() && path.parse::<http::Uri>().is_ok() {
             let denied = decide(&policy("  deny: { paths: [/admin, /a/*] }"), &format!("GET {path}")) == "deny";
             prop_assert_eq!(denied, lower == "admin" || lower == "a" || lower.starts_with("a/"), "{}", path);
         }
-    }
-}
-
-#[test]
-fn a_name_is_handed_through_at_its_own_door() {
-    let ports = "  ports: [{ listen: \"0.0.0.0:7\", app: \"127.0.0.1:8\" }, { listen: \"0.0.0.0:9\", app: \"127.0.0.1:10\" }]\n";
-    let text = file(&format!("{ports}  passthrough: [a.b, \"*.c:7\", \"d.e:15006\"]"));
-    let mut problems = Problems::new("f");
-    let document = read(&text, &Machine::PLAIN, &|_| None, &mut problems).unwrap();
-    let plan = build(&document.config, Path::new("/"), &mut problems).plan;
-    for (sni, doors) in [("a.b", [true, false, false]), ("x.c", [false, true, false]), ("d.e", [true, false, false])] {
-        let inbound = plan.doors.iter().filter(|door| door.side == crate::ids::Door::Inbound);
-        let passes = inbound.map(|door| door.passes(sni, door.listen.tcp().map(|listen| listen.port())));
-        assert_eq!(passes.collect::<Vec<_>>(), doors, "{sni}");
-    }
-}
-
-#[test]
-fn a_rule_covers_only_whom_it_certainly_means() {
-    for (deny, allow, covers) in [
-        ("spiffe://shop/a", "spiffe://shop/a", true),
-        ("spiffe://shop/a", "spiffe://shop/a/*", false),
-        ("spiffe://shop/a/*", "spiffe://shop/a/*", true),
-        ("spiffe://shop/a/*", "spiffe://shop/a/b/*", true),
-        ("spiffe://shop/a/*", "spiffe://shop/a/b", true),
-        ("spiffe://shop/a/*", "spiffe://shop/a", false),
-        ("spiffe://shop/a/b/*", "spiffe://shop/a/*", false),
-        ("spiffe://shop/a/b", "spiffe://shop/a/*", false),
-    ] {
-        let (policy, _) = read_policy(&file(&format!("  deny: {{ from: {deny} }}\n  allow: {{ from: {allow} }}")));
-        assert_eq!(policy.deny[0].covers(&policy.allow[0]), covers, "{deny} {allow}");
     }
 }

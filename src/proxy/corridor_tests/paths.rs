@@ -10,7 +10,7 @@ use crate::plan::path::{ambiguity, decoded};
 const RULES: &str = ", allow: [{ paths: [\"/a/*\", /b], methods: GET }], deny: [{ paths: \"/a/admin/*\" }]";
 
 /// Paths near those of the rules, in spellings of all kinds, with or without a query.
-const TARGET: &str = "(/(a|a|b|A|%61|%41|admin|%61dmin|ADMIN|x|%78|\\.|\\.\\.|;x|%2f|%2e%2e|%5c|%25|%c3%a4|%c0%af|a%00|%|)){1,4}(\\?(a|/|\\.\\.|%2f|;|=|&){0,4})?";
+const TARGET: &str = "(/(a|a|b|A|%61|%41|admin|%61dmin|ADMIN|x|%78|\\.|\\.\\.|;x|%2f|%2e%2e|%5c|%25|%c3%a4|%c0%af|a%00|a%3fb|a%23|a%20|a%20b|%|)){1,4}(\\?(a|/|\\.\\.|%2f|;|=|&){0,4})?";
 
 /// Whether the rules above let a path in, said in other words than the rules' own.
 fn is_let_in(path: &str) -> bool {
