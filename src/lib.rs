@@ -12,7 +12,8 @@ pub mod deadline;
 pub mod ids;
 pub mod reason;
 pub mod spiffe;
-// floor 1: tasks, shutdown, telemetry
+// floor 1: tasks, shutdown, files, telemetry
+pub mod files;
 pub mod life;
 pub mod telemetry;
 // floor 2: the document as written

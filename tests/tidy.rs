@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("condition", 0),
     ("deadline", 0),
     ("spiffe", 0),
+    ("files", 1),
     ("life", 1),
     ("telemetry", 1),
     ("config", 2),

@@ -21,7 +21,6 @@ const CLOCK: Duration = Duration::from_secs(10);
 /// What is read of `/state`.
 #[derive(Deserialize)]
 struct State {
-    uptime_seconds: u64,
     plaintext: Option<PlaintextState>,
 }
 
@@ -36,7 +35,7 @@ pub fn run(admin: Option<&str>, out: &mut dyn Write, err: &mut dyn Write) -> Exi
         return complain(err, "no inbound door is `mtls: permissive`, so nobody in plaintext is let in and counted");
     };
     let nobody = plaintext.clients.is_empty();
-    match writeln!(out, "{}", sentence(&plaintext, Duration::from_secs(state.uptime_seconds))) {
+    match writeln!(out, "{}", sentence(&plaintext)) {
         Ok(()) if nobody => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
@@ -59,11 +58,11 @@ pub(super) fn state<T: DeserializeOwned>(admin: &str) -> Result<T, String> {
     }
 }
 
-fn sentence(plaintext: &PlaintextState, uptime: Duration) -> String {
-    let uptime = span(uptime);
+fn sentence(plaintext: &PlaintextState) -> String {
+    let time = span(Duration::from_secs(plaintext.permissive_seconds));
     if plaintext.clients.is_empty() {
         return format!(
-            "No client would be refused under `strict`: nobody came in plaintext in the {uptime} that the sidecar runs."
+            "No client would be refused under `strict`: nobody came in plaintext in the {time} that it has been `permissive`."
         );
     }
     let plural = |n: u64| if n == 1 { "" } else { "s" };
@@ -77,7 +76,10 @@ fn sentence(plaintext: &PlaintextState, uptime: Duration) -> String {
         0 => String::new(),
         n => format!(", and others with {n} connection{} before them", plural(n)),
     };
-    format!("{count} client{} would be refused under `strict`: {list}{more}; seen in {uptime}.", plural(count))
+    format!(
+        "{count} client{} would be refused under `strict`: {list}{more}; seen in the {time} that it has been `permissive`.",
+        plural(count)
+    )
 }
 
 #[cfg(test)]
@@ -91,26 +93,28 @@ mod tests {
             connections,
             last_seconds_ago,
         };
-        let hour = Duration::from_secs(3600);
         for (clients, forgotten, says) in [
             (
                 vec![],
                 0,
-                "No client would be refused under `strict`: nobody came in plaintext in the 1 h that the sidecar runs.",
+                "No client would be refused under `strict`: nobody came in plaintext in the 1 h that it has \
+                 been `permissive`.",
             ),
             (
                 vec![client("unix", 1, 0)],
                 0,
-                "1 client would be refused under `strict`: unix (1 connection, last 0 s ago); seen in 1 h.",
+                "1 client would be refused under `strict`: unix (1 connection, last 0 s ago); seen in the \
+                 1 h that it has been `permissive`.",
             ),
             (
                 vec![client("10.0.0.7", 12, 3), client("::2", 1, 61)],
                 4,
                 "2 clients would be refused under `strict`: 10.0.0.7 (12 connections, last 3 s ago), ::2 (1 connection, \
-                 last 1 m 1 s ago), and others with 4 connections before them; seen in 1 h.",
+                 last 1 m 1 s ago), and others with 4 connections before them; seen in the 1 h that it has been \
+                 `permissive`.",
             ),
         ] {
-            assert_eq!(sentence(&PlaintextState { clients, forgotten }, hour), says);
+            assert_eq!(sentence(&PlaintextState { permissive_seconds: 3600, clients, forgotten }), says);
         }
     }
 }

@@ -51,7 +51,7 @@ section! {
         tls "tls": Option<Set<ServerTls>> = Unset("{}");
         /// Mutual TLS: `strict`, `permissive` or `off`; with `identity` by default `strict`.
         mtls "mtls": Option<Set<Mtls>> = Unset("strict");
-        /// Server names, and ports of this service, whose TLS is handed to the service untouched.
+        /// Whose TLS is handed to the service untouched: server names at the door of `app`, `NAME:PORT`, or all at a port.
         passthrough "passthrough": Set<List<Passed>> = Is("[]");
         /// Protocols that may follow an HTTP/1 upgrade, besides websocket.
         upgrades "upgrades": Set<List<Upgrade>> = Is("[]");

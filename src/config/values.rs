@@ -107,14 +107,13 @@ scalars! {
         },
         Clone::clone;
 
-    /// A server name, or a port of this service.
-    Passed(Result<String, u16>) "server-name-or-port",
-        "a DNS name, `*.` and a DNS name, or a port", HOST,
-        |text| match text.bytes().all(|b| b.is_ascii_digit()) {
-            true => port_number(text).map(Err).ok_or_else(Wrong::default),
-            false => ServerName::parse(text).map(|name| Ok(name.0)),
-        },
-        |passed| passed.as_ref().map_or_else(ToString::to_string, Clone::clone);
+    /// A server name, at one port of this service if it says so, or all names at a port.
+    Passed((Option<String>, Option<u16>)) "server-name-or-port",
+        "a DNS name, `*.` and a DNS name, one of these and `:PORT`, or a port", r"^\.?[A-Za-z0-9_*][A-Za-z0-9_.*-]*(:[0-9]{1,5})?$",
+        passed, |(name, port)| {
+            let parts = [name.clone(), port.map(|port| port.to_string())];
+            parts.into_iter().flatten().collect::<Vec<_>>().join(":")
+        };
 
     /// A protocol of the `Upgrade` field.
     Upgrade(String) "upgrade",
@@ -361,6 +360,18 @@ fn bracketed(ip: IpAddr) -> String {
 fn port_number(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+fn passed(text: &str) -> Result<(Option<String>, Option<u16>), Wrong> {
+    let port = |text| port_number(text).map(Some).ok_or_else(Wrong::default);
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok((None, port(text)?));
+    }
+    let (name, port) = match text.split_once(':') {
+        Some((name, number)) => (name, port(number)?),
+        None => (text, None),
+    };
+    Ok((Some(ServerName::parse(name)?.0), port))
 }
 
 fn upgrade(text: &str) -> Result<String, Wrong> {

@@ -33,6 +33,9 @@ const LASTS: Duration = Duration::from_secs(1);
 /// Until then it is read again this often.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// And what only does not hold yet, or not as long as another one does, this often.
+const LATER: Duration = Duration::from_secs(5);
+
 /// The identity in force and how it came to be.
 pub struct Followed {
     /// Where it is read from.
@@ -52,7 +55,7 @@ pub async fn follow(mut following: Following, tasks: Tasks) {
         let now = following.borrow_and_update().clone();
         let files = async {
             match now.as_deref().and_then(|followed| Some((followed.plan.files()?, &*followed.store))) {
-                Some((plan, store)) => files(plan, store, &tasks).await,
+                Some((plan, store)) => files(plan, store, &tasks, UnixTime::now).await,
                 None => std::future::pending().await,
             }
         };
@@ -63,7 +66,7 @@ pub async fn follow(mut following: Following, tasks: Tasks) {
     }
 }
 
-async fn files(plan: &FilesPlan, store: &IdentityStore, tasks: &Tasks) {
+async fn files(plan: &FilesPlan, store: &IdentityStore, tasks: &Tasks, clock: impl Fn() -> UnixTime) {
     let watch = |path: &Path| watch::Receiver::from(watch_file(tasks, path.to_owned(), PACE));
     let mut watched: Vec<watch::Receiver<_>> = plan.paths().map(watch).collect();
     let (mut trying, mut again) = (Trying::default(), None);
@@ -76,12 +79,13 @@ async fn files(plan: &FilesPlan, store: &IdentityStore, tasks: &Tasks) {
             },
             () = sleep(again.unwrap_or_default()), if again.is_some() => {}
         }
-        again = None;
-        let read = store.reload(plan, UnixTime::now());
+        let read = store.reload(plan, clock());
         if let (Ok(true), Some(identity)) = (&read, store.current()) {
             info!(id = %identity.id(), fingerprint = identity.fingerprint(), "the files of the identity have changed and are in force");
         }
-        match trying.came_to(read, Instant::now()) {
+        let dates = read.as_ref().is_err_and(|not| not.dates);
+        again = dates.then_some(LATER);
+        match trying.came_to(read.map_err(|not| not.why), Instant::now()) {
             Next::Rest => {}
             Next::Again => again = Some(AGAIN),
             Next::Tell(why) => {
@@ -194,6 +198,54 @@ impl Trying {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_hold_yet_is_tried_again_when_its_time_has_come() {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
+        let folder = std::env::temp_dir().join(format!("outrigger-certs-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let write = |id: &str, seconds: u64| {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+            params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+            let key = KeyPair::generate().unwrap();
+            std::fs::write(folder.join("cert.pem"), params.signed_by(&key, &root).unwrap().pem()).unwrap();
+            std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+        };
+        std::fs::write(folder.join("roots.pem"), root.pem()).unwrap();
+        let (old, new) = ("spiffe://shop/old", "spiffe://shop/new");
+        write(old, 0);
+        let plan = FilesPlan {
+            certificate: folder.join("cert.pem"),
+            key: folder.join("key.pem"),
+            roots: vec![crate::plan::identity::RootsPlan { domain: None, file: folder.join("roots.pem") }],
+            crls: Vec::new(),
+            tls12: false,
+        };
+        let store = IdentityStore::default();
+        assert_eq!(store.reload(&plan, UnixTime::now()), Ok(true));
+        let in_force = || store.current().unwrap().id().to_string();
+        let (today, begun) = (UnixTime::now().as_secs(), Instant::now());
+        let clock = || UnixTime::since_unix_epoch(Duration::from_secs(today) + begun.elapsed());
+        write(new, today + 60);
+        let tasks = Tasks::default();
+        let taken = async {
+            while in_force() == old {
+                sleep(LATER).await;
+            }
+            begun.elapsed()
+        };
+        let after = tokio::select! {
+            () = files(&plan, &store, &tasks, clock) => panic!("it ended"),
+            after = taken => after,
+        };
+        assert!((Duration::from_secs(60)..Duration::from_secs(80)).contains(&after), "{after:?}");
+        assert_eq!((store.refusals.get(), in_force()), (1, new.to_owned()));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn what_does_not_fit_is_told_once_and_only_if_it_lasts() {

@@ -157,18 +157,18 @@ mod tests {
             proof
         };
         let all: Vec<_> = (0..3 * AT_ONCE).map(|_| open()).collect();
-        assert!(store.replace(trusting(&[&new])));
+        assert!(store.replace(trusting(&[&new]), now()).unwrap());
         let (followed, metrics, mut draining) = (followed(&store), Metrics::default(), Draining::default());
         let identity = store.current().unwrap();
         // A look lets others go first now and then: here, whoever brings the next identity.
         let look = draining.look(&followed, Some(&identity), &metrics, now());
-        tokio::join!(biased; look, async { assert!(store.replace(trusting(&[&old, &new]))) });
+        tokio::join!(biased; look, async { assert!(store.replace(trusting(&[&old, &new]), now()).unwrap()) });
         let ended = || all.iter().filter(|proof| !proof.holds()).count();
         assert_eq!(ended(), AT_ONCE - 1);
         draining.look(&followed, store.current().as_deref(), &metrics, now()).await;
         assert_eq!(ended(), AT_ONCE - 1);
         // Nobody was forgotten over it.
-        assert!(store.replace(trusting(&[&new])));
+        assert!(store.replace(trusting(&[&new]), now()).unwrap());
         draining.look(&followed, store.current().as_deref(), &metrics, now()).await;
         assert_eq!(ended(), all.len());
     }
@@ -205,7 +205,7 @@ mod tests {
             ends.0.reached(Phase::Forced).await;
             ends.1.reached(Phase::Forced).await;
             // Somebody again, and everything new is believed.
-            store.replace(own.identity(&root));
+            store.replace(own.identity(&root), now()).unwrap();
             follow.send_replace(Some(Arc::new(followed(&store))));
             let again = open();
             store.proofs.keep(&again);

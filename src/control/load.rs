@@ -2,8 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use crate::config::{self, Config};
 use crate::control::admin::guard::read_token;
 use crate::control::reload::Hash;
 use crate::control::watch::MOST_BYTES;
+use crate::files;
 use crate::ids::PeerName;
 use crate::jwt::source::read_file as read_keys;
 use crate::plan::Plan;
@@ -121,17 +121,7 @@ fn folder(path: &Path) -> PathBuf {
 /// # Errors
 /// Why they cannot be read, without the path.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let facts = fs::metadata(path).map_err(|error| why(&error))?;
-    if !facts.is_file() && !facts.is_dir() {
-        return Err("it is not a regular file".into());
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| why(&error))?;
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| why(&error))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(format!("it is larger than {} MiB", MOST_BYTES / 1024 / 1024));
-    }
-    Ok(bytes)
+    files::read(path, MOST_BYTES).map_err(|error| why(&error))
 }
 
 /// The text of a file; what is not UTF-8 has a place too.
@@ -150,14 +140,15 @@ fn why(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "there is no such file".into(),
         io::ErrorKind::PermissionDenied => "this user may not read it".into(),
         io::ErrorKind::IsADirectory => "it is a directory".into(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => format!("it {error}"),
         _ => error.to_string(),
     }
 }
 
 /// Opens every file that the plan names and says which cannot be used.
-fn look_at(files: &[FileUse], egress: &Egress, problems: &mut Problems) {
+fn look_at(all: &[FileUse], egress: &Egress, problems: &mut Problems) {
     let mut known = HashMap::new();
-    for file in files {
+    for file in all {
         let verdict = match &file.content {
             Content::Endpoints(peer) => endpoints(file, peer, egress, &mut known, problems),
             Content::Certificates => pem(&file.path, "certificate", |text| {
@@ -247,7 +238,7 @@ fn unreadable(path: &Path, why: &str) -> String {
 }
 
 fn pem(path: &Path, what: &str, holds: impl Fn(&[u8]) -> bool) -> Result<(), String> {
-    match fs::read(path) {
+    match files::read(path, files::MOST_PEM) {
         Ok(text) if holds(&text) => Ok(()),
         Ok(_) => Err(format!("{} holds no {what} in PEM form", path.display())),
         Err(error) => Err(unreadable(path, &why(&error))),
@@ -285,6 +276,7 @@ fn endpoints<'f>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

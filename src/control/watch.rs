@@ -5,9 +5,8 @@
 //! event told. A file that cannot be read for a moment, in the middle of being replaced, is looked at twice.
 
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::files;
 use crate::life::tasks::Tasks;
 
 /// A file larger than this is refused.
@@ -234,16 +234,7 @@ fn settled(print: &Print) -> bool {
 
 fn read(path: &Path) -> Seen {
     let why = |what: String| Arc::from(format!("{}: {what}", path.display()));
-    let failed = |error: std::io::Error| why(error.to_string());
-    let meta = std::fs::metadata(path).map_err(failed)?;
-    if !meta.is_file() {
-        return Err(why("is not a regular file".into()));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(MOST_BYTES)).unwrap_or_default());
-    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(why(format!("is larger than {} MiB", MOST_BYTES / 1024 / 1024)));
-    }
+    let bytes = files::read(path, MOST_BYTES).map_err(|error| why(error.to_string()))?;
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     Ok(Arc::new(Content { hash: hasher.finish(), bytes }))
@@ -389,7 +380,7 @@ mod tests {
         fs::create_dir(dir.at("peers.yaml")).unwrap();
         let tasks = Tasks::default();
         let mut watched = watch(&tasks, dir.at("peers.yaml"), POLL);
-        assert!(watched.changed().await.unwrap().unwrap_err().contains("is not a regular file"));
+        assert!(watched.changed().await.unwrap().unwrap_err().contains("is a directory"));
         drop(watched);
         tasks.idle().await;
     }
@@ -397,7 +388,7 @@ mod tests {
     #[test]
     fn a_file_over_the_limit_is_refused() {
         let dir = Dir::new("large");
-        let file = File::create(dir.at("peers.yaml")).unwrap();
+        let file = fs::File::create(dir.at("peers.yaml")).unwrap();
         file.set_len(MOST_BYTES + 1).unwrap();
         assert!(read(&dir.at("peers.yaml")).unwrap_err().contains("is larger than 64 MiB"));
     }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::keys::Keyset;
+use crate::files;
 use crate::plan::jwt::{IssuerPlan, KeysPlan};
 
 /// Requests have keys asked for at most this often, whatever keys their tokens name.
@@ -46,10 +47,7 @@ pub const MOST_BYTES: usize = 1024 * 1024;
 /// One line with the path.
 pub fn read_file(path: &std::path::Path) -> Result<Keyset, String> {
     let why = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let text = std::fs::read(path).map_err(|error| why(&error))?;
-    if text.len() > MOST_BYTES {
-        return Err(why(&"it is larger than 1 MiB"));
-    }
+    let text = files::read(path, MOST_BYTES as u64).map_err(|error| why(&error))?;
     Keyset::parse(&text).map_err(|error| why(&error))
 }
 

@@ -122,6 +122,41 @@ pub fn is_tls_record(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x16, 3])
 }
 
+/// Whether what answers a ClientHello begins as TLS does: a handshake or an alert, of version 3 (RFC 8446 §5.1).
+pub fn is_tls_answer(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 3, 0..=4, ..])
+}
+
+/// Reads a ClientHello and not a byte more: the records that it fills (RFC 8446 §5.1).
+///
+/// # Errors
+/// What reading gives; `InvalidData` where there is no ClientHello, or it does not end with a record.
+pub async fn read_hello(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "no ClientHello that ends with its record");
+    let (mut records, mut hello) = (Vec::new(), Vec::new());
+    while records.len() <= MOST {
+        let mut header = [0; 5];
+        io.read_exact(&mut header).await?;
+        let [0x16, 3, _, high, low] = header else { return Err(wrong()) };
+        let mut record = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        io.read_exact(&mut record).await?;
+        records.extend_from_slice(&header);
+        records.extend_from_slice(&record);
+        hello.append(&mut record);
+        let whole = match hello[..] {
+            [1, a, b, c, ..] => 4 + u32::from_be_bytes([0, a, b, c]) as usize,
+            [1] | [1, _] | [1, _, _] | [] => continue,
+            _ => return Err(wrong()),
+        };
+        match hello.len().cmp(&whole) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal => return Ok(records),
+            std::cmp::Ordering::Greater => return Err(wrong()),
+        }
+    }
+    Err(wrong())
+}
+
 fn judge_text(bytes: &[u8]) -> Verdict {
     let known = bytes.len().min(PREFACE.len());
     if bytes.get(..known) == PREFACE.get(..known) {

@@ -25,8 +25,8 @@ pub struct DoorPlan {
     pub tls: Option<ServerTlsPlan>,
     /// Whether callers must prove who they are, inbound only.
     pub mtls: Mtls,
-    /// SNI names whose TLS is handed through untouched, in lower case; `*.` matches one or more labels.
-    pub passthrough: Arc<[String]>,
+    /// Whose TLS is handed through untouched.
+    pub passthrough: Arc<[PassedName]>,
     /// Whether all TLS is handed through untouched, whatever its SNI name.
     pub passes_all: bool,
     /// Upgrade tokens besides `websocket` that may tunnel, in lower case.
@@ -38,13 +38,28 @@ pub struct DoorPlan {
 }
 
 impl DoorPlan {
-    /// Whether TLS for this server name, in lower case, is listed to be handed through.
-    pub fn passes(&self, sni: &str) -> bool {
-        self.passes_all
-            || self.passthrough.iter().any(|pattern| match pattern.strip_prefix("*.") {
-                Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-                None => pattern == sni,
-            })
+    /// Whether TLS for this server name, in lower case, at the port that the caller dialled is listed to be handed through.
+    pub fn passes(&self, sni: &str, port: Option<u16>) -> bool {
+        let at = |only: Option<u16>| only.is_none() || only == port;
+        self.passes_all || self.passthrough.iter().any(|passed| at(passed.port) && passed.means(sni))
+    }
+}
+
+/// A server name whose TLS is handed through untouched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedName {
+    /// In lower case; `*.` matches one or more labels.
+    pub name: String,
+    /// Only where this port was dialled.
+    pub port: Option<u16>,
+}
+
+impl PassedName {
+    fn means(&self, sni: &str) -> bool {
+        match self.name.strip_prefix("*.") {
+            Some(suffix) => sni.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            None => self.name == sni,
+        }
     }
 }
 

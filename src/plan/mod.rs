@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::ids::Addr;
 use crate::telemetry::{access, line};
 use capture::Capture;
-use door::{DoorPlan, Egress};
+use door::{DoorPlan, Egress, Mtls};
 use hosts::HostTable;
 use identity::IdentityPlan;
 use jwt::JwtPlan;
@@ -81,6 +81,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether any door asks for mutual TLS and lets plaintext in too.
+    pub fn is_permissive(&self) -> bool {
+        self.doors.iter().any(|door| door.mtls == Mtls::Permissive)
+    }
+
     /// The peer that is meant by who dials a virtual address: the one that the host has at this port. `None` for an
     /// address that is nobody's, and where the host's peers have other ports only.
     pub fn virtual_peer(&self, addr: SocketAddr) -> Option<usize> {

@@ -213,9 +213,14 @@ impl Rule {
         let says = |claims: &Claims| self.claims.iter().all(|claim| claim.holds(claims));
         match tokens {
             _ if self.claims.is_empty() => true,
-            [] => sense == Sense::Wide && says(&Claims::default()),
+            [] => sense == Sense::Wide && self.means_who_has_no_claim(),
             tokens => tokens.iter().any(|claims| says(claims)),
         }
+    }
+
+    /// Whether its claims are those of one who has none.
+    pub fn means_who_has_no_claim(&self) -> bool {
+        self.claims.iter().all(|claim| claim.holds(&Claims::default()))
     }
 
     fn means_head(&self, asked: &Asked<'_>, sense: Sense) -> bool {
@@ -242,7 +247,9 @@ impl Rule {
         }
         every(&self.from, &other.from, |mine, theirs| match theirs {
             _ if mine == theirs => true,
-            IdMatch::Exact(id) | IdMatch::Below(id) => mine.means(id),
+            IdMatch::Exact(id) => mine.means(id),
+            // Who is meant exactly is not who is below.
+            IdMatch::Below(id) => matches!(mine, IdMatch::Below(_)) && mine.means(id),
         }) && every(&self.addresses, &other.addresses, |mine, theirs| mine.contains(theirs))
             && every(&self.ports, &other.ports, PartialEq::eq)
             && every(&self.methods, &other.methods, PartialEq::eq)

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::doors::LAST_HANDSHAKES;
 use super::failure::LATE_HEAD;
 use super::first_word::spoken_first;
 use super::identify::identify;
+use super::passthrough;
 use super::policy;
 use super::record;
 use super::serve::serve_http1;
@@ -85,7 +86,7 @@ pub fn accepted(
         trusted,
         tls: false,
         proof: None,
-        counted: AtomicBool::new(false),
+        counted: AtomicU64::new(0),
         client_cert: None,
         clock: Clock::new(Instant::now()),
         no_informational: Arc::new(move |answer| {
@@ -191,7 +192,7 @@ fn count_plaintext(conn: &Conn, found: &Found, seen: &BytesMut) {
         Found::Caller(wire, _) => !seen.is_empty() && !is_http(wire, conn.door.protocol),
         Found::Peer(..) => true,
     };
-    if plaintext {
+    if plaintext && policy::in_force(conn, &conn.core.world.load()) == Mtls::Permissive {
         conn.count_plaintext();
     }
 }
@@ -299,8 +300,8 @@ fn early_peer(conn: &Conn) -> Option<Led> {
 async fn speak(conn: Arc<Conn>, wire: Wire, io: Io, dialled: Option<(Opaque, Io)>) {
     let declared = conn.door.protocol;
     match wire {
-        Wire::Tls { sni } if passes(&conn, sni.as_deref()) => {
-            tunnel_tls(conn, io, &sni.unwrap_or_default(), dialled).await;
+        Wire::Tls { sni } if conn.passes(sni.as_deref()) => {
+            Box::pin(passthrough::serve(conn, io, &sni.unwrap_or_default(), dialled)).await;
         }
         Wire::Tls { .. } if conn.door.mtls != Mtls::Off && conn.proof.is_none() => {
             unused(dialled);
@@ -355,11 +356,6 @@ fn is_http(wire: &Wire, declared: Protocol) -> bool {
         Wire::Http2 => matches!(declared, Protocol::Auto | Protocol::Http2),
         Wire::Tls { .. } | Wire::Opaque => false,
     }
-}
-
-/// Whether a ClientHello's name is listed to be handed through.
-fn passes(conn: &Conn, sni: Option<&str>) -> bool {
-    conn.door.passes_all || sni.is_some_and(|sni| conn.door.passes(sni))
 }
 
 /// Opaque bytes to the peer that the connection leads to.

@@ -15,6 +15,7 @@ mod first_word;
 pub mod identify;
 pub mod learned;
 pub mod mirror;
+mod passthrough;
 pub mod policy;
 pub mod record;
 pub mod route;
@@ -27,7 +28,7 @@ pub mod tunnel;
 pub mod upgrade;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -110,8 +111,8 @@ pub struct Conn {
     pub tls: bool,
     /// Who the caller has proven to be.
     pub proof: Option<Arc<Proof>>,
-    /// Whether it was counted among those in plaintext.
-    pub counted: AtomicBool,
+    /// In which period of counting it was counted among those in plaintext; 0 for none.
+    pub counted: AtomicU64,
     /// Who the caller is, for the app, as `x-forwarded-client-cert`.
     pub client_cert: Option<HeaderValue>,
     /// The clocks of the connection.
@@ -145,14 +146,16 @@ impl Conn {
         self.door.mtls == Mtls::Strict && self.proof.is_none()
     }
 
-    /// Whether it came in plaintext to a door that asks for mutual TLS and lets it pass, and is still to be counted.
+    /// Whether it came in plaintext and is still to be counted, where its door asks for mutual TLS and lets it pass.
     pub fn counts_plaintext(&self) -> bool {
-        self.door.mtls == Mtls::Permissive && self.proof.is_none() && !self.counted.load(Ordering::Relaxed)
+        let period = self.core.metrics.plaintext.period();
+        self.proof.is_none() && self.counted.load(Ordering::Relaxed) != period
     }
 
     /// Counts it so: it would be refused if the door were strict.
     pub fn count_plaintext(&self) {
-        if self.counts_plaintext() && !self.counted.swap(true, Ordering::Relaxed) {
+        let period = self.core.metrics.plaintext.period();
+        if self.proof.is_none() && self.counted.swap(period, Ordering::Relaxed) != period {
             self.core.metrics.door(self.side()).plaintext.inc();
             self.core.metrics.plaintext.seen(self.caller.client, SystemTime::now());
         }

@@ -28,13 +28,17 @@ pub type WouldDeny = Cow<'static, str>;
 /// # Errors
 /// `PlaintextRefused`.
 pub fn proven(conn: &Conn, world: &World, parts: &Parts, head: &head::Facts) -> Result<(), Failure> {
-    if conn.side() == Door::Outbound {
+    if conn.side() == Door::Outbound || conn.proof.is_some() {
         return Ok(());
     }
-    if is_unproven(conn, world) {
+    let mtls = in_force(conn, world);
+    if conn.is_unproven() || mtls == Mtls::Strict {
         return plaintext(&world.plan.policy, parts, head, conn.tls);
     }
-    if conn.counts_plaintext() && plaintext(&world.plan.policy, parts, head, conn.tls).is_err() {
+    if mtls == Mtls::Permissive
+        && conn.counts_plaintext()
+        && plaintext(&world.plan.policy, parts, head, conn.tls).is_err()
+    {
         conn.count_plaintext();
     }
     Ok(())
@@ -60,15 +64,15 @@ pub fn request(
     enforced(policy, judged)
 }
 
-/// Whether the caller had to prove who it is, by its door as it was when it came or as a reload has made it since: a
-/// connection that is kept alive would bring plaintext past a door that is strict by now, for as long as it is used.
-fn is_unproven(conn: &Conn, world: &World) -> bool {
-    if conn.proof.is_some() || Arc::ptr_eq(&conn.plan, &world.plan) {
-        return conn.is_unproven();
+/// What its door asks of a connection as a reload has made it since it came: one that is kept alive would bring plaintext
+/// past a door that is strict by now, for as long as it is used, and pass uncounted where it is permissive by now.
+pub(super) fn in_force(conn: &Conn, world: &World) -> Mtls {
+    let door = &conn.door;
+    if Arc::ptr_eq(&conn.plan, &world.plan) {
+        return door.mtls;
     }
-    let mut doors = world.plan.doors.iter();
-    let now = doors.find(|door| door.side == conn.side() && door.listen == conn.door.listen);
-    conn.is_unproven() || now.is_some_and(|door| door.mtls == Mtls::Strict)
+    let now = world.plan.doors.iter().find(|now| now.side == door.side && now.listen == door.listen);
+    now.map_or(door.mtls, |now| now.mtls)
 }
 
 /// Whether a request in plaintext may pass a door that demands mutual TLS. No audit lets it in: what must be proven is

@@ -201,6 +201,16 @@ impl Opaque {
         host.clone_into(&mut self.host);
     }
 
+    /// The peer's end cannot be used: why.
+    pub fn failed(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+    }
+
+    /// So many bytes were given to the peer before the tunnel runs.
+    pub fn gave(&mut self, bytes: usize) {
+        self.carried.forth += bytes as u64;
+    }
+
     /// Runs the tunnel to its end.
     pub async fn carry(mut self, mut caller: Io, mut peer: Io) {
         // A connection that was made early may have waited for long, and the rules may be others by now.
@@ -211,12 +221,13 @@ impl Opaque {
         let idle = self.peer.policy().tunnel_idle;
         let mut drain = self.conn.drain.clone();
         // TLS that is handed through unseen is not ours to judge, whatever the door has become.
-        if self.protocol == "tls" && self.conn.proof.is_none() && self.conn.door.passes(&self.host) {
+        if self.protocol == "tls" && self.conn.proof.is_none() && self.conn.passes(Some(&self.host)) {
             drain = drain.alone();
         }
         let proofs = Proofs { caller: self.conn.proof.as_deref(), peer: self.trail.proof.clone() };
         let (carried, failure) = carry(&mut caller, &mut peer, idle, drain, proofs).await;
-        self.carried = carried;
+        self.carried.forth += carried.forth;
+        self.carried.back += carried.back;
         self.failure = failure;
         self.ended = true;
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -13,12 +14,18 @@ use crate::ids::ClientAddr;
 /// Addresses that are kept; with more, the one not seen for longest makes room.
 pub const CLIENTS: usize = 256;
 
-/// The table.
+/// The table. What is kept is of one period: since plaintext has been let in without a break.
 #[derive(Debug, Default)]
-pub struct Plaintext(Mutex<Table>);
+pub struct Plaintext {
+    table: Mutex<Table>,
+    /// The number of the period, 0 before the first.
+    period: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Table {
+    /// When the period began; `None` while no door lets plaintext in and asks for more.
+    since: Option<SystemTime>,
     /// `None` for those without an address: a Unix socket's.
     clients: HashMap<Option<IpAddr>, Seen>,
     forgotten: u64,
@@ -33,6 +40,8 @@ struct Seen {
 /// The table as `/state` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaintextState {
+    /// For how long plaintext has been let in and counted.
+    pub permissive_seconds: u64,
     /// Those seen last come first.
     pub clients: Vec<PlaintextClient>,
     /// Connections of addresses that had to make room.
@@ -51,10 +60,29 @@ pub struct PlaintextClient {
 }
 
 impl Plaintext {
+    /// Whether any door is permissive from `now` on. Where none was before a new period begins, which knows nobody: who came
+    /// under an earlier one may have changed since.
+    pub fn follow(&self, permissive: bool, now: SystemTime) {
+        let mut table = self.table.lock();
+        match (permissive, table.since) {
+            (true, None) => {
+                *table = Table { since: Some(now), ..Table::default() };
+                self.period.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, Some(_)) => {}
+            (false, _) => table.since = None,
+        }
+    }
+
+    /// The number of the period: who was counted in an earlier one is counted again.
+    pub fn period(&self) -> u64 {
+        self.period.load(Ordering::Relaxed)
+    }
+
     /// Counts a connection of `client` that came at `now`.
     pub fn seen(&self, client: ClientAddr, now: SystemTime) {
         let address = client.0.map(|addr| addr.ip().to_canonical());
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         if table.clients.len() >= CLIENTS && !table.clients.contains_key(&address) {
             let oldest = table.clients.iter().min_by_key(|(_, seen)| seen.last).map(|(address, _)| *address);
             let forgotten = oldest.and_then(|oldest| table.clients.remove(&oldest));
@@ -66,7 +94,9 @@ impl Plaintext {
 
     /// The table at `now`.
     pub fn state(&self, now: SystemTime) -> PlaintextState {
-        let table = self.0.lock();
+        let table = self.table.lock();
+        let since = |from: SystemTime| now.duration_since(from).unwrap_or_default().as_secs();
+        let permissive_seconds = table.since.map_or(0, since);
         let mut clients: Vec<_> = table.clients.iter().map(|(address, seen)| (*seen, *address)).collect();
         let forgotten = table.forgotten;
         drop(table);
@@ -74,9 +104,9 @@ impl Plaintext {
         let shown = |(seen, address): (Seen, Option<IpAddr>)| PlaintextClient {
             client: address.map_or_else(|| "unix".to_owned(), |address| address.to_string()),
             connections: seen.connections,
-            last_seconds_ago: now.duration_since(seen.last).unwrap_or_default().as_secs(),
+            last_seconds_ago: since(seen.last),
         };
-        PlaintextState { clients: clients.into_iter().map(shown).collect(), forgotten }
+        PlaintextState { permissive_seconds, clients: clients.into_iter().map(shown).collect(), forgotten }
     }
 }
 
@@ -85,6 +115,32 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+
+    #[test]
+    fn a_period_begins_where_plaintext_is_let_in_anew_and_knows_nobody() {
+        let (table, client) = (Plaintext::default(), ClientAddr(None));
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let told = |now| {
+            let state = table.state(at(now));
+            (table.period(), state.permissive_seconds, state.clients.len())
+        };
+        // Permissive or not, at which second; then the period, for how long it lasts at 100, and who is known.
+        for (permissive, now, expect) in [
+            (false, 10, (0, 0, 0)),
+            (true, 20, (1, 80, 1)),
+            (true, 30, (1, 80, 1)),
+            (false, 40, (1, 0, 1)),
+            (true, 50, (2, 50, 0)),
+        ] {
+            table.follow(permissive, at(now));
+            if now == 20 {
+                table.seen(client, at(25));
+            }
+            assert_eq!(told(100), expect, "{permissive} at {now}");
+        }
+        // A clock that was set back.
+        assert_eq!(told(5), (2, 0, 0));
+    }
 
     #[test]
     fn the_table_is_bounded_and_keeps_who_came_last() {

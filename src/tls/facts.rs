@@ -17,7 +17,8 @@ const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 
 const DIGITAL_SIGNATURE: u8 = 0x80;
-const SIGNS_CERTIFICATES_OR_CRLS: u8 = 0x04 | 0x02;
+const SIGNS_CERTIFICATES: u8 = 0x04;
+const SIGNS_CRLS: u8 = 0x02;
 
 const SMALLEST_RSA: usize = 2048;
 
@@ -46,6 +47,8 @@ impl Validity {
 pub(super) struct Facts<'a> {
     pub(super) validity: Validity,
     pub(super) is_ca: bool,
+    /// Of a CA: how many CAs may stand between it and a leaf, where that is bounded.
+    pub(super) most_below: Option<usize>,
     uris: Vec<&'a [u8]>,
     /// The first byte of the key usage's bits.
     key_usage: Option<u8>,
@@ -65,7 +68,7 @@ impl<'a> Facts<'a> {
         let validity = Validity { from: dates.time()?, until: dates.time()? };
         certificate.expect(SEQUENCE)?; // subject
         let rsa_bits = rsa_bits(certificate.inside(SEQUENCE)?);
-        let mut facts = Self { validity, is_ca: false, uris: Vec::new(), key_usage: None, rsa_bits };
+        let mut facts = Self { validity, is_ca: false, most_below: None, uris: Vec::new(), key_usage: None, rsa_bits };
         while let Some((tag, content)) = certificate.any() {
             if tag == EXTENSIONS {
                 let mut extensions = Der(content).inside(SEQUENCE)?;
@@ -84,8 +87,11 @@ impl<'a> Facts<'a> {
         match oid {
             KEY_USAGE => self.key_usage = Some(value.expect(BIT_STRING)?.get(1).copied().unwrap_or_default()),
             BASIC_CONSTRAINTS => {
-                let is_ca = value.inside(SEQUENCE)?.expect(BOOLEAN);
-                self.is_ca = is_ca.is_some_and(|value| value != [0]);
+                let mut constraints = value.inside(SEQUENCE)?;
+                self.is_ca = constraints.expect(BOOLEAN).is_some_and(|value| value != [0]);
+                let digits = constraints.expect(INTEGER);
+                let number = |sum: usize, digit: &u8| sum.saturating_mul(256).saturating_add((*digit).into());
+                self.most_below = digits.map(|digits| digits.iter().fold(0, number));
             }
             SUBJECT_ALT_NAME => {
                 let mut names = value.inside(SEQUENCE)?;
@@ -128,13 +134,18 @@ impl<'a> Facts<'a> {
     /// `LeafIsCa`, `NotForThis` or `Weak`.
     pub(super) fn is_a_workloads(&self, role: Role) -> Result<(), Untrusted> {
         let usage = self.key_usage.unwrap_or(DIGITAL_SIGNATURE);
-        if self.is_ca || usage & SIGNS_CERTIFICATES_OR_CRLS != 0 {
+        if self.is_ca || usage & (SIGNS_CERTIFICATES | SIGNS_CRLS) != 0 {
             return Err(Untrusted::LeafIsCa);
         }
         if usage & DIGITAL_SIGNATURE == 0 {
             return Err(Untrusted::NotForThis { role });
         }
         if self.has_weak_key() { Err(Untrusted::Weak) } else { Ok(()) }
+    }
+
+    /// Whether its key may sign certificates: a CA that says nothing of its use may do all (RFC 5280 §4.2.1.3).
+    pub(super) fn signs_certificates(&self) -> bool {
+        self.key_usage.is_none_or(|usage| usage & SIGNS_CERTIFICATES != 0)
     }
 
     pub(super) fn has_weak_key(&self) -> bool {

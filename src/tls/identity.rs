@@ -11,12 +11,13 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::expiry::{Expiry, Of};
 use super::facts::{Facts, crl_validity};
 use super::material::{Material, Roots, Sourced};
+use super::revocation;
 use super::trust::{Domain, Trust};
 use super::untrusted::{Role, Untrusted};
 use super::verify::{ClientVerifier, PeerVerifier, Wanted};
@@ -37,6 +38,8 @@ pub struct Identity {
     shown_until: UnixTime,
     trust: Arc<Trust>,
     expiries: Vec<Expiry>,
+    /// Lists of the revoked by whom nobody here knows.
+    strangers: Vec<String>,
     /// SHA-256 over all that it was made of but the key, which belongs to the leaf.
     digest: [u8; 32],
     /// The same over whom it trusts.
@@ -61,7 +64,8 @@ impl Identity {
     ///
     /// # Errors
     /// One line that names the part's origin: a key that is another certificate's, a leaf that is no workload's, a
-    /// root that is no CA, no roots for the own trust domain or roots that do not vouch for the leaf, an unusable CRL.
+    /// root that is no CA, no roots for the own trust domain or roots that do not vouch for the leaf, an unusable CRL or one
+    /// that its issuer has not signed.
     pub fn new(material: Material, now: UnixTime) -> Result<Self, String> {
         let Material { chain: Sourced { origin, it: chain }, key, roots, crls, tls12 } = material;
         let leaf = chain.first().ok_or_else(|| format!("{origin}: no certificate in it"))?;
@@ -71,6 +75,8 @@ impl Identity {
         let domains = domains(&roots, &id, &mut expiries)?;
         let provider = Arc::new(mesh_provider());
         let revoked = revocations(&crls, &mut expiries)?;
+        let authorities = roots.iter().flat_map(|roots| &roots.certificates.it).chain(chain.iter().skip(1));
+        let strangers = revocation::fit(&crls, authorities)?;
         let trust = Arc::new(Trust::new(domains, revoked, provider.signature_verification_algorithms));
         vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
             format!("{origin}: {why}; its issuer belongs into the roots, intermediates after the leaf")
@@ -83,7 +89,7 @@ impl Identity {
             .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
         let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
         let doors = Default::default();
-        Ok(Self { id, origin, chain, shown_until, trust, expiries, digest, trusted, server, doors, client })
+        Ok(Self { id, origin, chain, shown_until, trust, expiries, strangers, digest, trusted, server, doors, client })
     }
 
     /// Whom the own certificate names.
@@ -181,6 +187,18 @@ impl Identity {
         &self.expiries
     }
 
+    /// Whether the own roots vouch for the own chain at `now`; who is revoked is not looked at.
+    ///
+    /// # Errors
+    /// Why not: something of it is out of date.
+    pub(super) fn holds(&self, now: UnixTime) -> Result<(), Untrusted> {
+        let (leaf, intermediates) = self.chain.split_first().ok_or(Untrusted::NoCertificate)?;
+        for role in [Role::Client, Role::Server] {
+            self.trust.judge_signatures(leaf, intermediates, role, now)?;
+        }
+        Ok(())
+    }
+
     /// Whether the own certificate, or one that is sent with it, has expired.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.shown_until < now
@@ -195,6 +213,7 @@ impl Identity {
             found
                 .push(format!("our own certificate, or an issuer's, is revoked by a CRL: issue {} a new one", self.id));
         }
+        found.extend(self.strangers.iter().cloned());
         found
     }
 }
@@ -231,41 +250,20 @@ fn domains(roots: &[Roots], id: &SpiffeId, expiries: &mut Vec<Expiry>) -> Result
         }
         let name: Arc<str> = domain.clone().unwrap_or_else(|| id.trust_domain().into());
         let at = domains.iter().position(|known| known.name == name).unwrap_or_else(|| {
-            domains.push(Domain { name: name.clone(), anchors: Vec::new(), validity: Vec::new() });
+            domains.push(Domain::new(name.clone()));
             domains.len() - 1
         });
         let Some(domain) = domains.get_mut(at) else { continue };
         for (index, root) in it.iter().enumerate() {
-            let (facts, anchor) = root_of(root).map_err(|why| format!("{origin}: certificate {}: {why}", index + 1))?;
-            expiries.push(Expiry { of: Of::Root(name.clone()), validity: facts.validity });
-            domain.validity.push(facts.validity);
-            domain.anchors.push(anchor);
+            let added = domain.add(root);
+            let validity = added.map_err(|why| format!("{origin}: certificate {}: {why}", index + 1))?;
+            expiries.push(Expiry { of: Of::Root(name.clone()), validity });
         }
     }
     match domains.iter().any(|domain| *domain.name == *id.trust_domain()) {
         true => Ok(domains),
         false => Err(format!("no roots are given for the own trust domain `{}`, that of {id}", id.trust_domain())),
     }
-}
-
-/// Whether a certificate can be a root at all.
-///
-/// # Errors
-/// Why not, to follow "a root".
-pub fn usable_root(root: &CertificateDer<'static>) -> Result<(), &'static str> {
-    root_of(root).map(drop)
-}
-
-fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {
-    let facts = Facts::read(root).ok_or("cannot be read")?;
-    if !facts.is_ca {
-        return Err("is no CA, so it cannot be a root");
-    }
-    if facts.has_weak_key() {
-        return Err("has an RSA key under 2048 bits, which is refused");
-    }
-    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_| "cannot be read")?.to_owned();
-    Ok((facts, anchor))
 }
 
 fn revocations(
@@ -284,8 +282,9 @@ fn revocations(
     Ok(found)
 }
 
-/// Whether the own roots vouch for the own chain, as client and as server. Dates are for the warnings, CRLs too: an
-/// identity that could not be replaced because it is revoked would keep the CRL out that says so.
+/// Whether the own roots vouch for the own chain, as client and as server. Dates are for the warnings, and who is revoked
+/// too: an identity that could not be replaced because it is revoked would keep the CRL out that says so. A CRL that is
+/// not to be relied on is none: nobody of its issuer would be believed.
 fn vouched(trust: &Trust, chain: &[CertificateDer<'static>], now: UnixTime) -> Result<(), Untrusted> {
     let (leaf, intermediates) = chain.split_first().ok_or(Untrusted::NoCertificate)?;
     for role in [Role::Client, Role::Server] {
@@ -294,7 +293,10 @@ fn vouched(trust: &Trust, chain: &[CertificateDer<'static>], now: UnixTime) -> R
             Err(why) => return Err(why),
         }
     }
-    Ok(())
+    match trust.revokes().then(|| trust.judge(leaf, intermediates, Role::Client, now)) {
+        Some(Err(why @ Untrusted::UnknownRevocation)) => Err(why),
+        _ => Ok(()),
+    }
 }
 
 /// The provider with TLS_AES_128_GCM_SHA256 first: SHA-256 has instructions of its own on today's processors, and the

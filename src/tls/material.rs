@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::files;
@@ -53,7 +52,7 @@ impl Material {
             chain: sourced(&plan.certificate, files::certificates)?,
             key: sourced(&plan.key, files::private_key)?,
             roots: plan.roots.iter().map(roots).collect::<Result<_, String>>()?,
-            crls: plan.crls.iter().map(|file| sourced(file, crls)).collect::<Result<_, _>>()?,
+            crls: plan.crls.iter().map(|file| sourced(file, files::crls)).collect::<Result<_, _>>()?,
             tls12: plan.tls12,
         })
     }
@@ -61,19 +60,4 @@ impl Material {
 
 fn sourced<T>(file: &Path, read: impl Fn(&Path) -> Result<T, String>) -> Result<Sourced<T>, String> {
     Ok(Sourced { origin: file.display().to_string(), it: read(file)? })
-}
-
-fn crls(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let bytes = files::read(file)?;
-    let mut found = Vec::new();
-    for crl in CertificateRevocationListDer::pem_slice_iter(&bytes) {
-        found.push(crl.map_err(|error| format!("{}: not a PEM CRL: {error}", file.display()))?);
-    }
-    if found.is_empty() {
-        return Err(format!(
-            "{}: expected at least one PEM CRL (BEGIN X509 CRL); of a DER one, `openssl crl -inform DER` makes it",
-            file.display()
-        ));
-    }
-    Ok(found)
 }

@@ -10,6 +10,7 @@ pub mod identity;
 mod judged;
 pub mod material;
 pub mod proof;
+mod revocation;
 pub mod server;
 pub mod state;
 pub mod store;

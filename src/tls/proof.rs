@@ -1,8 +1,8 @@
 //! `Proof`: what the other end of an open connection has proven, judged again as long as the connection is open.
 //!
 //! A connection is judged anew when whom we trust has changed, when something in its chain or among the roots and CRLs
-//! expires, and when a reload means somebody else by its peer, or makes nobody of us. One that still verifies notices
-//! nothing of it.
+//! expires, when a reload means somebody else by its peer, or makes nobody of us, and when we are somebody else than we
+//! were to the other end. One that still verifies notices nothing of it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,6 +23,8 @@ use crate::spiffe::SpiffeId;
 /// Who is at the other end of a connection, and whether that still holds.
 pub struct Proof {
     id: SpiffeId,
+    /// Who we were to it.
+    own: SpiffeId,
     chain: Chain,
     judged: Mutex<Judged>,
     /// Why it holds no longer.
@@ -78,6 +80,7 @@ impl Proof {
         let judged = Judged { called, trust: identity.trust(), due: due(&chain, identity, now) };
         Ok(Arc::new(Self {
             id,
+            own: identity.id().clone(),
             chain,
             judged: Mutex::new(judged),
             over: OnceLock::new(),
@@ -113,8 +116,11 @@ impl Proof {
 
     /// Names the task that is ended where the drain is forced.
     pub fn forces(&self, task: AbortHandle) {
-        // A connection has one task.
+        // A connection has one task. It may be named after all was ended by force.
         let _ = self.task.set(task);
+        if self.drain.phase() == Phase::Forced {
+            self.force();
+        }
     }
 
     /// Ends what is left of the connection.
@@ -143,6 +149,9 @@ impl Proof {
     }
 
     fn verdict(&self, identity: &Identity, seen: &mut Verdicts, now: UnixTime) -> Result<(), Untrusted> {
+        if self.own != *identity.id() {
+            return Err(Untrusted::OtherSelf { was: self.own.clone(), is: identity.id().clone() });
+        }
         let mut judged = self.judged.lock();
         let role = if judged.called.is_some() { Role::Server } else { Role::Client };
         let verdict = seen.0.entry((role == Role::Server, self.chain.clone()));
@@ -160,7 +169,8 @@ impl Proof {
         let Some(identity) = identity else { return self.holds() };
         let judged = self.judged.lock();
         let meant = judged.called.as_ref().is_none_or(|called| called.wanted.is_of(&called.meant));
-        self.holds() && (!meant || judged.due <= now || judged.trust != identity.trust())
+        let news = self.own != *identity.id() || judged.trust != identity.trust();
+        self.holds() && (!meant || news || judged.due <= now)
     }
 }
 

@@ -47,6 +47,24 @@ pub struct News {
     pub refused: Option<Refused>,
 }
 
+/// An identity that is not taken, because it does not hold now and the one in force does.
+#[derive(Debug)]
+pub struct OutOfDate {
+    /// The identity, for another attempt.
+    pub identity: Box<Identity>,
+    /// Why, in one line.
+    pub why: String,
+}
+
+/// Why files are not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotTaken {
+    /// In one line.
+    pub why: String,
+    /// Whether time may change that.
+    pub dates: bool,
+}
+
 /// A replacement that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refused {
@@ -60,7 +78,8 @@ impl IdentityStore {
     /// Starts with `identity`.
     pub fn new(identity: Identity) -> Self {
         let store = Self::default();
-        store.replace(identity);
+        // Nothing is in force that could hold.
+        let _ = store.replace(identity, UnixTime::now());
         store
     }
 
@@ -83,12 +102,30 @@ impl IdentityStore {
         *self.why.lock() = Some(why.into());
     }
 
+    /// Whether [`replace`](Self::replace) would take it: one that holds at `now` gives way only to one that does too.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn would_take(&self, identity: &Identity, now: UnixTime) -> Result<(), String> {
+        let Err(why) = identity.holds(now) else { return Ok(()) };
+        match self.current.load().as_ref().filter(|before| !before.is_same_as(identity) && before.holds(now).is_ok()) {
+            Some(_) => Err(format!("{}: {why}; the one in force still holds and is kept", identity.origin())),
+            None => Ok(()),
+        }
+    }
+
     /// Puts `identity` in force, and says whether anything is new: the same again keeps its sessions.
-    pub fn replace(&self, identity: Identity) -> bool {
+    ///
+    /// # Errors
+    /// As [`would_take`](Self::would_take); what is in force stays.
+    pub fn replace(&self, identity: Identity, now: UnixTime) -> Result<bool, OutOfDate> {
+        if let Err(why) = self.would_take(&identity, now) {
+            return Err(OutOfDate { identity: Box::new(identity), why });
+        }
         self.news.lock().refused = None;
         let before = self.current.load_full();
         if before.as_ref().is_some_and(|before| before.is_same_as(&identity)) {
-            return false;
+            return Ok(false);
         }
         self.current.store(Some(Arc::new(identity)));
         self.news.lock().changed = Some(Stamp(SystemTime::now()));
@@ -96,7 +133,7 @@ impl IdentityStore {
             self.rotations.inc();
         }
         self.changed.notify_one();
-        true
+        Ok(true)
     }
 
     /// Forgets the one in force: this sidecar is nobody any more.
@@ -127,8 +164,9 @@ impl IdentityStore {
     /// Reads the files again; on any problem the identity in force stays. `Ok(true)` if something is new.
     ///
     /// # Errors
-    /// As [`Identity::read`].
-    pub fn reload(&self, files: &FilesPlan, now: UnixTime) -> Result<bool, String> {
-        Ok(self.replace(Identity::read(files, now)?))
+    /// As [`Identity::read`] and [`replace`](Self::replace).
+    pub fn reload(&self, files: &FilesPlan, now: UnixTime) -> Result<bool, NotTaken> {
+        let identity = Identity::read(files, now).map_err(|why| NotTaken { why, dates: false })?;
+        self.replace(identity, now).map_err(|OutOfDate { why, .. }| NotTaken { why, dates: true })
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Domain {
     pub(super) anchors: Vec<TrustAnchor<'static>>,
     /// When each of them is valid, in their order.
     pub(super) validity: Vec<Validity>,
+    /// How many CAs each allows below it, where it says so.
+    pub(super) most_below: Vec<Option<usize>>,
 }
 
 impl Trust {
@@ -123,27 +125,8 @@ impl Trust {
         facts.is_a_workloads(role)?;
         let domain = self.domains.iter().find(|domain| *domain.name == *id.trust_domain());
         let domain = domain.ok_or_else(|| Untrusted::TrustDomain { id: id.clone() })?;
-        if intermediates.iter().any(|issuer| Facts::read(issuer).is_some_and(|facts| facts.has_weak_key())) {
-            return Err(Untrusted::Weak);
-        }
-        let usage = match role {
-            Role::Client => KeyUsage::client_auth(),
-            Role::Server => KeyUsage::server_auth(),
-        };
-        certificate
-            .verify_for_usage(
-                self.algorithms.all,
-                &domain.anchors,
-                intermediates,
-                now,
-                usage,
-                revocation,
-                Some(&|path| {
-                    domain.check_dates(path.anchor(), now)?;
-                    self.check_competing(path)
-                }),
-            )
-            .map_err(|error| told(error, role))?;
+        let asked = Asked { role, now, algorithms: self.algorithms, revocation };
+        domain.vouches(&certificate, intermediates, asked, &|path| self.check_competing(path))?;
         Ok(id)
     }
 
@@ -165,19 +148,131 @@ impl Trust {
     }
 }
 
+/// What a chain is wanted for, and by what it is judged.
+struct Asked<'a> {
+    role: Role,
+    now: UnixTime,
+    algorithms: WebPkiSupportedAlgorithms,
+    revocation: Option<RevocationOptions<'a>>,
+}
+
 impl Domain {
-    /// webpki never looks at a root's dates; OpenSSL and Go do, and so the whole mesh judges alike.
-    fn check_dates(&self, used: &TrustAnchor<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+    /// Without roots.
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self { name, anchors: Vec::new(), validity: Vec::new(), most_below: Vec::new() }
+    }
+
+    /// Takes a root, and says when it is valid.
+    ///
+    /// # Errors
+    /// As [`usable_root`].
+    pub(super) fn add(&mut self, root: &CertificateDer<'static>) -> Result<Validity, &'static str> {
+        let (facts, anchor) = root_of(root)?;
+        self.anchors.push(anchor);
+        self.validity.push(facts.validity);
+        self.most_below.push(facts.most_below);
+        Ok(facts.validity)
+    }
+
+    /// Whether a root vouches for a certificate by way of `intermediates`; `also` may refuse a way.
+    fn vouches(
+        &self,
+        certificate: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        asked: Asked<'_>,
+        also: &dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error>,
+    ) -> Result<(), Untrusted> {
+        if intermediates.iter().any(|issuer| Facts::read(issuer).is_some_and(|facts| facts.has_weak_key())) {
+            return Err(Untrusted::Weak);
+        }
+        let Asked { role, now, algorithms, revocation } = asked;
+        let usage = match role {
+            Role::Client => KeyUsage::client_auth(),
+            Role::Server => KeyUsage::server_auth(),
+        };
+        let check = |path: &VerifiedPath<'_>| {
+            check_issuers(path)?;
+            self.check_root(path, now)?;
+            also(path)
+        };
+        certificate
+            .verify_for_usage(algorithms.all, &self.anchors, intermediates, now, usage, revocation, Some(&check))
+            .map_err(|error| told(error, role))?;
+        Ok(())
+    }
+
+    /// webpki never looks at a root's dates, nor at how many CAs it allows below it; OpenSSL and Go do, and so the whole
+    /// mesh judges alike. A CA that only passes its own name on to a new key is not counted (RFC 5280 §6.1.4).
+    fn check_root(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let below = path.intermediate_certificates().filter(|issuer| issuer.subject() != issuer.issuer()).count();
         let mut verdict = Ok(());
-        for (_, validity) in self.anchors.iter().zip(&self.validity).filter(|(anchor, _)| *anchor == used) {
-            verdict = validity.check(now);
-            // The same root with other dates is another certificate: one in date is enough.
+        let roots = self.anchors.iter().zip(&self.validity).zip(&self.most_below);
+        for ((_, validity), most) in roots.filter(|((anchor, _), _)| *anchor == path.anchor()) {
+            verdict = match most {
+                Some(most) if below > *most => Err(webpki::Error::PathLenConstraintViolated),
+                _ => validity.check(now),
+            };
+            // The same root with other dates is another certificate: one that allows it is enough.
             if verdict.is_ok() {
                 break;
             }
         }
         verdict
     }
+}
+
+/// webpki asks of an issuer that it is a CA, and not what its key is for (RFC 5280 §6.1.4 (n), X509-SVID §4.3).
+fn check_issuers(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+    let signs = |issuer: &Cert<'_>| Facts::read(&issuer.der()).is_some_and(|facts| facts.signs_certificates());
+    match path.intermediate_certificates().all(signs) {
+        true => Ok(()),
+        false => Err(webpki::Error::EndEntityUsedAsCa),
+    }
+}
+
+/// Whether one of `roots` vouches for the first of `chain` at `now` as for a server, whose names are not looked at: the
+/// rules are those by which the mesh is judged. Roots that cannot be used count for nothing.
+///
+/// # Errors
+/// The first rule that the chain breaks.
+pub fn verify(
+    chain: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'static>],
+    algorithms: WebPkiSupportedAlgorithms,
+    now: UnixTime,
+) -> Result<(), Untrusted> {
+    let (leaf, intermediates) = chain.split_first().ok_or(Untrusted::NoCertificate)?;
+    let role = Role::Server;
+    let certificate = EndEntityCert::try_from(leaf).map_err(|error| told(error, role))?;
+    let mut domain = Domain::new("".into());
+    for root in roots {
+        // Why one cannot be used is told of elsewhere.
+        let _ = domain.add(root);
+    }
+    domain.vouches(&certificate, intermediates, Asked { role, now, algorithms, revocation: None }, &|_| Ok(()))
+}
+
+/// Whether a certificate can be a root at all.
+///
+/// # Errors
+/// Why not, to follow "a root".
+pub fn usable_root(root: &CertificateDer<'static>) -> Result<(), &'static str> {
+    root_of(root).map(drop)
+}
+
+fn root_of<'a>(root: &'a CertificateDer<'static>) -> Result<(Facts<'a>, TrustAnchor<'static>), &'static str> {
+    let facts = Facts::read(root).ok_or("cannot be read")?;
+    if !facts.is_ca {
+        return Err("is no CA, so it cannot be a root");
+    }
+    if !facts.signs_certificates() {
+        return Err("may not issue any: its key usage lists no keyCertSign, so it cannot be a root");
+    }
+    if facts.has_weak_key() {
+        return Err("has an RSA key under 2048 bits, which is refused");
+    }
+    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_| "cannot be read")?.to_owned();
+    Ok((facts, anchor))
 }
 
 /// What competes is of one issuer and of one scope (RFC 5280 §5.2.5).
@@ -234,7 +329,7 @@ fn told(error: webpki::Error, role: Role) -> Untrusted {
         | E::IssuerNotCrlSigner
         | E::UnsupportedCrlSignatureAlgorithmContext(_)
         | E::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => Untrusted::UnknownRevocation,
-        E::EndEntityUsedAsCa => Untrusted::Chain("one that signed is no CA"),
+        E::EndEntityUsedAsCa => Untrusted::Chain("one that signed is no CA, or its key usage lists no keyCertSign"),
         E::PathLenConstraintViolated => Untrusted::Chain("a CA allows fewer CAs below it"),
         E::NameConstraintViolation => Untrusted::Chain("a CA constrains names"),
         E::MaximumPathDepthExceeded

@@ -64,6 +64,14 @@ pub enum Untrusted {
     /// We are nobody any more, so nothing says whom to believe.
     #[error("the file names no identity any more, by which it could be verified")]
     NoIdentity,
+    /// All is well with it, but it was called by, or has called, somebody whom we are no longer.
+    #[error("it knows us as `{was}`, and we are `{is}` now")]
+    OtherSelf {
+        /// Who we were.
+        was: SpiffeId,
+        /// Who we are.
+        is: SpiffeId,
+    },
     /// There are no roots for its trust domain.
     #[error("it is `{id}`, and there are no roots for the trust domain `{}`", id.trust_domain())]
     TrustDomain {
@@ -107,7 +115,7 @@ pub enum Untrusted {
     #[error("its certificate, or an issuer's, is revoked")]
     Revoked,
     /// There is a CRL of its issuer, but it cannot be relied on.
-    #[error("the CRL of its issuer cannot be relied on: not signed by that issuer's key")]
+    #[error("the CRL of its issuer cannot be relied on: that issuer's key has not signed it, or may not")]
     UnknownRevocation,
     /// The CRL of its issuer is out of date.
     #[error("the CRL of its issuer was to be replaced by {}", stamp(*since))]
@@ -130,7 +138,7 @@ impl Untrusted {
     /// The word for it, which tells whose certificate it was.
     pub fn reason(&self, role: Role) -> Reason {
         match (role, self) {
-            (_, Self::NoIdentity) => Reason::NoIdentity,
+            (_, Self::NoIdentity | Self::OtherSelf { .. }) => Reason::NoIdentity,
             (Role::Client, Self::NoCertificate) => Reason::ClientCertificateMissing,
             (Role::Client, Self::Expired { .. } | Self::NotYetValid { .. }) => Reason::ClientCertificateExpired,
             (Role::Client, _) => Reason::ClientUntrusted,
@@ -206,6 +214,7 @@ impl From<Untrusted> for rustls::Error {
             | Untrusted::WrongIdentity { .. }
             | Untrusted::Unmeant
             | Untrusted::NoIdentity
+            | Untrusted::OtherSelf { .. }
             | Untrusted::TrustDomain { .. }
             | Untrusted::Chain(_)
             | Untrusted::LeafIsCa

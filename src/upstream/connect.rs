@@ -24,6 +24,7 @@ use crate::reason::Reason;
 use crate::telemetry::metrics::PeerMetrics;
 use crate::tls::client::Alpn;
 use crate::tls::proof::Proof;
+use crate::tls::untrusted::Role;
 use crate::tls::untrusted::refused_by_peer;
 
 /// The duty to open a connection that a pool counts as connecting; dropped, it tells the pool that it was abandoned.
@@ -38,6 +39,20 @@ pub(super) struct Dialling {
 enum Opened {
     One(SendRequest<Outgoing>, Box<http1::Driver>, Option<Arc<Proof>>),
     Many(http2::Many, Box<http2::Driver>),
+}
+
+impl Opened {
+    /// What its end has proven must still hold: it may have been judged again before the connection could be used.
+    fn believed(self, addr: &Addr) -> Result<Self, ConnectError> {
+        let proof = match &self {
+            Self::One(_, _, proof) => proof.as_ref(),
+            Self::Many(many, _) => many.life().proof(),
+        };
+        match proof.and_then(|proof| proof.over()) {
+            Some(why) => Err(ConnectError { reason: why.reason(Role::Server), detail: format!("{addr}: {why}") }),
+            None => Ok(self),
+        }
+    }
 }
 
 impl Dialling {
@@ -62,7 +77,7 @@ impl Dialling {
             }),
         };
         self.done = true;
-        match opened {
+        match opened.and_then(|opened| opened.believed(self.endpoint.addr())) {
             Ok(opened) => {
                 peer.metrics().connects.inc();
                 if let Some(place) = &mut self.place {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
@@ -89,6 +89,13 @@ impl World {
         let files = plan.identity.as_deref().and_then(IdentityPlan::files);
         let read = files.map(|files| Identity::read(files, UnixTime::now())).transpose();
         let read = read.map_err(|error| format!("identity: {error}"))?;
+        let now = UnixTime::now();
+        if let Some(Err(why)) = read.as_ref().map(|read| shared.identity.would_take(read, now)) {
+            // The same files are followed: whoever does so tells of them, and takes them when their time has come.
+            if old.is_none_or(|old| old.plan.identity != plan.identity) {
+                return Err(format!("identity: {why}"));
+            }
+        }
         // The peers keep it.
         let identity = plan.identity.is_some().then(|| shared.identity.clone());
         let peers = plan.peers.iter().map(|planned| living(planned, shared, known)).collect::<Result<_, _>>()?;
@@ -105,8 +112,9 @@ impl World {
         let jwt = plan.jwt.as_ref().map(tokens).transpose()?;
         let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
         // Nothing can fail any more: until here the identity in force stays as it was.
+        shared.metrics.plaintext.follow(plan.is_permissive(), SystemTime::now());
         match (read, &identity) {
-            (Some(read), _) => drop(shared.identity.replace(read)),
+            (Some(read), _) => drop(shared.identity.replace(read, now)),
             // What another source brings stands in when it comes; until then what was in force goes on.
             (None, Some(_)) => {}
             (None, None) => shared.identity.clear(),
@@ -214,7 +222,7 @@ mod tests {
     use std::path::PathBuf;
 
     use rcgen::date_time_ymd;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio_rustls::TlsAcceptor;
     use tokio_rustls::server::TlsStream;
 
@@ -227,6 +235,7 @@ mod tests {
     use crate::plan::identity::WorkloadApiPlan;
     use crate::plan::peer::{Addresses, ClientTlsPlan, EndpointSpec, Roots};
     use crate::plan::{AccessLog, AccessLogPlan, DnsPlan, LogFormat};
+    use crate::reason::Reason;
     use crate::tls::proof::Verdicts;
     use crate::tls::tests::kit::Authority;
     use crate::tls::untrusted::Untrusted;
@@ -443,7 +452,7 @@ mod tests {
     async fn a_handshake_that_a_reload_overtakes_goes_by_what_is_meant_then() {
         let (root, shared) = (authority(), upstreams());
         let first = first(meshed(&[SERVER]), &shared);
-        shared.identity.replace(identity(&root, "spiffe://shop/client"));
+        shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
         let server = identity(&root, SERVER);
         let reload = |world: &World, ids: &[&str]| World::next(world, meshed(ids), &shared).unwrap();
         // Twice while it lasts: what counts is the last.
@@ -470,7 +479,7 @@ mod tests {
         for after in [with_identity(Vec::new()), meshed(&[])] {
             let (root, shared) = (authority(), upstreams());
             let first = first(meshed(&[SERVER]), &shared);
-            shared.identity.replace(identity(&root, "spiffe://shop/client"));
+            shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
             let server = identity(&root, SERVER);
             let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
             let next = World::next(&first, after, &shared).unwrap();
@@ -484,6 +493,36 @@ mod tests {
             let again = World::next(&next, meshed(&[SERVER]), &shared).unwrap();
             let (lease, _stream) = shake(&again.peers[0], &server, || {}).await;
             assert_eq!((refused(&shared), lease.proof().unwrap().holds()), (vec![], true));
+        }
+    }
+    #[tokio::test]
+    async fn what_is_refused_before_it_could_be_used_is_never_used() {
+        for another in [false, true] {
+            let (root, shared) = (authority(), upstreams());
+            let first = first(meshed(&[SERVER]), &shared);
+            shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
+            let (peer, server) = (&first.peers[0], identity(&root, SERVER));
+            let Turn::Now(Given::Connect(dialling)) =
+                peer.endpoints().all()[0].turn(Instant::now(), Some(Version::Http2))
+            else {
+                panic!("expected to be told to connect");
+            };
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let accept = async {
+                let acceptor = TlsAcceptor::from(server.door_config(Protocol::Http2));
+                let mut stream = acceptor.accept(theirs).await.unwrap();
+                // The other end is known, and HTTP/2 has not begun.
+                if another {
+                    shared.identity.replace(identity(&root, "spiffe://shop/another"), UnixTime::now()).unwrap();
+                }
+                assert_eq!(refused(&shared).len(), usize::from(another));
+                stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+                stream.flush().await.unwrap();
+                stream
+            };
+            let connect = dialling.run(peer, Deadline::NONE, async { Ok(Io::boxed(ours)) });
+            let (lease, _stream) = tokio::join!(connect, accept);
+            assert_eq!(lease.err().map(|error| error.reason), another.then_some(Reason::NoIdentity));
         }
     }
 }

@@ -135,7 +135,8 @@ fn a_port_that_is_passed_through_hands_all_tls_to_the_app() {
         let mut heard = [0; 16];
         let n = stream.read(&mut heard).unwrap();
         report.send(format!("{:02x?}", &heard[..n])).unwrap();
-        let _ = stream.write_all(b"own");
+        // The beginning of an alert.
+        let _ = stream.write_all(b"\x15\x03\x03own");
     });
     let hello = || {
         let mut hello = Vec::new();
@@ -164,7 +165,7 @@ fn a_port_that_is_passed_through_hands_all_tls_to_the_app() {
             );
             let mut caller = Caller::connect(at);
             let heard = caller.send(hello()).rest();
-            assert_eq!(heard, if passes { "own" } else { "" }, "{rules} {protocol}");
+            assert_eq!(heard, if passes { "\x15\x03\x03own" } else { "" }, "{rules} {protocol}");
             if passes {
                 assert!(tls.next().starts_with("[16, 03, 01"), "{rules} {protocol}");
             } else {

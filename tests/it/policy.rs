@@ -1,11 +1,13 @@
 //! Who may ask what of the service, through the real binary: every protocol at the door meets the same rules.
 
 use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr};
 
 use http::Request;
 
 use crate::harness::http2::{App2, Caller2, certificate, soon};
 use crate::harness::{App, Caller, Sidecar, field, inbound, until};
+use crate::mtls::Authority;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
@@ -270,4 +272,65 @@ async fn no_spelling_on_the_wire_evades_a_rule_that_denies() {
     }
     app.unseen();
     assert!(ask(&sidecar, "GET", "/", "X-Role: user\r\nX-Debug: 0\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_listed_name_lets_no_plaintext_past_a_strict_door() {
+    let authority = Authority::new();
+    // An app that speaks in lines, and one that speaks TLS: what it hears, after it has answered.
+    let app = |answer: &'static [u8]| {
+        App::start(move |mut stream, report| {
+            let mut heard = vec![0; 1 << 16];
+            let n = stream.read(&mut heard).unwrap();
+            heard.truncate(n);
+            report.send(format!("{}", String::from_utf8_lossy(&heard).contains("FLUSHALL"))).unwrap();
+            stream.write_all(answer).unwrap();
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+            report.send(String::from_utf8_lossy(&rest).into_owned()).unwrap();
+        })
+    };
+    let (lines, tls, other) = (app(b"-ERR\r\n"), app(b"\x16\x03\x03"), app(b"-ERR\r\n"));
+    let port = crate::harness::free_port();
+    let (at, beside) = (SocketAddr::from(([127, 0, 0, 1], port)), crate::harness::free_port());
+    let other_at = SocketAddr::from(([127, 0, 0, 1], beside));
+    let ports = format!(
+        "ports: [{{ listen: '{at}', app: '{}' }}, {{ listen: '{other_at}', app: '{}' }}]",
+        tls.addr, other.addr
+    );
+    let rules = format!(", {ports}, passthrough: [a.example, 'b.example:{port}']");
+    let server = authority.server("server", lines.addr, &rules);
+    let call = |to: SocketAddr, name: &'static str, apart: bool| {
+        let config = crate::harness::http2::certificate(&[]).2;
+        let mut client = rustls::ClientConnection::new(config, name.try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        let mut caller = Caller::connect(to);
+        if apart {
+            caller.send(&hello).send("FLUSHALL\r\n");
+        } else {
+            hello.extend_from_slice(b"FLUSHALL\r\n");
+            caller.send(&hello);
+        }
+        caller.0.shutdown(Shutdown::Write).unwrap();
+        caller.rest()
+    };
+    for apart in [false, true] {
+        // The service that speaks in lines gets the ClientHello alone, and its caller nothing.
+        assert_eq!(call(server.inbound, "a.example", apart), "");
+        assert_eq!((lines.next(), lines.next()), ("false".into(), String::new()));
+        server.says(&["host=a.example", "reason=tls_failed", "something else than TLS"]);
+        // One that speaks TLS gets all.
+        assert_eq!(call(at, "b.example", apart), "\x16\x03\x03");
+        assert_eq!((tls.next(), tls.next()), ("false".into(), "FLUSHALL\r\n".into()));
+        // A name that is of no port is the main door's, and no other's.
+        for (to, name) in
+            [(at, "a.example"), (server.inbound, "b.example"), (other_at, "a.example"), (other_at, "b.example")]
+        {
+            assert!(!call(to, name, apart).contains("ERR"), "{to} {name}");
+        }
+    }
+    lines.unseen();
+    tls.unseen();
+    other.unseen();
 }

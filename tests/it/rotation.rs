@@ -396,6 +396,41 @@ fn who_would_be_refused_is_said_before_a_door_becomes_strict() {
 }
 
 #[test]
+fn who_came_before_a_door_was_permissive_is_counted_too() {
+    let (authority, app) = (Authority::new(), App::http(OK));
+    let identity = authority.identity("server");
+    let (plain, permissive) =
+        (serving("", "server", app.addr, ""), serving(&identity, "server", app.addr, ", mtls: permissive"));
+    let server = Sidecar::start(&plain);
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let said = command.args(["check", "--strict", "--admin", &server.admin.to_string()]).output().unwrap();
+        (said.status.code().unwrap(), String::from_utf8([said.stdout, said.stderr].concat()).unwrap())
+    };
+    let mut caller = Caller::connect(server.inbound);
+    assert!(caller.send(GET).answer().starts_with("HTTP/1.1 200 "));
+    for round in 0..2 {
+        server.rewrite(&permissive);
+        server.signal("HUP");
+        until("the door is permissive", || server.page("/state").contains("permissive_seconds").then_some(()));
+        let (code, said) = check();
+        assert!(code == 0 && said.contains("nobody came in plaintext in the "), "{round}: {said}");
+        // The connection from before asks again.
+        assert!(caller.send(GET).answer().starts_with("HTTP/1.1 200 "));
+        let (code, said) = check();
+        let says = "1 client would be refused under `strict`: 127.0.0.1 (1 connection, last ";
+        assert!(
+            code == 1 && said.starts_with(says) && said.contains("that it has been `permissive`"),
+            "{round}: {said}"
+        );
+        // What follows begins anew.
+        server.rewrite(&plain);
+        server.signal("HUP");
+        until("the door asks nothing", || (!server.page("/state").contains("permissive_seconds")).then_some(()));
+    }
+}
+
+#[test]
 fn certificates_outside_the_mesh_are_followed_too() {
     let (authority, app) = (Authority::new(), App::http(OK));
     authority.run("issue --service client");

@@ -6,17 +6,14 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::RootCertStore;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::ParsedCertificate;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::connect::{self, Asking};
 use super::{Inspect, words};
 use crate::tls::certificate::{Facts, Link, NotSvid, link};
-use crate::tls::files;
+use crate::tls::{files, trust};
 
 /// The largest file that is read: bundles of all public roots have a quarter of a MiB.
 const LARGEST: u64 = 4 << 20;
@@ -221,13 +218,7 @@ pub(super) fn verified(
     roots: &[CertificateDer<'static>],
     now: SystemTime,
 ) -> Result<(), String> {
-    let (leaf, between) = chain.split_first().ok_or("there is no certificate")?;
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(roots.iter().cloned());
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
-    let leaf = ParsedCertificate::try_from(leaf).map_err(|error| error.to_string())?;
-    let now = UnixTime::since_unix_epoch(since);
-    verify_server_cert_signed_by_trust_anchor(&leaf, &store, between, now, algorithms)
-        .map_err(|error| error.to_string())
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    trust::verify(chain, roots, algorithms, UnixTime::since_unix_epoch(since)).map_err(|why| why.to_string())
 }

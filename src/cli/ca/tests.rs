@@ -268,6 +268,40 @@ fn a_file_is_shown_for_what_it_is() {
 }
 
 #[test]
+fn a_chain_by_who_may_not_issue_does_not_verify() {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose as Usage,
+    };
+    let folder = Folder::new();
+    let ca = |name: &str, path, usages: &[Usage]| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(path);
+        params.key_usages = usages.to_vec();
+        params
+    };
+    let key = || KeyPair::generate().unwrap();
+    let any = BasicConstraints::Unconstrained;
+    for (name, root, between, fine) in [
+        ("good", ca("r", any, &[Usage::KeyCertSign]), ca("b", any, &[Usage::KeyCertSign]), true),
+        ("no usage", ca("r", any, &[]), ca("b", any, &[]), true),
+        ("below for CRLs", ca("r", any, &[]), ca("b", any, &[Usage::CrlSign]), false),
+        ("root for CRLs", ca("r", any, &[Usage::CrlSign]), ca("b", any, &[]), false),
+        ("root's path", ca("r", BasicConstraints::Constrained(0), &[]), ca("b", any, &[]), false),
+    ] {
+        let root = CertifiedIssuer::self_signed(root, key()).unwrap();
+        let between = CertifiedIssuer::signed_by(between, key(), &root).unwrap();
+        let leaf = CertificateParams::new(vec!["a.example".to_owned()]).unwrap().signed_by(&key(), &between).unwrap();
+        std::fs::write(folder.0.join("chain.pem"), leaf.pem() + &between.pem()).unwrap();
+        std::fs::write(folder.0.join("root.pem"), root.pem()).unwrap();
+        let now = std::time::SystemTime::now();
+        let (_, out, err) = at(now, &folder, "inspect {}/chain.pem --roots {}/root.pem");
+        let says = if fine { "the chain verifies up to" } else { "the chain does NOT verify: " };
+        assert!(out.contains(says), "{name}: {out}{err}");
+    }
+}
+
+#[test]
 fn a_forged_chain_is_told() {
     let folder = Folder::new();
     for name in ["one", "two"] {

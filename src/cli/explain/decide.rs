@@ -243,16 +243,17 @@ fn unseen<'l>(
     mut said: Explained<'l>,
 ) -> Explained<'l> {
     let sni = asking.url.as_ref().and_then(Uri::host).map(plain).unwrap_or_default();
+    let port = who(asking, door).port;
     let is_opaque = matches!(door.protocol, Protocol::Auto | Protocol::Tcp);
     // Nobody notices that captured TLS is carried.
     let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off && !(is_opaque && asking.dialled.is_some());
     if asking.url.is_none() && !is_opaque {
         return said.refused(&Failure::new(Reason::WrongProtocol, "this port speaks HTTP, and these bytes are none"));
     }
-    if ends && asking.url.is_some() && door.side == Door::Inbound && !door.passes(&sni) {
+    if ends && asking.url.is_some() && door.side == Door::Inbound && !door.passes(&sni, port) {
         return said.refused(&Failure::new(Reason::ClientTlsFailed, TLS_AT_PLAIN_DOOR));
     }
-    if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni) {
+    if door.mtls == Mtls::Strict && asking.identity.is_none() && !door.passes(&sni, port) {
         let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--identity` says who calls";
         return said.refused(&Failure::new(Reason::PlaintextRefused, detail));
     }

@@ -19,7 +19,7 @@ use crate::control::{Destination, House, ready};
 use crate::ids::PeerName;
 use crate::jwt::source::SourceState;
 use crate::life::drain::Phase;
-use crate::plan::door::{DoorPlan, Leads, Mtls};
+use crate::plan::door::{DoorPlan, Leads};
 use crate::plan::peer::PeerKind;
 use crate::plan::{AdminPlan, Plan};
 use crate::telemetry::exposition;
@@ -234,15 +234,11 @@ impl State {
             captured: house.rooms.destinations(),
             dns: house.rooms.dns(),
             identity: house.rooms.identity(),
-            plaintext: is_permissive(&plan).then(|| house.metrics.plaintext.state(SystemTime::now())),
+            plaintext: plan.is_permissive().then(|| house.metrics.plaintext.state(SystemTime::now())),
             issuers: house.rooms.issuers(),
             config: house.reloads.report(),
         }
     }
-}
-
-fn is_permissive(plan: &Plan) -> bool {
-    plan.doors.iter().any(|door| door.mtls == Mtls::Permissive)
 }
 
 impl DoorState {

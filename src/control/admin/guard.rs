@@ -3,7 +3,6 @@
 //! A web page can make a browser talk to loopback, under a name of its own choosing (DNS rebinding): hence Host and
 //! Origin are judged before anything is told.
 
-use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
 use std::net::IpAddr;
@@ -13,6 +12,7 @@ use std::path::Path;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode, Uri};
 
+use crate::files;
 use crate::ids::Addr;
 use crate::plan::AdminPlan;
 
@@ -129,8 +129,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 /// # Errors
 /// Why the file holds no token that counts, without its path.
 pub fn read_token(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let facts = file.metadata().map_err(|error| error.to_string())?;
+    let (file, facts) = files::open(path).map_err(|error| format!("cannot be read: {error}"))?;
     let mode = facts.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!("mode is {mode:04o}, others can read it; make it 0600"));

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -24,14 +25,17 @@ use crate::plan::identity::{IdentityPlan, WorkloadApiPlan};
 use crate::spiffe::SpiffeId;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::expiry::Expiry;
-use crate::tls::identity::{Identity, usable_root};
+use crate::tls::identity::Identity;
 use crate::tls::material::{Material, Roots, Sourced};
-use crate::tls::store::IdentityStore;
+use crate::tls::store::{IdentityStore, OutOfDate};
+use crate::tls::trust::usable_root;
 
 /// How long the agent may take to begin its answer, and then to give something. It may be asked again.
 const OPEN_CLOCK: Duration = Duration::from_secs(10);
 /// A certificate that is not renewed in time is asked for anew, over a new connection, but no more often than this.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// An identity that does not hold yet, while the last one does, is tried again this often.
+const LATER: Duration = Duration::from_secs(5);
 /// The pause after a first failure; it doubles, up to [`LONGEST_PAUSE`], and half of each is chance.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Agents learn of new entries every few seconds, so a longer pause would only keep the service waiting.
@@ -151,6 +155,8 @@ pub struct Taking {
     failures: u32,
     /// What was complained of last, so that it is said once and not at each attempt.
     said: Option<String>,
+    /// What came and does not hold, while the one in force does.
+    waiting: Option<Box<Identity>>,
 }
 
 impl Taking {
@@ -161,7 +167,7 @@ impl Taking {
         metrics: Arc<Metrics>,
         came: watch::Sender<bool>,
     ) -> Self {
-        Self { plan, store, metrics, came, failures: 0, said: None }
+        Self { plan, store, metrics, came, failures: 0, said: None, waiting: None }
     }
 
     /// Asks the agent again and again; ends only with its task.
@@ -183,7 +189,8 @@ impl Taking {
     async fn listen(&mut self, mut stream: impl Updates) -> Fault {
         let mut patience = OPEN_CLOCK;
         loop {
-            match timeout(patience, stream.next()).await {
+            let next = self.meanwhile(patience, stream.next()).await;
+            match next {
                 Ok(Some(Ok(update))) => self.take(update, UnixTime::now()),
                 Ok(Some(Err(fault @ Fault::Unreadable(_)))) => {
                     self.metrics.workload_api.refused.inc();
@@ -197,6 +204,21 @@ impl Taking {
         }
     }
 
+    /// Waits for what comes, and meanwhile for the time of what came before.
+    async fn meanwhile<T>(&mut self, patience: Duration, next: impl Future<Output = T>) -> Result<T, Elapsed> {
+        let mut next = std::pin::pin!(timeout(patience, next));
+        loop {
+            tokio::select! {
+                next = next.as_mut() => return next,
+                () = sleep(LATER), if self.waiting.is_some() => {
+                    if let Some(identity) = self.waiting.take() {
+                        self.put(*identity, UnixTime::now());
+                    }
+                }
+            }
+        }
+    }
+
     /// How long nothing may come: until a renewal is overdue. Then the connection may be dead, or lead to an agent that
     /// another one has taken the socket from.
     fn patience(&self, now: UnixTime) -> Duration {
@@ -207,23 +229,38 @@ impl Taking {
     }
 
     fn take(&mut self, update: Update, now: UnixTime) {
-        let made = self.material(update).and_then(|material| Identity::new(material, now));
-        match made {
-            Ok(identity) => {
+        self.waiting = None;
+        match self.material(update).and_then(|material| Identity::new(material, now)) {
+            Ok(identity) => self.put(identity, now),
+            Err(why) => self.refuse(why),
+        }
+    }
+
+    fn put(&mut self, identity: Identity, now: UnixTime) {
+        let id = identity.id().clone();
+        match self.store.replace(identity, now) {
+            Ok(new) => {
                 self.metrics.workload_api.taken.inc();
                 (self.failures, self.said) = (0, None);
-                let id = identity.id().clone();
-                if self.store.replace(identity) {
+                if new {
                     info!(%id, agent = %self.plan.agent, "an identity came from the Workload API");
                 }
                 self.came.send_replace(true);
             }
-            Err(why) => {
-                self.metrics.workload_api.refused.inc();
-                self.store.refuse(&why);
-                self.complain(&Fault::Unreadable(why));
+            Err(OutOfDate { identity, why }) => {
+                self.waiting = Some(identity);
+                // It is tried again and again, and counts once.
+                if self.store.news().refused.is_none_or(|refused| refused.why != why) {
+                    self.refuse(why);
+                }
             }
         }
+    }
+
+    fn refuse(&mut self, why: String) {
+        self.metrics.workload_api.refused.inc();
+        self.store.refuse(&why);
+        self.complain(&Fault::Unreadable(why));
     }
 
     /// What an identity is made of, without roots that could not be used in any case: one of a partner's must not keep

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::time::Instant;
@@ -29,7 +30,12 @@ impl Authority {
     }
 
     fn svid(&self, id: &str) -> Svid {
+        self.svid_from(id, 1975)
+    }
+
+    fn svid_from(&self, id: &str, year: i32) -> Svid {
         let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(year, 1, 1);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         let key = KeyPair::generate().unwrap();
@@ -244,6 +250,31 @@ async fn a_partners_bad_root_keeps_nobody_from_being_renewed() {
     stage.pass(1).await;
     let trusted = format!("{:?}", stage.store.current().unwrap());
     assert!(trusted.contains(r#"[("shop", 1), ("partner", 1)]"#), "{trusted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_hold_yet_waits_for_its_time_and_takes_nothing_away() {
+    let (authority, store, metrics) = (Authority::new(), Arc::<IdentityStore>::default(), Arc::<Metrics>::default());
+    let agent = Addr::Unix(std::path::Path::new("/run/a.sock").into());
+    let plan = WorkloadApiPlan { agent, id: None, tls12: false };
+    let mut taking = Taking::new(plan, store.clone(), metrics.clone(), watch::channel(false).0);
+    let in_force = || store.current().unwrap().id().to_string();
+    let year = |year: i32| {
+        let seconds = date_time_ymd(year, 1, 1).unix_timestamp();
+        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap()))
+    };
+    let from = |id: &str, year| Update { svids: vec![authority.svid_from(id, year)], ..authority.update(&[]) };
+    taking.take(from(A, 1980), year(1990));
+    for _ in 0..3 {
+        taking.take(from(B, 2000), year(1990));
+        assert_eq!((in_force(), taking.waiting.is_some()), (A.into(), true));
+    }
+    let refused = store.news().refused.unwrap().why;
+    assert!(refused.contains("valid only from 2000-01-01") && refused.contains("still holds"), "{refused}");
+    assert_eq!((metrics.workload_api.taken.get(), metrics.workload_api.refused.get(), store.refusals.get()), (1, 1, 1));
+    // Nothing more comes, and meanwhile its time has come.
+    assert!(taking.meanwhile(OPEN_CLOCK, std::future::pending::<()>()).await.is_err());
+    assert_eq!((in_force(), taking.waiting.is_none(), store.news().refused), (B.into(), true, None));
 }
 
 #[test]

@@ -21,10 +21,12 @@ pub fn capture(rules: &Rules, config: &Config, doors: &[Arc<DoorPlan>], peers: &
     // All apps that speak HTTP share them.
     let routes = apps().find(|peer| !peer.routes.list.is_empty()).map(|peer| peer.routes.clone()).unwrap_or_default();
     let first = doors.iter().find(|door| door.side == Door::Inbound);
+    let passthrough = super::doors::passed_anywhere(config);
     // What is said of the port of a door says nothing about others.
     let unlisted = |like: &Arc<DoorPlan>| DoorPlan {
         leads: Leads::Dialled,
         protocol: Protocol::Auto,
+        passthrough: passthrough.clone(),
         passes_all: false,
         ..(**like).clone()
     };

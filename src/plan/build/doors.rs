@@ -12,7 +12,7 @@ use crate::config::listener::{self, Inbound, InboundTimeout, Limits, OutboundTim
 use crate::config::units::Timer;
 use crate::config::values::{Listen, Network, Upgrade};
 use crate::ids::{Addr, Door, PeerName};
-use crate::plan::door::{DoorLimits, DoorPlan, Leads, Mtls, Protocol, ServerTlsPlan};
+use crate::plan::door::{DoorLimits, DoorPlan, Leads, Mtls, PassedName, Protocol, ServerTlsPlan};
 use crate::plan::peer::{Addresses, Balance, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, Routes};
 use crate::plan::rules::{Condition, Conditions, RetryRule, Rules};
 
@@ -23,13 +23,16 @@ const APP_KEEP_ALIVE: Duration = Duration::from_secs(4);
 pub fn inbound(config: &Config, parts: &mut Parts<'_>) {
     let Some(inbound) = &config.inbound else { return };
     combinations(inbound, parts);
+    passed_ports(inbound, config.redirect.is_some(), parts);
     let like =
         DoorPlan { tls: tls(inbound, parts), mtls: super::identity::door(config, inbound, parts), ..pattern(inbound) };
     if let Some(app) = &inbound.app {
         let leads = app_peer(&app.value.0, inbound.protocol.value, &inbound.timeout, parts);
         for listen in &inbound.listen.0 {
             let passes_all = passes_port(inbound, &listen.0);
-            let door = DoorPlan { listen: listen.0.clone(), leads: Leads::Peer(leads), passes_all, ..like.clone() };
+            let passthrough = passed_names(inbound, &[&listen.0, &app.value.0], true);
+            let (listen_at, leads) = (listen.0.clone(), Leads::Peer(leads));
+            let door = DoorPlan { listen: listen_at, leads, passthrough, passes_all, ..like.clone() };
             parts.door(listen, door);
         }
     }
@@ -42,8 +45,7 @@ fn port_door(port: &Port, inbound: &Inbound, like: &DoorPlan, parts: &mut Parts<
     let (Some(listen), Some(app)) = (&port.listen, &port.app) else { return };
     let leads = app_peer(&app.value.0, port.protocol.value, &inbound.timeout, parts);
     let protocol = protocol(port.protocol.value);
-    // Only a door that looks at its bytes can see a server name.
-    let passthrough = if protocol == Protocol::Auto { Arc::clone(&like.passthrough) } else { Arc::from([]) };
+    let passthrough = passed_names(inbound, &[&listen.value.0, &app.value.0], false);
     let passes_all = passes_port(inbound, &listen.value.0);
     let (listen_at, leads) = (listen.value.0.clone(), Leads::Peer(leads));
     let door = DoorPlan { listen: listen_at, leads, protocol, passthrough, passes_all, ..like.clone() };
@@ -53,7 +55,45 @@ fn port_door(port: &Port, inbound: &Inbound, like: &DoorPlan, parts: &mut Parts<
 /// Whether `passthrough` lists the port of a listener.
 fn passes_port(inbound: &Inbound, listen: &Addr) -> bool {
     let port = listen.tcp().map(|addr| addr.port()).filter(|port| *port != 0);
-    port.is_some_and(|port| inbound.passthrough.0.iter().any(|one| one.value.0 == Err(port)))
+    port.is_some_and(|port| inbound.passthrough.0.iter().any(|one| one.value.0 == (None, Some(port))))
+}
+
+/// The names that are handed through at a door with these addresses; those that are of no port are the main door's: behind
+/// another one stands another protocol, for which nobody has vouched.
+fn passed_names(inbound: &Inbound, at: &[&Addr], main: bool) -> Arc<[PassedName]> {
+    let here = |port: u16| at.iter().any(|addr| addr.tcp().is_some_and(|addr| addr.port() == port));
+    let all = inbound.passthrough.0.iter().filter(|one| one.value.0.1.map_or(main, here));
+    all.filter_map(|one| one.value.0.0.clone()).map(|name| PassedName { name, port: None }).collect()
+}
+
+/// The names of ports that the file may not list.
+pub fn passed_anywhere(config: &Config) -> Arc<[PassedName]> {
+    let all = config.inbound.iter().flat_map(|inbound| &inbound.passthrough.0).map(|one| one.value.0.clone());
+    all.filter_map(|(name, port)| Some(PassedName { name: name?, port: Some(port?) })).collect()
+}
+
+/// What is listed for ports that are none, or cannot be looked at.
+fn passed_ports(inbound: &Inbound, captured: bool, parts: &mut Parts<'_>) {
+    let listens = super::policy::listens(inbound);
+    let ports = inbound.ports.0.iter().filter(|port| port.protocol.value != listener::Protocol::Auto);
+    let declared: Vec<u16> = ports.filter_map(|port| Some(port.listen.as_ref()?.value.0.tcp()?.port())).collect();
+    for one in &inbound.passthrough.0 {
+        match &one.value.0 {
+            (name, Some(port)) if !listens.contains(port) && (name.is_none() || !captured) => {
+                let text =
+                    format!("no inbound port has this number: list the port where callers connect to ({listens:?})");
+                one.refuse(parts.problems, text);
+            }
+            (Some(_), Some(port)) if declared.contains(port) => {
+                one.refuse(parts.problems, "needs `protocol: auto` at that port: no server name is looked at there");
+            }
+            (Some(name), None) if inbound.app.is_none() => {
+                let text = format!("is of no port: without `app` say `{name}:PORT`, with a port under `ports`");
+                one.refuse(parts.problems, text);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What cannot be meant.
@@ -67,16 +107,7 @@ fn combinations(inbound: &Set<Inbound>, parts: &mut Parts<'_>) {
         inbound.listen.refuse(parts.problems, "leads nowhere without `app`; the ports under `ports` have their own");
     }
     let declared = inbound.protocol.value != listener::Protocol::Auto;
-    let listens = super::policy::listens(inbound);
-    for port in &inbound.passthrough.0 {
-        if let Err(number) = port.value.0
-            && !listens.contains(&number)
-        {
-            let text = format!("no inbound port has this number: list the port where callers connect to ({listens:?})");
-            port.refuse(parts.problems, text);
-        }
-    }
-    if declared && inbound.passthrough.0.iter().any(|one| one.value.0.is_ok()) {
+    if declared && inbound.passthrough.0.iter().any(|one| matches!(one.value.0, (Some(_), None))) {
         let text = "needs `protocol: auto`: with a declared protocol no server name is looked at";
         inbound.passthrough.refuse(parts.problems, text);
     }
@@ -93,7 +124,7 @@ fn pattern(inbound: &Inbound) -> DoorPlan {
         protocol: protocol(inbound.protocol.value),
         tls: None,
         mtls: Mtls::Off,
-        passthrough: inbound.passthrough.0.iter().filter_map(|one| one.value.0.clone().ok()).collect(),
+        passthrough: Arc::from([]),
         passes_all: false,
         upgrades: upgrades(&inbound.upgrades),
         trusted: trusted(&inbound.trusted),

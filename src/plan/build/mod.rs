@@ -236,6 +236,8 @@ fn access_log(telemetry: &Telemetry) -> AccessLogPlan {
 }
 
 #[cfg(test)]
+mod doors_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod routes_tests;

@@ -130,15 +130,15 @@ pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Pr
         if let Some(from) = set.from.as_ref().filter(|_| !doors.identities) {
             from.warn(problems, "matches nobody: a caller in plaintext has no identity");
         }
-        if let Some(claims) = set.claims.as_ref().filter(|_| inbound.jwt.0.is_empty()) {
-            claims.warn(problems, "matches nobody: without `inbound.jwt` no token is believed");
-        }
         for port in set.ports.iter().flat_map(|ports| &ports.0) {
             // Port 0 is any that the system chooses.
             if !doors.captured && !ports.contains(&0) && !ports.iter().any(|own| u64::from(*own) == port.value.0) {
                 port.warn(problems, "matches nothing: no inbound port is listed with this number");
             }
         }
+    }
+    if inbound.jwt.0.is_empty() {
+        lint_claims(deny, allow, policy, problems);
     }
     denials(deny, allow, doors, problems);
     for (set, rule) in allow.iter().zip(&policy.allow) {
@@ -148,6 +148,16 @@ pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Pr
         } else if rule.needs_request() && !speaks_http(inbound) {
             set.warn(problems, "allows nothing: the ports speak `tcp`, which has no requests to look at");
         }
+    }
+}
+
+/// Warns of claims where nobody has any: a rule that denies may ask just for that.
+fn lint_claims(deny: &[Set<AccessRule>], allow: &[Set<AccessRule>], policy: &Policy, problems: &mut Problems) {
+    let denied = deny.iter().zip(policy.deny.iter().map(Rule::means_who_has_no_claim));
+    for (set, all) in denied.chain(allow.iter().map(|set| (set, false))) {
+        let Some(claims) = &set.claims else { continue };
+        let whom = if all { "everybody" } else { "nobody" };
+        claims.warn(problems, format!("matches {whom}: without `inbound.jwt` no token is believed"));
     }
 }
 

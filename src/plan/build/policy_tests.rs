@@ -312,6 +312,10 @@ fn what_can_mean_nothing_is_told() {
             "allows nothing: `inbound.deny[0]` (line 4) denies all of it",
         ),
         ("  deny: { addresses: 10.0.0.0/8 }\n  allow: { addresses: 10.1.0.0/16 }", "denies all of it"),
+        (
+            "  deny: { claims: { iss: { present: false } } }",
+            "f:4:19: warning: inbound.deny.claims: matches everybody: without `inbound.jwt` no token is believed",
+        ),
         ("  protocol: tcp\n  allow: { paths: /a }", "warning: inbound.allow: allows nothing: the ports speak `tcp`"),
     ] {
         let (_, problems) = read_policy(&file(inbound));
@@ -361,7 +365,16 @@ fn issuers_that_cannot_be_meant_are_told() {
         ),
         (&format!("  protocol: tcp\n{JWT}"), "warning: inbound.jwt: is never asked: the ports speak `tcp`"),
         ("  passthrough: [15007]", "f:4:17: inbound.passthrough[0]: no inbound port has this number"),
-        ("  passthrough: [0]", "expected a DNS name, `*.` and a DNS name, or a port, found `0`"),
+        (
+            "  passthrough: [0]",
+            "expected a DNS name, `*.` and a DNS name, one of these and `:PORT`, or a port, found `0`",
+        ),
+        ("  passthrough: [\"a.b:15007\"]", "f:4:17: inbound.passthrough[0]: no inbound port has this number"),
+        ("  passthrough: [\"a.b:0\"]", "expected a DNS name"),
+        (
+            "  ports: [{ listen: \"0.0.0.0:7\", app: \"127.0.0.1:8\", protocol: http1 }]\n  passthrough: [\"a.b:7\"]",
+            "f:5:17: inbound.passthrough[0]: needs `protocol: auto` at that port",
+        ),
     ] {
         let (_, problems) = read_policy(&file(inbound));
         assert!(problems.contains(expect), "{inbound}: {problems}");

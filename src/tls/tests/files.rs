@@ -10,7 +10,7 @@ use super::kit::*;
 use crate::plan::identity::{FilesPlan, RootsPlan};
 use crate::tls::expiry::Of;
 use crate::tls::identity::Identity;
-use crate::tls::store::IdentityStore;
+use crate::tls::store::{IdentityStore, NotTaken};
 
 /// A folder of its own with the files of an identity, removed at the end.
 struct Files {
@@ -67,6 +67,7 @@ fn what_does_not_fit_together_is_refused_by_file() {
     let (good, der) = (root.issue(ID), root.der());
     let no_ca = root.issue("spiffe://shop/no-ca").certificates;
     let weak = include_str!("weak/inter1024.pem");
+    let no_issuer = Authority::root_with("root", |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign]);
     let files = Files::new("refused");
     type Changes = Vec<(&'static str, String)>;
     let show = |chain: &Chain| -> Changes {
@@ -90,6 +91,7 @@ fn what_does_not_fit_together_is_refused_by_file() {
         ("a server only", show(&root.issue_with(ID, server_only)), "own.pem", "may not be used by a TLS client"),
         ("root that is no CA", put("roots.pem", certificates(&no_ca)), "roots.pem", "certificate 1: is no CA"),
         ("second root that is no CA", put("roots.pem", both), "roots.pem", "certificate 2: is no CA"),
+        ("root for CRLs only", put("roots.pem", certificates(&[no_issuer.der()])), "roots.pem", "lists no keyCertSign"),
         ("weak root", put("roots.pem", weak.to_owned()), "roots.pem", "under 2048 bits"),
         (
             "another's root",
@@ -181,7 +183,7 @@ fn half_written_files_change_nothing() {
     assert_eq!(store.reload(&files.plan, now()), Ok(true));
     assert_ne!(store.current().unwrap().fingerprint(), before.fingerprint());
     std::fs::remove_dir_all(&files.folder).unwrap();
-    assert!(store.reload(&files.plan, now()).unwrap_err().starts_with(files.folder.to_str().unwrap()));
+    assert!(store.reload(&files.plan, now()).unwrap_err().why.starts_with(files.folder.to_str().unwrap()));
     assert_eq!(store.current().unwrap().id().as_str(), ID);
 }
 
@@ -289,11 +291,111 @@ fn a_store_may_be_empty_and_says_why() {
     assert_eq!(store.lack().as_deref(), Some("no identity has come yet"));
     store.lacks("the agent knows nobody");
     assert_eq!(store.lack().as_deref(), Some("the agent knows nobody"));
-    assert!(store.replace(files.read().unwrap()) && !store.replace(files.read().unwrap()));
+    assert!(store.replace(files.read().unwrap(), now()).unwrap());
+    assert!(!store.replace(files.read().unwrap(), now()).unwrap());
     assert!(store.current().is_some() && store.lack().is_none());
     // A source that fails later takes nothing away.
     store.lacks("the agent is gone");
     assert!(store.current().is_some() && store.lack().is_none());
     store.clear();
     assert_eq!((store.current().is_none(), store.lack().as_deref()), (true, Some("no identity has come yet")));
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let (root, mut files) = (Authority::root("root"), Files::new("fifo"));
+    files.write_all(&root.issue(ID), &[root.der()]);
+    let huge = files.write("huge.pem", "");
+    std::fs::File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
+    let fifo = files.folder.join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    for (path, told) in
+        [(fifo, "is not a regular file"), ("/dev/zero".into(), "is not a regular file"), (huge, "larger than")]
+    {
+        let (done, came) = std::sync::mpsc::sync_channel(1);
+        files.plan.certificate = path.clone();
+        let plan = files.plan.clone();
+        std::thread::spawn(move || done.send(Identity::read(&plan, now()).map(drop)));
+        let error = came.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap_err();
+        assert!(error.starts_with(path.to_str().unwrap()) && error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn lists_that_fit_none_of_their_issuers_are_refused_and_strangers_are_told() {
+    let (root, partner) = (Authority::root("root"), Authority::root("partner"));
+    let issuing = root.below("issuing", |_| {});
+    let (namesake, stranger) = (Authority::root("issuing"), Authority::root("stranger"));
+    let made = |lists: Vec<rustls_pki_types::CertificateRevocationListDer<'static>>| {
+        let mut material = issuing.issue(ID).material(&[(None, &[root.der()]), (Some("partner"), &[partner.der()])]);
+        material.crls = vec![sourced("crl.pem", lists)];
+        Identity::new(material, now()).map(|identity| identity.warnings(now()).join("; "))
+    };
+    let fits = "is not signed by the CA whose name it has";
+    for (name, lists, told) in [
+        (
+            "of the roots and of the own chain",
+            vec![root.crl(&[1], 200), issuing.crl(&[2], 200), partner.crl(&[], 200)],
+            Ok(""),
+        ),
+        ("by a namesake of the root", vec![Authority::root("root").crl(&[], 200)], Err("crl.pem: CRL 1: ")),
+        (
+            "by a namesake of the intermediate",
+            vec![root.crl(&[], 200), namesake.crl(&[], 200)],
+            Err("crl.pem: CRL 2: "),
+        ),
+        ("by a namesake of a partner's root", vec![Authority::root("partner").crl(&[], 200)], Err("crl.pem: CRL 1: ")),
+        ("a namesake's beside the right one", vec![namesake.crl(&[], 200), issuing.crl(&[], 200)], Ok("")),
+        (
+            "by a stranger",
+            vec![root.crl(&[], 200), stranger.crl(&[3], 200)],
+            Ok("crl.pem: CRL 2: is of `CN=stranger`, which is none of"),
+        ),
+    ] {
+        match (made(lists), told) {
+            (Ok(warnings), Ok("")) => assert_eq!(warnings, "", "{name}"),
+            (Ok(warnings), Ok(told)) => assert!(warnings.contains(told), "{name}: {warnings}"),
+            (Err(why), Err(told)) => assert!(why.starts_with(told) && why.contains(fits), "{name}: {why}"),
+            (made, told) => panic!("{name}: {made:?} instead of {told:?}"),
+        }
+    }
+}
+
+#[test]
+fn who_holds_is_not_replaced_by_who_does_not() {
+    let root = Authority::root_with("root", |params| dates(params, -90, 40));
+    let old_root = Authority::root_with("root", |params| dates(params, -90, -1));
+    let files = Files::new("dates");
+    let dated = |root: &Authority, from, until| {
+        let leaf = root.issue_with(ID, |params| dates(params, from, until));
+        files.write_all(&leaf, &[root.der()]);
+        certificates(&leaf.certificates[..1])
+    };
+    let shown = |store: &IdentityStore| store.current().unwrap().fingerprint();
+    // In force from and until, the new one from and until, at which hour; whether it is taken.
+    for (name, (from, until), signer, (new_from, new_until), hour, taken) in [
+        ("both hold", (-9, 9), &root, (-8, 20), 0, true),
+        ("the new one ends sooner", (-9, 9), &root, (-8, 1), 0, true),
+        ("the new one has expired", (-9, 9), &root, (-8, -1), 0, false),
+        ("the new one is not valid yet", (-9, 9), &root, (1, 20), 0, false),
+        ("its root has expired", (-9, 9), &old_root, (-8, 20), 0, false),
+        ("it has become valid", (-9, 9), &root, (1, 20), 1, true),
+        ("both have expired", (-9, 2), &root, (-9, 1), 3, true),
+        ("what was in force has expired", (-9, 2), &root, (5, 20), 3, true),
+        ("what was in force is not valid yet", (5, 9), &root, (6, 20), 3, true),
+        ("the root has expired for both", (-9, 60), &root, (-8, 70), 41, true),
+    ] {
+        dated(&root, from, until);
+        let store = IdentityStore::default();
+        // Where there is none, any is better than none.
+        assert_eq!(store.reload(&files.plan, time(hour)), Ok(true), "{name}");
+        let before = shown(&store);
+        dated(signer, new_from, new_until);
+        let told = store.reload(&files.plan, time(hour));
+        assert_eq!((told.is_ok(), shown(&store) != before), (taken, taken), "{name}: {told:?}");
+        if let Err(NotTaken { why, dates }) = told {
+            assert!(dates, "{why}");
+            assert!(why.starts_with(files.plan.certificate.to_str().unwrap()) && why.contains("still holds"), "{why}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::kit::*;
 use crate::life::drain::Phase;
+use crate::life::tasks::Tasks;
 use crate::spiffe::IdMatch;
 use crate::tls::identity::Identity;
 use crate::tls::proof::{Called, Proof, Verdicts};
@@ -83,23 +84,23 @@ fn roots_that_go_end_whom_they_vouched_for_and_nothing_else_does() {
     let peer_by_old = keep(&store, &old.issue(CALLER), peer(CALLER).1());
     let by_new = keep(&store, &new.issue(CALLER), None);
     // Another leaf of our own is no news of others.
-    assert!(store.replace(identity(&own_new, &[&old, &new], None)));
+    assert!(store.replace(identity(&own_new, &[&old, &new], None), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![], 0));
     // A root more is looked at, and hurts nobody.
     let third = Authority::root("third");
-    assert!(store.replace(identity(&own_new, &[&old, &new, &third], None)));
+    assert!(store.replace(identity(&own_new, &[&old, &new, &third], None), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![], 3));
-    assert!(store.replace(identity(&own_new, &[&new], None)));
+    assert!(store.replace(identity(&own_new, &[&new], None), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![Untrusted::UnknownIssuer; 2], 3));
     assert_eq!((by_old.holds(), peer_by_old.holds(), by_new.holds()), (false, false, true));
     assert_eq!((by_old.role(), peer_by_old.role()), (Role::Client, Role::Server));
     // No way back: whoever was told to go is gone.
-    assert!(store.replace(identity(&own_new, &[&old, &new], None)));
+    assert!(store.replace(identity(&own_new, &[&old, &new], None), now()).unwrap());
     look(&store, now());
     assert!(!by_old.holds());
     // Proven under the roots of before, after these were looked at.
     let late = Proof::new(&store.current().unwrap(), Some(&old.issue(CALLER).certificates), None, now()).unwrap();
-    assert!(store.replace(identity(&own_new, &[&new], None)));
+    assert!(store.replace(identity(&own_new, &[&new], None), now()).unwrap());
     look(&store, now());
     store.proofs.keep(&late);
     assert_eq!(look(&store, now()), (vec![Untrusted::UnknownIssuer], 1));
@@ -112,7 +113,7 @@ fn a_crl_ends_whom_it_lists_and_all_of_its_issuer_when_it_is_out_of_date() {
     let numbered = |n: u64| root.issue_with(CALLER, |params| params.serial_number = Some(n.into()));
     let store = IdentityStore::new(identity(&own, &[&root], None));
     let (listed, other) = (keep(&store, &numbered(7), None), keep(&store, &numbered(8), None));
-    assert!(store.replace(identity(&own, &[&root], Some((&root, &[7], 5)))));
+    assert!(store.replace(identity(&own, &[&root], Some((&root, &[7], 5))), now()).unwrap());
     assert_eq!(look(&store, now()), (vec![Untrusted::Revoked], 2));
     assert_eq!((listed.holds(), other.holds()), (false, true));
     assert_eq!(look(&store, time(4)), (vec![], 0));
@@ -181,4 +182,45 @@ fn our_own_expired_leaf_keeps_being_shown_and_others_are_still_judged() {
     assert_eq!(refused, Untrusted::Expired { since: time(-1) });
     // A step back of the clock does not bring the past into force.
     assert_eq!(look(&store, time(-1)), (vec![], 0));
+}
+
+#[test]
+fn what_was_proven_to_whom_we_were_is_let_go_of_once_we_are_another() {
+    let root = Authority::root("root");
+    let us = |id: &str| identity(&root.issue(id), &[&root], None);
+    let store = IdentityStore::new(us(OWN));
+    let (caller, peer) = (keep(&store, &root.issue(CALLER), None), keep(&store, &root.issue(CALLER), peer(CALLER).1()));
+    // A handshake that goes on meanwhile.
+    let late = Proof::new(&store.current().unwrap(), Some(&root.issue(CALLER).certificates), None, now()).unwrap();
+    // A renewal of the same is no news.
+    assert!(store.replace(us(OWN), now()).unwrap());
+    assert_eq!((look(&store, now()), caller.holds(), peer.holds()), ((vec![], 0), true, true));
+    assert!(store.replace(us("spiffe://shop/other"), now()).unwrap());
+    let (refused, looked) = look(&store, now());
+    let why = Untrusted::OtherSelf { was: OWN.parse().unwrap(), is: "spiffe://shop/other".parse().unwrap() };
+    assert_eq!((refused, looked), (vec![why.clone(); 2], 2));
+    assert_eq!((caller.over(), peer.over()), (Some(&why), Some(&why)));
+    store.proofs.keep(&late);
+    assert_eq!((look(&store, now()).0.len(), late.holds()), (1, false));
+    let after = keep(&store, &root.issue(CALLER), None);
+    assert_eq!((look(&store, now()), after.holds()), ((vec![], 0), true));
+}
+
+#[tokio::test]
+async fn a_task_that_is_named_after_its_proof_was_forced_ends() {
+    let root = Authority::root("root");
+    let store = IdentityStore::new(identity(&root.issue(OWN), &[&root], None));
+    for forced_first in [false, true] {
+        let (proof, tasks) = (keep(&store, &root.issue(CALLER), None), Tasks::default());
+        let task = tasks.spawn(std::future::pending::<()>());
+        if forced_first {
+            proof.force();
+            proof.forces(task);
+        } else {
+            proof.forces(task);
+            proof.force();
+        }
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), tasks.idle()).await;
+        assert!(ended.is_ok(), "forced first: {forced_first}");
+    }
 }

@@ -105,7 +105,7 @@ async fn new_roots_resume_nothing() {
         // With both roots all is well again, by a full handshake.
         let mut material = it.root.issue(CALLED).material(&[(None, &[other.der(), it.root.der()])]);
         material.tls12 = tls12;
-        assert!(store.replace(Identity::new(material, now()).unwrap()));
+        assert!(store.replace(Identity::new(material, now()).unwrap(), now()).unwrap());
         let (client, _) = it.again(&store.current().unwrap().server_config(&[])).await.unwrap();
         assert_eq!(client.kind, HandshakeKind::Full);
         let (client, _) = it.again(&store.current().unwrap().server_config(&[])).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_new_crl_is_seen_in_the_next_handshake_and_of_old_connections() {
     assert_eq!(resumed.kind, HandshakeKind::Resumed);
     let mut material = it.root.issue(CALLED).material(&[(None, &[it.root.der()])]);
     material.crls = vec![sourced("crl.pem", vec![it.root.crl(&[7], 100)])];
-    assert!(store.replace(Identity::new(material, now()).unwrap()));
+    assert!(store.replace(Identity::new(material, now()).unwrap(), now()).unwrap());
     assert_eq!(store.current().unwrap().identify_client(resumed.chain.as_deref(), now()), Err(Untrusted::Revoked));
     let (_, server) = meet(client, server()).await;
     assert_eq!(Untrusted::of_io(&server.unwrap_err()), Some(Untrusted::Revoked));
@@ -150,6 +150,6 @@ async fn sessions_belong_to_one_endpoint_and_one_identity() {
     let (one, two) = (parts.identity(&it.root), parts.identity(&it.root));
     let store = IdentityStore::new(one);
     let before = store.current().unwrap();
-    assert!(!store.replace(two));
+    assert!(!store.replace(two, now()).unwrap());
     assert!(Arc::ptr_eq(&before, &store.current().unwrap()));
 }

@@ -19,6 +19,8 @@ pub(super) const IP: u8 = 0x87;
 const MAIL: u8 = 0x81;
 pub(super) const ID: &str = "spiffe://shop/service";
 
+pub(super) const NO_ISSUER: &str = "one that signed is no CA, or its key usage lists no keyCertSign";
+
 const PATH: &str = "a path has segments of letters, digits, `.`, `-` and `_`, none empty, `.` or `..`";
 const DOMAIN: &str = "a trust domain has lower-case letters, digits, `.`, `-` and `_`";
 
@@ -28,6 +30,8 @@ pub(super) struct World {
     pub(super) issuing: Authority,
     pub(super) partner: Authority,
     pub(super) old: Authority,
+    /// Allows no CA below it.
+    pub(super) narrow: Authority,
     pub(super) stale: Authority,
     pub(super) forged: Authority,
     pub(super) us: Identity,
@@ -38,22 +42,27 @@ pub(super) fn world() -> &'static World {
     WORLD.get_or_init(|| {
         let shop = Authority::root("shop root");
         let issuing = shop.below("shop issuing", |_| {});
-        let (partner, stale, forged) =
-            (Authority::root("partner root"), Authority::root("stale root"), Authority::root("forged root"));
+        let (partner, stale) = (Authority::root("partner root"), Authority::root("stale root"));
+        let forged_root = Authority::root("forged root");
+        let forged = forged_root.below("forged issuing", |_| {});
+        let narrow = Authority::root_with("narrow root", |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        });
         let old = Authority::root_with("old root", |params| dates(params, -1000, -5));
         let mut material = shop.issue("spiffe://shop/us").material(&[
             (None, &[shop.der()]),
             (Some("partner"), &[partner.der()]),
             (Some("old"), &[old.der()]),
             (Some("stale"), &[stale.der()]),
-            (Some("forged"), &[forged.der()]),
+            (Some("forged"), &[forged_root.der()]),
+            (Some("narrow"), &[narrow.der()]),
             (Some("weak"), &weak(include_bytes!("weak/root.pem"))),
         ]);
-        let namesake = Authority::root("forged root");
+        let namesake = Authority::root("forged issuing");
         material.crls = vec![sourced("crl.pem", vec![shop.crl(&[666, 667], 100), partner.crl(&[1], 100)])];
         material.crls.push(sourced("others.pem", vec![stale.crl(&[1], -3), namesake.crl(&[1], 100)]));
         let us = Identity::new(material, now()).unwrap();
-        World { shop, issuing, partner, old, stale, forged, us }
+        World { shop, issuing, partner, old, narrow, stale, forged, us }
     })
 }
 
@@ -197,11 +206,27 @@ fn rule_rows() -> Rows {
     let uri_constrained = shop.below("URI constrained", |params| {
         params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 30], only_uri));
     });
+    let no_issuer = |usages: Vec<Usage>| shop.below("no issuer", |params| params.key_usages = usages);
+    let crls_only = no_issuer(vec![Usage::CrlSign]);
+    let below_crls_only = crls_only.below("below one for CRLs", |_| {});
+    let below_root = world().narrow.below("below a narrow root", |_| {});
     let for_mail = shop.below("mail issuing", |params| params.extended_key_usages = vec![Eku::EmailProtection]);
     vec![
         ("too many intermediates", deep.issue(ID), Untrusted::Chain("too many certificates")),
-        ("signed by a leaf", no_ca.issue(ID), Untrusted::Chain("one that signed is no CA")),
-        ("signed by one without constraints", plain_leaf.issue(ID), Untrusted::Chain("one that signed is no CA")),
+        ("signed by a leaf", no_ca.issue(ID), Untrusted::Chain(NO_ISSUER)),
+        ("signed by one without constraints", plain_leaf.issue(ID), Untrusted::Chain(NO_ISSUER)),
+        ("intermediate for CRLs only", crls_only.issue(ID), Untrusted::Chain(NO_ISSUER)),
+        ("CA signed by one for CRLs only", below_crls_only.issue(ID), Untrusted::Chain(NO_ISSUER)),
+        (
+            "intermediate for handshakes only",
+            no_issuer(vec![Usage::DigitalSignature]).issue(ID),
+            Untrusted::Chain(NO_ISSUER),
+        ),
+        (
+            "CA below a root's path of none",
+            below_root.issue("spiffe://narrow/a"),
+            Untrusted::Chain("a CA allows fewer CAs below it"),
+        ),
         ("CA below a path of none", below_narrow.issue(ID), Untrusted::Chain("a CA allows fewer CAs below it")),
         (
             "name constraint broken",
