@@ -134,7 +134,7 @@ pub(super) enum Found {
     Caller(Wire, Option<(Opaque, Io)>),
     /// The peer spoke first, and this.
     Peer(Opaque, Io, BytesMut),
-    /// The caller's first bytes stopped short of telling the protocol.
+    /// The caller's first bytes, if any, stopped short of telling the protocol.
     Late,
     /// The peer could not be reached, or left without a word by a reset: whoever was captured is shown that.
     Unreached,
@@ -151,6 +151,7 @@ pub(super) async fn detect(conn: Conn, mut io: Io) {
     conn.learned.saw(found.what(&seen));
     match found {
         Found::Nothing => {}
+        Found::Late if seen.is_empty() => {}
         Found::Unreached if conn.is_captured() => io.reset_on_close(),
         Found::Unreached => {}
         // Connected and closed, as a health check does: nobody was called who is to be told of.
@@ -251,7 +252,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         return tokio::select! {
             wire = timeout(first_bytes(silent, limits.head_timeout), sniffing) => match wire {
                 Ok(wire) => heard(wire),
-                Err(_) => Found::Nothing,
+                Err(_) => Found::Late,
             },
             () = ending => Found::Nothing,
         };
@@ -450,12 +451,12 @@ pub(super) async fn inside(conn: Arc<Conn>, mut io: Io) {
     let sniffing = sniff(&mut io, &mut seen, limits.head_timeout);
     let mut drain = conn.drain.clone();
     let heard = tokio::select! {
-        wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => wire.map_or(Found::Nothing, heard),
+        wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => wire.map_or(Found::Late, heard),
         _ = drain.reached(Phase::Draining) => Found::Nothing,
     };
     match heard {
         Found::Caller(wire, _) => Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await,
-        Found::Late => late(&conn, io, &seen).await,
-        Found::Peer(..) | Found::Unreached | Found::Nothing => {}
+        Found::Late if !seen.is_empty() => late(&conn, io, &seen).await,
+        Found::Late | Found::Peer(..) | Found::Unreached | Found::Nothing => {}
     }
 }

@@ -171,7 +171,13 @@ async fn an_end_of_tls_without_a_word_inside_heeds_the_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn who_has_proven_nothing_may_be_silent_for_as_long_as_a_head_takes() {
-    for (mtls, expect) in [(Mtls::Strict, 10), (Mtls::Off, 75)] {
+    // What stops short of a ClientHello is told of, silence is not.
+    for (mtls, said, expect, told) in [
+        (Mtls::Strict, "", 10, 0),
+        (Mtls::Strict, "\x16\x03", 10, 1),
+        (Mtls::Off, "", 75, 0),
+        (Mtls::Off, "\x16\x03", 11, 1),
+    ] {
         let house = House::new(", protocol: http1");
         let door = house.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
         let door = Arc::new(DoorPlan { mtls, protocol: Protocol::Auto, leads: Leads::ByAuthority, ..(**door).clone() });
@@ -179,7 +185,15 @@ async fn who_has_proven_nothing_may_be_silent_for_as_long_as_a_head_takes() {
         let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
         let start = Instant::now();
         house.serve_at(&door, caller, &house.learned, Io::boxed(theirs));
+        sleep(Duration::from_secs(1)).await;
+        say(&mut ours, said).await;
         assert_eq!(rest(&mut ours).await, "");
         assert_eq!(seconds(start), expect, "{mtls:?}");
+        let lines = house.lines().await;
+        assert_eq!(
+            lines.iter().filter(|line| line.contains("reason=head_timeout")).count(),
+            told,
+            "{mtls:?} {lines:?}"
+        );
     }
 }
