@@ -10,6 +10,7 @@ use super::data::Data;
 use crate::control::child::Behind;
 use crate::control::inside::group::Group;
 use crate::control::inside::{self, Holder};
+use crate::control::reload::Captured;
 use crate::ids::Door;
 use crate::plan::Plan;
 use crate::plan::door::Leads;
@@ -38,8 +39,15 @@ pub(super) enum Who {
     Group(Group),
 }
 
-/// What has to last as long as the app is served; the rules go before the group that they name.
-pub(super) struct Lasting(#[expect(dead_code, reason = "dropping them ends them")] Option<(Held, Who)>);
+/// What is done for the app.
+pub(super) struct Settled {
+    /// At its start.
+    pub(super) behind: Behind,
+    /// How it is captured then.
+    pub(super) captured: Captured,
+    /// What has to last as long as the app is served; the rules go before the group that they name.
+    _lasting: Option<(Held, Who)>,
+}
 
 /// Makes what the app needs to be captured; nothing is left of what could not be made whole.
 ///
@@ -165,26 +173,30 @@ impl Means {
     ///
     /// # Errors
     /// What the runtime says.
-    pub(super) fn settle(self, exe: &Path, data: &Data) -> io::Result<(Behind, Lasting)> {
-        let behind = match self {
-            Self::None => Behind::default(),
+    pub(super) fn settle(self, exe: &Path, data: &Data) -> io::Result<Settled> {
+        let (mut behind, mut lasting) = (Behind::default(), None);
+        let captured = match self {
+            Self::None => Captured::Not,
             Self::Rules(held, who) => {
-                let behind = match &who {
-                    Who::User(uid, gid) => Behind { user: Some((*uid, *gid)), ..Behind::default() },
-                    Who::Group(group) => {
-                        Behind { launcher: inside::into_group(exe, &group.folder), ..Behind::default() }
-                    }
-                };
-                return Ok((behind, Lasting(Some((held, who)))));
+                match &who {
+                    Who::User(uid, gid) => behind.user = Some((*uid, *gid)),
+                    Who::Group(group) => behind.launcher = inside::into_group(exe, &group.folder),
+                }
+                lasting = Some((held, who));
+                Captured::Rules
             }
             Self::Network(holder) => {
                 let handle = data.handle();
                 let _runtime = handle.enter();
-                Behind { launcher: holder.enter(exe)?, ..Behind::default() }
+                behind.launcher = holder.enter(exe)?;
+                Captured::Network
             }
-            Self::Proxy(url) => Behind { variables: variables(&url), ..Behind::default() },
+            Self::Proxy(url) => {
+                behind.variables = variables(&url);
+                Captured::Proxy
+            }
         };
-        Ok((behind, Lasting(None)))
+        Ok(Settled { behind, captured, _lasting: lasting })
     }
 }
 

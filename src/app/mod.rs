@@ -23,14 +23,14 @@ use crate::control::House;
 use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
-use crate::control::child::{Behind, Child};
+use crate::control::child::Child;
 use crate::control::dnsdoor::{self, DnsDoor};
 use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
 use crate::control::ready::Opened;
 use crate::control::refresh::Refresher;
-use crate::control::reload::{Handle, Reloader, Trigger};
+use crate::control::reload::{Captured, Handle, Reloader, Trigger};
 use crate::control::signals::{self, Signals, Told};
 use crate::control::spiffe::Source;
 use crate::ids::{Addr, Door};
@@ -48,7 +48,7 @@ use crate::telemetry::lines::{Lines, stderr};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
-use behind::Means;
+use behind::{Means, Settled};
 use data::Data;
 use works::{Follow, InForce, Wiring};
 
@@ -107,8 +107,8 @@ fn begin(
     };
     let data = Data::start(loaded.plan.workers)?;
     // Rules for the app last until all that it was sent and sent has ended.
-    let (behind, _lasting) = means.settle(environment.exe(), &data)?;
-    let app = (command, behind);
+    let settled = means.settle(environment.exe(), &data)?;
+    let app = (command, &settled);
     let code = control.block_on(serve(path, &facts, &variables, loaded, app, &data, (metrics.clone(), access)));
     data.end();
     code
@@ -145,6 +145,7 @@ struct Running {
     stop: Drain,
     tasks: Tasks,
     opened: Opened,
+    captured: Captured,
 }
 
 impl Running {
@@ -163,7 +164,7 @@ async fn serve(
     facts: &Facts,
     variables: &Arc<std::collections::HashMap<String, String>>,
     loaded: Loaded,
-    (command, behind): (&[OsString], Behind),
+    (command, app): (&[OsString], &Settled),
     data: &Data,
     (metrics, access): (Arc<Metrics>, AccessLog),
 ) -> Result<ExitCode, Stop> {
@@ -184,7 +185,8 @@ async fn serve(
     let agent = Arc::new(Source::new(tasks.clone(), metrics.clone()));
     let follow = Follow::start(&core, &tasks);
     let (stop, opened) = (Drain::default(), Opened::default());
-    let running = Running { core, doors, refresher, prober, follow, dns, jwks, agent, stop, tasks, opened };
+    let captured = app.captured;
+    let running = Running { core, doors, refresher, prober, follow, dns, jwks, agent, stop, tasks, opened, captured };
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());
     serve_pages(servers, &running, &reloads);
@@ -201,7 +203,7 @@ async fn serve(
     // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
     follow_files(path, &running, reloader, &reloads);
     info!(service = %plan.service, "ready");
-    let child = match (!command.is_empty()).then(|| Child::start(command, &behind, &running.tasks)).transpose() {
+    let child = match (!command.is_empty()).then(|| Child::start(command, &app.behind, &running.tasks)).transpose() {
         Ok(child) => child,
         Err(error) => {
             running.stop.advance(Phase::Draining);

@@ -19,7 +19,7 @@ use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load_text, read_bytes};
 use crate::control::probe::Prober;
 use crate::control::refresh::Refresher;
-use crate::control::reload::{Handle, Hash, Reading, Trigger, Works};
+use crate::control::reload::{Captured, Handle, Hash, Reading, Trigger, Works};
 use crate::control::spiffe::Source;
 use crate::control::{Destination, Rooms};
 use crate::ids::PeerName;
@@ -50,6 +50,7 @@ pub(super) struct Wiring {
     path: PathBuf,
     facts: Facts,
     variables: Arc<HashMap<String, String>>,
+    captured: Captured,
     /// What was read last, for the places and warnings that the plan does not have.
     loaded: Option<Loaded>,
 }
@@ -82,6 +83,7 @@ impl Wiring {
             path: path.to_owned(),
             facts: facts.clone(),
             variables,
+            captured: running.captured,
             loaded: None,
         }
     }
@@ -92,6 +94,10 @@ impl Works for Wiring {
 
     fn in_force(&self) -> Arc<Plan> {
         self.core.world.load().plan.clone()
+    }
+
+    fn captured(&self) -> Captured {
+        self.captured
     }
 
     fn read(&mut self) -> Reading {

@@ -8,7 +8,7 @@
 //!       └──────────────┴─────────────────────┴── any problem: nothing has changed, told
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::life::drain::{Phase, Watch};
 use crate::plan::Plan;
+use crate::plan::redirect::{Capture, DoorPorts, Way};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::stamp::Stamp;
 
@@ -37,6 +38,8 @@ pub trait Works: Send + 'static {
 
     /// The plan in force.
     fn in_force(&self) -> Arc<Plan>;
+    /// How the app that runs here is captured.
+    fn captured(&self) -> Captured;
     /// Reads and checks the file.
     fn read(&mut self) -> Reading;
     /// Does everything that can fail: binds the doors that `plan` has and the one in force has not, and then builds the
@@ -47,6 +50,20 @@ pub trait Works: Send + 'static {
     fn bind(&mut self, plan: &Arc<Plan>) -> impl Future<Output = Result<Self::Bound, Vec<String>>> + Send;
     /// Puts the plan in force: the next World, its doors, its endpoints' refreshers, its access log.
     fn apply(&mut self, plan: Arc<Plan>, bound: Self::Bound);
+}
+
+/// How an app is captured that runs under this process: what was made for it at its start stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Captured {
+    /// Not by us, or there is none.
+    #[default]
+    Not,
+    /// By rules for it alone, both ways.
+    Rules,
+    /// In a network of its own: what it sends.
+    Network,
+    /// It is told of the outbound door.
+    Proxy,
 }
 
 /// What reading the file gave.
@@ -246,7 +263,8 @@ impl<W: Works> Reloader<W> {
 
     async fn swap(&mut self, plan: Arc<Plan>) -> Result<Vec<String>, Vec<String>> {
         let old = self.works.in_force();
-        let refused = needs_restart(&old, &plan);
+        let mut refused = needs_restart(&old, &plan);
+        refused.extend(bound_by_app(&old, &plan, self.works.captured()));
         if !refused.is_empty() {
             return Err(refused);
         }
@@ -297,6 +315,43 @@ fn needs_restart(old: &Plan, new: &Plan) -> Vec<String> {
     ];
     let line =
         |key| format!("{key}: a new value needs a restart; restart, or put the old value back to apply the rest");
+    fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| line(key)).collect()
+}
+
+/// What cannot change while an app runs that is captured by it, one line per value that would.
+fn bound_by_app(old: &Plan, new: &Plan, captured: Captured) -> Vec<String> {
+    let Some(before) = old.redirect.as_deref().filter(|_| captured != Captured::Not) else { return Vec::new() };
+    let doors = |capture: &Capture| {
+        let door = |way: &Option<Way>| way.as_ref().map(|way| way.door);
+        (door(&capture.outbound), door(&capture.inbound))
+    };
+    // The doors' ports are told apart, under the keys that say them.
+    let rest = |capture: &Capture| {
+        let mut rest = Capture { own: Vec::new(), ..capture.clone() };
+        let zero = DoorPorts { v4: 0, v6: 0 };
+        rest.outbound.iter_mut().chain(&mut rest.inbound).for_each(|way| way.door = zero);
+        rest
+    };
+    let ports = |plan: &Plan| -> BTreeSet<u16> {
+        plan.capture.iter().flat_map(|capture| capture.ports.keys().copied()).collect()
+    };
+    let fixed = match new.redirect.as_deref() {
+        None => vec![("redirect", false)],
+        Some(after) => {
+            let inbound = doors(before).1 == doors(after).1 && ports(old) == ports(new);
+            vec![
+                ("redirect", rest(before) == rest(after)),
+                ("outbound.listen", doors(before).0 == doors(after).0),
+                ("inbound", inbound || captured != Captured::Rules),
+            ]
+        }
+    };
+    let line = |key| {
+        format!(
+            "{key}: the app that runs here was captured by the old value, so a new one needs a restart; restart, or put \
+             the old value back to apply the rest"
+        )
+    };
     fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| line(key)).collect()
 }
 
@@ -385,6 +440,10 @@ mod tests {
 
         fn in_force(&self) -> Arc<Plan> {
             self.0.lock().plan.clone().unwrap()
+        }
+
+        fn captured(&self) -> Captured {
+            Captured::Not
         }
 
         fn read(&mut self) -> Reading {
@@ -588,5 +647,43 @@ mod tests {
     fn the_hash_is_fnv_1a() {
         assert_eq!(Hash::of(b"").to_string(), "cbf29ce484222325");
         assert_eq!(Hash::of(b"foobar").to_string(), "85944171f73967e8");
+    }
+
+    #[test]
+    fn what_an_app_is_captured_by_stays_as_it_is() {
+        let of = |text: &str| {
+            let mut problems = crate::config::problem::Problems::new("FILE");
+            let text = format!("service: a\n{text}\n");
+            let facts = crate::config::facts::Facts::PLAIN;
+            let document = crate::config::read(&text, &facts, &|_| None, &mut problems).unwrap();
+            crate::plan::build::build(&document.config, std::path::Path::new("/"), &mut problems).plan
+        };
+        let inbound = "inbound: { listen: '[::]:9000', app: '127.0.0.1:9001' }";
+        let old = of(&format!("redirect: {{}}\n{inbound}"));
+        for (text, by_rules, within) in [
+            (format!("redirect: {{}}\n{inbound}\ngrace: 3s"), "", ""),
+            (inbound.to_owned(), "redirect", "redirect"),
+            (format!("redirect: {{ app: proxy }}\n{inbound}"), "redirect", "redirect"),
+            (
+                format!("redirect: {{}}\n{inbound}\noutbound: {{ listen: '127.0.0.1:15101' }}"),
+                "outbound.listen",
+                "outbound.listen",
+            ),
+            (format!("redirect: {{}}\n{}", inbound.replace("9000", "9002")), "inbound", ""),
+            (format!("redirect: {{}}\n{}", inbound.replace("9001", "9002")), "inbound", ""),
+            (format!("redirect: {{}}\n{inbound}\nstatus: '127.0.0.1:15020'"), "", ""),
+        ] {
+            let new = of(&text);
+            for (captured, expect) in [
+                (Captured::Not, ""),
+                (Captured::Rules, by_rules),
+                (Captured::Network, within),
+                (Captured::Proxy, within),
+            ] {
+                let said: Vec<String> = bound_by_app(&old, &new, captured);
+                let keys: Vec<&str> = said.iter().filter_map(|line| Some(line.split_once(':')?.0)).collect();
+                assert_eq!(keys.join(" "), expect, "{text} {captured:?}");
+            }
+        }
     }
 }

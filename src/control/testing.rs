@@ -128,6 +128,10 @@ impl super::reload::Works for Never {
         self.0.clone()
     }
 
+    fn captured(&self) -> super::reload::Captured {
+        super::reload::Captured::Not
+    }
+
     fn read(&mut self) -> super::reload::Reading {
         let bad = self.1.load(std::sync::atomic::Ordering::Relaxed);
         let plan = if bad { Err(vec!["outrigger.yaml:1:1: bad".to_owned()]) } else { Ok((*self.0).clone()) };

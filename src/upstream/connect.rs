@@ -144,7 +144,7 @@ impl Dialling {
     pub(super) async fn beforehand(self, peer: Arc<Peer>) {
         let addr = self.endpoint.addr().clone();
         // What went wrong is noted where all failures to connect are; the older connection goes on.
-        let to_app = peer.source().to_app;
+        let to_app = peer.to_app();
         drop(self.run(&peer, Deadline::NONE, dial::dial_to(to_app, &addr)).await);
     }
 
@@ -210,7 +210,7 @@ impl Endpoint {
             if let Some(mesh) = peer.mesh() {
                 mesh.identity()?;
             }
-            let io = dial::dial_to(peer.source().to_app, self.addr()).await.map_err(refused)?;
+            let io = dial::dial_to(peer.to_app(), self.addr()).await.map_err(refused)?;
             if let Some(mesh) = peer.mesh() {
                 return mesh.secured(self, None, io).await.map(|secured| (secured.io, Some(secured.proof)));
             }

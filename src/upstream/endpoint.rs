@@ -255,7 +255,7 @@ impl Endpoint {
                     self.gone(hold.id);
                 }
                 Given::Connect(dialling) => {
-                    return dialling.run(peer, deadline, dial_to(peer.source().to_app, &self.addr)).await;
+                    return dialling.run(peer, deadline, dial_to(peer.to_app(), &self.addr)).await;
                 }
                 Given::Failed(error) => return Err(error),
             }

@@ -23,8 +23,9 @@ use super::state::PeerState;
 use super::world::Upstreams;
 use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
+use crate::net::inside::inside;
 use crate::plan::door::Protocol;
-use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource};
+use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerPolicy, PeerSource, ToApp};
 use crate::plan::rules::Rules;
 use crate::resilience::budget::Budget;
 use crate::resilience::hedge::Latencies;
@@ -135,6 +136,13 @@ impl Peer {
     /// Where its endpoints come from.
     pub fn source(&self) -> &PeerSource {
         &self.source
+    }
+
+    /// How the service is called past the rules, if this is the service and there are any. In a network of its own it is
+    /// never looked for outside, whatever the file says by now.
+    pub fn to_app(&self) -> Option<ToApp> {
+        let within = self.kind == PeerKind::App && inside().is_some();
+        self.source.to_app.or_else(|| within.then_some(ToApp { from: None }))
     }
 
     /// How it is called.

@@ -12,13 +12,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import behind
+import behind_edges
 import force
 import lab
 import traffic
 import trouble
 
 ROOT = HERE.parent.parent
-CASES = {case.__name__.replace("_", "-"): case for case in (*force.CASES, *traffic.CASES, *trouble.CASES, *behind.CASES)}
+CASES = {case.__name__.replace("_", "-"): case for case in (*force.CASES, *traffic.CASES, *trouble.CASES, *behind.CASES,
+                                                             *behind_edges.CASES)}
 
 
 def options():

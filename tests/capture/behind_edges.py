@@ -1,0 +1,97 @@
+"""`run -- APP` where something changes or fails while the app runs: the file, the holder of its network, who it is."""
+
+import os
+import signal
+import socket
+import subprocess
+
+from behind import BY_ADDRESS, ENDS, USER, VIA, Way, find_processes, prepare, python, until, ways
+from lab import OUTSIDE, POD, has, out, same
+
+
+class Running:
+    """A sidecar with an app that answers at its port 9000; ended with the block."""
+
+    def __init__(self, lab, way, *app):
+        self.lab, self.way = lab, way
+        self.log = lab.folder / "running.log"
+        self.file = way.file(lab)
+        argv = way.argv(lab, *(app or (python(lab), ENDS, "app", "9000", BY_ADDRESS)))
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True)
+
+    def __enter__(self):
+        first = self.process.stdout.readline().strip()
+        if first != "open":
+            self.__exit__()
+            raise AssertionError(f"did not start: {first} {self.said()}")
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+    def said(self):
+        return self.log.read_text()
+
+    def app(self):
+        """Its process."""
+        return int(self.said().split("pid=")[1].split()[0])
+
+    def reload(self, *changes, ask=True):
+        """Changes words of the file and waits for what is said of it."""
+        text = self.file.read_text()
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        self.file.write_text(text)
+        if ask:
+            before = self.ends()
+            self.process.send_signal(signal.SIGHUP)
+            until(lambda: self.ends() > before, "the reload is done")
+
+    def ends(self):
+        return sum(line.count("the file is in force") + line.count("the file was refused") for line in self.said().splitlines())
+
+
+def call():
+    """What the app answers to a caller from outside the machine's loopback."""
+    return out("curl", "-sS", "-m", "10", f"http://{POD[0]}:15006/")
+
+
+def reloads_leave_the_app_where_it_is(lab, _):
+    """What the app is captured by is refused to change, in a line each, and its calls go on as before."""
+    prepare(lab)
+    way = ways(lab)["namespace"]
+    # A program of the machine that listens where the app does in its own network.
+    stranger = socket.create_server(("127.0.0.1", 9000))
+    stranger.setblocking(False)
+    with Running(lab, way) as running:
+        whole = running.file.read_text()
+        same(call(), VIA)
+        for old, new, key in [
+            ("redirect: {", "#", "redirect: "),
+            ("app: namespace, ", "", "redirect: "),
+            ('admin: "off"', 'admin: "off"\noutbound: { listen: ["127.0.0.1:15101", "[::1]:15101"] }', "outbound.listen: "),
+        ]:
+            running.reload((old, new))
+            same((call(), running.said().count("the file is in force")), (VIA, 0), new)
+            has(running.said().splitlines()[-2], key, "needs a restart")
+            running.reload((new, old)) if new else running.file.write_text(whole)
+            if not new:
+                running.reload()
+            has(running.said().splitlines()[-1], "in force")
+            same(running.file.read_text(), whole)
+            running.log.write_text("")
+    try:
+        stranger.accept()
+        raise AssertionError("the stranger was called")
+    except BlockingIOError:
+        pass
+
+
+CASES = (reloads_leave_the_app_where_it_is,)
