@@ -4,10 +4,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use tokio::time::Instant;
 
 /// No message is longer.
 pub const LONGEST: usize = 4096;
@@ -60,6 +63,29 @@ pub fn receive(socket: impl AsFd, text: &mut [u8]) -> io::Result<(usize, Vec<Own
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok((came.bytes, fds))
+}
+
+/// As [`receive`], waiting until `end` and no longer, whatever signals come.
+///
+/// # Errors
+/// As [`receive`]; `TimedOut`.
+pub fn receive_until(socket: impl AsFd, text: &mut [u8], end: Instant) -> io::Result<(usize, Vec<OwnedFd>)> {
+    loop {
+        let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
+        let mut ends = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+        match poll(&mut ends, left.as_ref()) {
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        let [ready] = &ends;
+        if ready.revents().is_empty() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match receive(&socket, text) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ import socket
 import subprocess
 
 from behind import BY_ADDRESS, ENDS, USER, VIA, Way, find_processes, prepare, python, until, ways
-from lab import OUTSIDE, POD, has, out, same
+from lab import POD, has, out, same
 
 
 class Running:
@@ -94,4 +94,36 @@ def reloads_leave_the_app_where_it_is(lab, _):
         pass
 
 
-CASES = (reloads_leave_the_app_where_it_is,)
+def field(process, name):
+    """A line of its status."""
+    lines = open(f"/proc/{process}/status").read().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
+
+
+def doors(app):
+    """The ports of the machine's 70xx at which the app's network listens."""
+    said = out("nsenter", "-t", app, "-n", "ss", "-Hltn")
+    return sorted(port for port in (int(line.split()[3].rsplit(":", 1)[1]) for line in said.splitlines()) if port // 1000 == 7)
+
+
+def a_slow_holder_gives_what_was_asked(lab, _):
+    """A signal, or an answer after its time, puts no later request off."""
+    prepare(lab)
+    with Running(lab, ways(lab)["namespace"]) as running:
+        app, sidecar = running.app(), running.process.pid
+        [holder] = find_processes("hold-network")
+        os.kill(holder, signal.SIGSTOP)
+        running.reload(("payments: {", 'payments: { listen: "127.0.0.1:7001",'), ask=False)
+        asleep = lambda: open(f"/proc/{sidecar}/wchan").read() not in ("0", "ep_poll")
+        running.process.send_signal(signal.SIGHUP)
+        until(asleep, "it asks the holder")
+        running.process.send_signal(signal.SIGWINCH)
+        until(lambda: int(field(sidecar, "ShdPnd"), 16) == 0 and int(field(sidecar, "SigPnd"), 16) == 0, "the signal came")
+        os.kill(holder, signal.SIGCONT)
+        until(lambda: running.ends() > 0, "the reload is done")
+        same(doors(app), [7001], running.said())
+        running.reload(("7001", "7002"))
+        same(doors(app), [7002], running.said())
+
+
+CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked)

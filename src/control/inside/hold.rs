@@ -180,16 +180,17 @@ fn put(domain: Domain, stock: &OwnedFd) -> io::Result<()> {
     send(stock, b"s", &[socket.as_fd()])
 }
 
-/// Answers one request: a socket, or the number of the error.
+/// Answers one request: its number, and a socket or the error's number.
 fn answer(control: BorrowedFd<'_>) -> io::Result<()> {
     let mut text = [0; LONGEST];
     let (length, _) = receive(control, &mut text)?;
     let asked = std::str::from_utf8(text.get(..length).unwrap_or_default()).unwrap_or_default();
-    match open(asked) {
-        Ok(fd) => send(control, b"open", &[fd.as_fd()]),
+    let (number, what) = asked.split_once(' ').unwrap_or((asked, ""));
+    match open(what) {
+        Ok(fd) => send(control, format!("{number} open").as_bytes(), &[fd.as_fd()]),
         Err(error) => {
-            let number = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
-            send(control, number.to_string().as_bytes(), &[])
+            let error = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
+            send(control, format!("{number} {error}").as_bytes(), &[])
         }
     }
 }
@@ -265,15 +266,14 @@ mod tests {
             let (length, fds) = receive(&control, &mut said).unwrap();
             (String::from_utf8_lossy(&said[..length]).into_owned(), fds)
         };
-        let listener = std::net::TcpListener::from(ask("tcp 127.0.0.1:0").1.pop().unwrap());
+        let listener = std::net::TcpListener::from(ask("1 tcp 127.0.0.1:0").1.pop().unwrap());
         let taken = listener.local_addr().unwrap();
         std::net::TcpStream::connect(taken).unwrap();
-        assert_eq!(ask(&format!("tcp {taken}")).0, Errno::ADDRINUSE.raw_os_error().to_string());
-        assert_eq!(ask("udp 127.0.0.1:0").1.len(), 1);
-        for nonsense in ["", "tcp", "tcp x", "sctp 127.0.0.1:0"] {
-            // An empty message reads as an end, so it is not sent.
-            let text = if nonsense.is_empty() { " " } else { nonsense };
-            assert_eq!(ask(text).0, Errno::INVAL.raw_os_error().to_string(), "{text}");
+        assert_eq!(ask(&format!("2 tcp {taken}")).0, format!("2 {}", Errno::ADDRINUSE.raw_os_error()));
+        assert_eq!(ask("3 udp 127.0.0.1:0").1.len(), 1);
+        // An empty message reads as an end, so it is not sent.
+        for text in ["4", "4 ", "4 tcp", "4 tcp x", "4 sctp 127.0.0.1:0"] {
+            assert_eq!(ask(text).0, format!("4 {}", Errno::INVAL.raw_os_error()), "{text}");
         }
         drop((control, end));
         thread.join().unwrap();

@@ -20,11 +20,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::SocketFlags;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use tokio::time::Instant;
 
 use self::hold::{Network, READY};
 use crate::net::inside;
-use crate::net::passing::{LONGEST, pair, receive};
+use crate::net::passing::{LONGEST, pair, receive_until};
 use crate::plan::redirect::DoorPorts;
 
 /// The hidden command of this program that holds the app's network.
@@ -54,7 +54,6 @@ impl Holder {
     pub fn start(exe: &Path, door: DoorPorts) -> Result<Self, String> {
         let cannot = |error: io::Error| format!("the process that is to hold its network cannot be started: {error}");
         let (control, theirs) = pair(SocketFlags::empty()).map_err(cannot)?;
-        set_socket_timeout(&control, Timeout::Recv, Some(PATIENCE)).map_err(|error| cannot(error.into()))?;
         let mut command = Command::new(exe);
         command.arg(HOLD).args(arguments(&Network { door_v4: door.v4, door_v6: door.v6, v4: v4(), v6: v6() }));
         // A group of its own: what a terminal's key ends is the app, and us after it.
@@ -99,7 +98,7 @@ fn arguments(network: &Network) -> Vec<String> {
 /// What the holder says first: the ends from which sockets come, or why there is no network.
 fn first_word(control: &OwnedFd) -> Result<(OwnedFd, Option<OwnedFd>), String> {
     let mut text = [0; LONGEST];
-    let (length, fds) = receive(control, &mut text)
+    let (length, fds) = receive_until(control, &mut text, Instant::now() + PATIENCE)
         .map_err(|error| format!("the process that is to hold its network does not answer: {error}"))?;
     let mut fds = fds.into_iter();
     match (text.get(..length), fds.next()) {
