@@ -11,7 +11,9 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait, waitpid};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -100,6 +102,8 @@ impl Child {
         let mut start = Command::new(program);
         start.args(arguments).envs(behind.variables.iter().map(|(name, value)| (name, value)));
         if let Some((uid, gid)) = behind.user {
+            // What this thread may hand on to programs goes: another user is nobody with our capabilities.
+            hand_nothing_on().map_err(|error| StartError::of(program, error.into()))?;
             start.uid(uid).gid(gid);
         }
         Self::spawn(start, name, tasks)
@@ -152,6 +156,17 @@ impl Child {
             warn!(%error, signal = signal.as_raw(), "the app could not be signalled");
         }
     }
+}
+
+/// Leaves programs that this thread starts from now on without a capability of ours, unless they are root's.
+fn hand_nothing_on() -> Result<(), Errno> {
+    // Before Linux 4.3 there was no such set.
+    match clear_ambient_capability_set() {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error),
+    }
+    let sets = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { inheritable: CapabilitySet::empty(), ..sets })
 }
 
 /// The exit code of a shell for a process's end.
@@ -215,10 +230,10 @@ impl Reaper {
                         return false;
                     }
                 }
-                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return true,
                 // No child at all: as process 1, the next orphan may still come.
-                Err(rustix::io::Errno::CHILD) => return self.init,
+                Err(Errno::CHILD) => return self.init,
                 Err(error) => {
                     warn!(%error, "cannot wait for the app");
                     return true;
