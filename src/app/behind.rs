@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
+use rustix::thread::{CapabilitySet, capabilities};
 use tracing::{info, warn};
 
 use super::data::Data;
@@ -33,8 +34,8 @@ pub(super) enum Means {
 
 /// By what the rules know the app.
 pub(super) enum Who {
-    /// The user and group that it runs as.
-    User(u32, u32),
+    /// The user that it runs as.
+    User(u32),
     /// A control group of its own.
     Group(Group),
 }
@@ -55,6 +56,9 @@ pub(super) struct Settled {
 /// A line that says why it cannot be as the file wants it.
 pub(super) fn prepare(plan: &Plan, exe: &Path) -> Result<Means, String> {
     let Some(capture) = plan.redirect.as_deref() else { return Ok(Means::None) };
+    if let Some(uid) = capture.app.uid {
+        may_be(uid, capture.app.gid.unwrap_or(uid)).map_err(|why| format!("redirect.app-uid: {why}"))?;
+    }
     match capture.app.by {
         By::Off => Ok(Means::None),
         By::Namespace => network(capture, exe).map_err(|why| format!("redirect.app: `namespace`: {why}")),
@@ -70,6 +74,23 @@ pub(super) fn prepare(plan: &Plan, exe: &Path) -> Result<Means, String> {
         },
         By::Auto => auto(plan, capture, exe),
     }
+}
+
+/// Whether the app can be started as this user and group, and told apart from the sidecar by the user.
+fn may_be(uid: u32, gid: u32) -> Result<(), String> {
+    let (own, group) = (geteuid().as_raw(), getegid().as_raw());
+    if uid == own {
+        return Err(format!("{uid} is the user of the sidecar itself: they cannot be told apart"));
+    }
+    let held = capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    if held.contains(needed) {
+        return Ok(());
+    }
+    Err(format!(
+        "to start the app as user {uid} and group {gid} the sidecar, user {own} and group {group}, needs CAP_SETUID and \
+         CAP_SETGID, besides CAP_NET_ADMIN: run it as root, or leave the key away"
+    ))
 }
 
 /// The first that works here; each that should have and did not is told.
@@ -89,6 +110,10 @@ fn auto(plan: &Plan, capture: &Capture, exe: &Path) -> Result<Means, String> {
                     .into(),
             );
         }
+        // In a network of its own there would be no such user, and without rules no capture.
+        Err(why) if capture.app.uid.is_some() => {
+            return Err(format!("redirect.app-uid: the app cannot be captured by its user: {why}"));
+        }
         Err(why) => warn!("the app cannot be captured by rules for it alone: {why}"),
     }
     network(capture, exe).or_else(|why| {
@@ -106,30 +131,47 @@ fn rules(plan: &Plan, capture: &Capture) -> Result<Option<Means>, String> {
         return Ok(None);
     }
     let own = geteuid().as_raw();
-    let who = match (capture.app.uid, capture.app.gid) {
-        (Some(uid), _) if uid == own => {
-            return Err(format!(
-                "`redirect.app-uid` is {uid}, the user of the sidecar itself: they cannot be told apart"
-            ));
-        }
-        (Some(uid), gid) => Who::User(uid, gid.unwrap_or(uid)),
-        (None, _) => Who::Group(Group::make()?),
+    let who = match capture.app.uid {
+        Some(uid) => Who::User(uid),
+        None => Who::Group(Group::make()?),
     };
     let (app, words) = match &who {
-        Who::User(uid, _) => (Match::User(*uid), format!("user {uid}")),
+        Who::User(uid) => (Match::User(*uid), format!("user {uid}")),
         Who::Group(group) => {
             let (level, id, path) = (group.level, group.id, group.path.clone());
             (Match::ControlGroup { level, id, path }, format!("control group {}", group.path))
         }
     };
-    let capture = of_app(plan, capture, own);
+    let rules = build::ruleset_of(&of_app(plan, capture, own), app, force::has_ipv6());
     let table = format!("outrigger-run-{}", std::process::id());
-    let Some(held) = force::hold(&build::ruleset_of(&capture, app, force::has_ipv6()), &table)? else {
+    let Some(held) = force::hold(&rules, &table)? else {
+        not_exempt(capture)?;
         info!("the rules of `outrigger redirect apply` are in force here, so the app gets none of its own");
         return Ok(Some(Means::None));
     };
     info!("the app alone is captured, as {words}, by the rules in table inet {table}; they end with this process");
     Ok(Some(Means::Rules(held, who)))
+}
+
+/// Whether the rules in force capture the app as whom it is started. Where nothing in the file says who that is to be, it
+/// may be meant so, and is only told.
+///
+/// # Errors
+/// A line that says why not, and what to do.
+fn not_exempt(capture: &Capture) -> Result<(), String> {
+    let (uid, gid) = match (capture.app.uid, capture.app.gid) {
+        (Some(uid), gid) => (uid, gid.unwrap_or(uid)),
+        (None, _) => (geteuid().as_raw(), getegid().as_raw()),
+    };
+    let chains = force::look()?.chains.unwrap_or_default();
+    let Some(who) = build::exempt(&chains, uid, gid) else { return Ok(()) };
+    let why =
+        format!("the rules of `outrigger redirect apply` leave alone what {who} sends, and so all that the app sends");
+    if capture.app.uid.is_some() {
+        return Err(format!("{why}: give it another user, or apply the rules with another for the sidecar"));
+    }
+    warn!("{why}: give it another user by `redirect.app-uid`");
+    Ok(())
 }
 
 /// What is captured of one app: the sidecar is who we are, and inbound are only the app's own ports.
@@ -173,14 +215,15 @@ impl Means {
     ///
     /// # Errors
     /// What the runtime says.
-    pub(super) fn settle(self, exe: &Path, data: &Data) -> io::Result<Settled> {
-        let (mut behind, mut lasting) = (Behind::default(), None);
+    pub(super) fn settle(self, plan: &Plan, exe: &Path, data: &Data) -> io::Result<Settled> {
+        let app = plan.redirect.as_deref().map(|capture| capture.app);
+        let user = app.and_then(|app| app.uid.map(|uid| (uid, app.gid.unwrap_or(uid))));
+        let (mut behind, mut lasting) = (Behind { user, ..Behind::default() }, None);
         let captured = match self {
             Self::None => Captured::Not,
             Self::Rules(held, who) => {
-                match &who {
-                    Who::User(uid, gid) => behind.user = Some((*uid, *gid)),
-                    Who::Group(group) => behind.launcher = inside::into_group(exe, &group.folder),
+                if let Who::Group(group) = &who {
+                    behind.launcher = inside::into_group(exe, &group.folder);
                 }
                 lasting = Some((held, who));
                 Captured::Rules

@@ -53,6 +53,16 @@ pub fn ruleset_of(capture: &Capture, app: Match, v6: bool) -> Ruleset {
     builder.all(builder.outbound_of(app))
 }
 
+/// By what these rules take what a user of a group sends for the sidecar's, in words; `None` where they do not.
+pub fn exempt(chains: &[Chain], uid: u32, gid: u32) -> Option<String> {
+    let output = chains.iter().filter(|chain| chain.base.is_some_and(|base| base.hook == Hook::Output));
+    output.flat_map(|chain| &chain.rules).find_map(|rule| match rule.matches.as_slice() {
+        [Match::User(found)] if *found == uid => Some(format!("user {uid}")),
+        [Match::Group(found)] if *found == gid => Some(format!("group {gid}")),
+        _ => None,
+    })
+}
+
 /// The rules of a network of the app's own: all that it sends to others goes to these ports. What the inbound door sends to
 /// the app comes from there too.
 pub fn inside(door: DoorPorts, v6: bool) -> Ruleset {

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 
-from behind import BY_ADDRESS, ENDS, USER, VIA, Way, find_processes, prepare, python, until, ways
+from behind import BY_ADDRESS, ENDS, USER, VIA, Way, find_processes, prepare, python, refused, until, ways
 from lab import POD, has, out, same
 
 
@@ -126,4 +126,41 @@ def a_slow_holder_gives_what_was_asked(lab, _):
         same(doors(app), [7002], running.said())
 
 
-CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked)
+def whoever_the_app_is_to_be_it_is(lab, _):
+    """`app-uid` holds in each way of capturing, or the start is refused."""
+    prepare(lab)
+    script = ("sh", "-c", f"id -u; id -g; curl -sS -m 20 {BY_ADDRESS}")
+    # Rules of `redirect apply`, for all but the sidecar.
+    sidecar = lambda more, app="auto": Way(app, more=f", uid: 0, app-uid: {more}")
+    lab.redirect("apply", file=sidecar(1000).file(lab))
+    same(sidecar("1000, app-gid: 1001").run(lab, *script).stdout, f"1000\n1001\n{VIA}")
+    lab.redirect("apply", "--uid", "1000", file=sidecar(1000).file(lab))
+    for app in ("auto", "rules"):
+        refused(lab, sidecar(1000, app), "leave alone what user 1000 sends")
+    lab.redirect("apply", "--uid", "0", file=sidecar(1000).file(lab))
+    has(Way("auto").run(lab, "true").stderr, "leave alone what user 0 sends", "redirect.app-uid")
+    lab.redirect("remove")
+    # Where nothing is done for the app alone.
+    tproxy = Way("auto", more=", mode: tproxy, app-uid: 1000")
+    same(tproxy.run(lab, "sh", "-c", "id -u").stdout, "1000\n")
+    # Where it would have got a network of its own.
+    out("nft", "-f", "-", input="table inet mesh { chain out { type nat hook output priority -100; "
+        "meta l4proto tcp redirect to :4140; }; }")
+    refused(lab, Way("auto", more=", app-uid: 1000"), "redirect.app-uid", "connections are redirected here already")
+    out("nft", "delete", "table", "inet", "mesh")
+
+
+def another_user_gets_no_capability(lab, _):
+    """A sidecar that is not root hands none of its own on, and says which it lacks."""
+    prepare(lab)
+    script = ("sh", "-c", f"id -u; grep -h ^Cap /proc/self/status | grep -v Bnd; curl -sS -m 20 {BY_ADDRESS}")
+    sidecar = lab.as_user(USER, "net_admin", "setuid", "setgid")
+    done = Way("rules", sidecar, more=", app-uid: 1000").run(lab, *script)
+    none = "".join(f"Cap{name}:\t{0:016x}\n" for name in ("Inh", "Prm", "Eff", "Amb"))
+    same(done.stdout, f"1000\n{none}{VIA}", done.stderr)
+    for app in ("auto", "rules"):
+        refused(lab, Way(app, lab.as_user(USER, "net_admin"), more=", app-uid: 1000"), "redirect.app-uid", "CAP_SETUID and CAP_SETGID")
+
+
+CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked, whoever_the_app_is_to_be_it_is,
+         another_user_gets_no_capability)
