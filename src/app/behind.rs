@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::data::Data;
 use crate::control::child::Behind;
 use crate::control::inside::group::Group;
-use crate::control::inside::{self, Holder};
+use crate::control::inside::{self, Holder, Watched};
 use crate::control::reload::Captured;
 use crate::ids::Door;
 use crate::plan::Plan;
@@ -46,8 +46,27 @@ pub(super) struct Settled {
     pub(super) behind: Behind,
     /// How it is captured then.
     pub(super) captured: Captured,
-    /// What has to last as long as the app is served; the rules go before the group that they name.
-    _lasting: Option<(Held, Who)>,
+    lasting: Lasting,
+}
+
+/// What has to last as long as the app is served.
+enum Lasting {
+    /// Nothing.
+    None,
+    /// The rules go before the group that they name.
+    Rules(#[expect(dead_code, reason = "dropping them ends them")] Held, #[expect(dead_code, reason = "as above")] Who),
+    /// The process that holds its network.
+    Network(Watched),
+}
+
+impl Settled {
+    /// The end of what lasts, should it come before ours.
+    pub(super) async fn lost(&self) {
+        match &self.lasting {
+            Lasting::Network(holder) => holder.ended().await,
+            Lasting::None | Lasting::Rules(..) => std::future::pending().await,
+        }
+    }
 }
 
 /// Makes what the app needs to be captured; nothing is left of what could not be made whole.
@@ -195,6 +214,12 @@ fn network(capture: &Capture, exe: &Path) -> Result<Means, String> {
         "the app gets a network of its own: TCP goes to the outbound door, questions to name servers to the DNS door, other \
          UDP is refused; its loopback is its own"
     );
+    if geteuid().is_root() {
+        warn!(
+            "in a network of its own the app is root of nothing else, and no other user exists for it: a program that gives \
+             root up for another user fails (nginx, postgres): start it as that user, or capture it with `redirect.app: rules`"
+        );
+    }
     if way.only != Pick::default() || way.except != Pick::default() {
         warn!(
             "`only` and `except` of redirect.outbound do not hold for an app with a network of its own: all it sends is captured"
@@ -218,20 +243,21 @@ impl Means {
     pub(super) fn settle(self, plan: &Plan, exe: &Path, data: &Data) -> io::Result<Settled> {
         let app = plan.redirect.as_deref().map(|capture| capture.app);
         let user = app.and_then(|app| app.uid.map(|uid| (uid, app.gid.unwrap_or(uid))));
-        let (mut behind, mut lasting) = (Behind { user, ..Behind::default() }, None);
+        let (mut behind, mut lasting) = (Behind { user, ..Behind::default() }, Lasting::None);
         let captured = match self {
             Self::None => Captured::Not,
             Self::Rules(held, who) => {
                 if let Who::Group(group) = &who {
                     behind.launcher = inside::into_group(exe, &group.folder);
                 }
-                lasting = Some((held, who));
+                lasting = Lasting::Rules(held, who);
                 Captured::Rules
             }
             Self::Network(holder) => {
                 let handle = data.handle();
                 let _runtime = handle.enter();
-                behind.launcher = holder.enter(exe)?;
+                let (launcher, holder) = holder.enter(exe)?;
+                (behind.launcher, lasting) = (launcher, Lasting::Network(holder));
                 Captured::Network
             }
             Self::Proxy(url) => {
@@ -239,7 +265,7 @@ impl Means {
                 Captured::Proxy
             }
         };
-        Ok(Settled { behind, captured, _lasting: lasting })
+        Ok(Settled { behind, captured, lasting })
     }
 }
 

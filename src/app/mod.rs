@@ -212,7 +212,7 @@ async fn serve(
         }
     };
     running.tasks.spawn(exposed::look(running.core.clone()));
-    Ok(until_the_end(signals, running, child, &reloads).await)
+    Ok(until_the_end(signals, running, child, &reloads, app.lost()).await)
 }
 
 /// Reloads when asked to, and when the file or what it names has changed.
@@ -316,9 +316,16 @@ fn serve_pages(servers: Servers, running: &Running, reloads: &Handle) {
 }
 
 /// Waits for a signal, the app's end or a drain asked for by admin; then ends everything in order.
-async fn until_the_end(signals: Signals, running: Running, mut child: Option<Child>, reloads: &Handle) -> ExitCode {
-    let mut signals = signals;
+async fn until_the_end(
+    mut signals: Signals,
+    running: Running,
+    mut child: Option<Child>,
+    reloads: &Handle,
+    lost: impl Future<Output = ()>,
+) -> ExitCode {
     let mut stop = running.stop.watch();
+    let mut lost = std::pin::pin!(lost);
+    let mut failed = false;
     let app_ended = child.as_ref().map(|child| child.end());
     let mut app_ended = std::pin::pin!(async {
         match app_ended {
@@ -347,10 +354,17 @@ async fn until_the_end(signals: Signals, running: Running, mut child: Option<Chi
                 info!("a drain was asked for");
                 break;
             }
+            () = &mut lost => {
+                error!("the process that holds the app's network has ended, and nobody can call the app any more: ending");
+                failed = true;
+                break;
+            }
         }
     }
     running.stop.advance(Phase::Draining);
-    end(signals, running, child).await
+    let code = end(signals, running, child).await;
+    // Whoever starts us again at a failure must do so however well the app has ended.
+    if failed { ExitCode::FAILURE } else { code }
 }
 
 async fn end(mut signals: Signals, running: Running, child: Option<Child>) -> ExitCode {

@@ -20,6 +20,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::SocketFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use self::hold::{Network, READY};
@@ -73,13 +75,55 @@ impl Holder {
     }
 
     /// Makes the app's network known to all that dial or listen; on the runtime of the data threads. What is left is the
-    /// launcher that joins it.
+    /// launcher that joins it, and who holds it.
     ///
     /// # Errors
     /// What the runtime says.
-    pub fn enter(self, exe: &Path) -> io::Result<Vec<OsString>> {
+    pub fn enter(self, exe: &Path) -> io::Result<(Vec<OsString>, Watched)> {
+        let watched = Watched::over(self.child);
         inside::enter(self.control, self.ready)?;
-        Ok(vec![exe.into(), LAUNCH.into(), format!("--holder={}", self.child.id()).into(), "--".into()])
+        let holder = format!("--holder={}", watched.0.id());
+        Ok((vec![exe.into(), LAUNCH.into(), holder.into(), "--".into()], watched))
+    }
+}
+
+/// A holder whose end is waited for, and which ends with this.
+#[derive(Debug)]
+pub struct Watched(Child, Option<OwnedFd>);
+
+impl Watched {
+    fn over(child: Child) -> Self {
+        // As process 1 we reap whatever ends, so that its number alone could be another's by then.
+        let known = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK);
+        let known = known.inspect_err(|error| {
+            tracing::warn!(%error, "should the process that holds the app's network end, nobody would notice");
+        });
+        Self(child, known.ok())
+    }
+
+    /// Its end; never where that cannot be seen.
+    pub async fn ended(&self) {
+        let known = self.1.as_ref().and_then(|known| known.try_clone().ok());
+        // It is no such stream, but only the waiting is tokio's.
+        let watched = known.and_then(|known| UnixStream::from_std(known.into()).ok());
+        if let Some(watched) = watched
+            && watched.readable().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Nobody is served any more, so that it has nothing left to do. Without a way to end it, it ends by itself after us.
+        if let Some(known) = &self.1
+            && pidfd_send_signal(known, Signal::KILL).is_ok()
+        {
+            // As process 1 we may have reaped it already.
+            let _ = self.0.wait();
+        }
     }
 }
 
