@@ -9,7 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    CapabilitySet, LinkNameSpaceType, capability_is_in_bounding_set, move_into_link_name_space,
+    remove_capability_from_bounding_set,
+};
 
 use crate::control::child::StartError;
 
@@ -49,12 +52,20 @@ fn enter(place: &Place) -> Result<(), String> {
     }
 }
 
-/// The user namespace first: it is what gives the right to the other.
+/// The user namespace first: it is what gives the right to the other. It also gives all capabilities over it, and lets
+/// programs gain all: no more of them than before, or files with capabilities would give what the sidecar never had.
 fn namespaces(holder: u32) -> io::Result<()> {
     let open = |name: &str| File::open(format!("/proc/{holder}/ns/{name}"));
     let (user, network) = (open("user")?, open("net")?);
+    // Those that the kernel does not know are in no set.
+    let may_gain = |capability: &CapabilitySet| capability_is_in_bounding_set(*capability).unwrap_or(false);
+    let all = || (0..u64::BITS).map(|at| CapabilitySet::from_bits_retain(1 << at));
+    let before: Vec<CapabilitySet> = all().filter(may_gain).collect();
     move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    for capability in all().filter(may_gain).filter(|capability| !before.contains(capability)) {
+        remove_capability_from_bounding_set(capability)?;
+    }
     Ok(())
 }
 
