@@ -30,6 +30,9 @@ const SELF: &str = "outrigger-self";
 const BACK: &str = "outrigger-back";
 const APP: &str = "outrigger-app";
 
+/// Nobody sits there in a network of an app's own: `discard`, of a service that was hardly ever run (RFC 863).
+const NOBODYS_PORT: u16 = 9;
+
 /// Before `dstnat` (-100): what the app dialled is seen before a container engine or kube-proxy changes it.
 const BEFORE_DSTNAT: i32 = -101;
 const MANGLE: i32 = -150;
@@ -64,8 +67,9 @@ pub fn exempt(chains: &[Chain], uid: u32, gid: u32) -> Option<String> {
 }
 
 /// The rules of a network of the app's own: all that it sends to others goes to these ports. What the inbound door sends to
-/// the app comes from there too.
-pub fn inside(door: DoorPorts, v6: bool) -> Ruleset {
+/// the app comes from there too. Every address is its own there, so UDP to others would come back to it: it goes to where
+/// nobody listens, which says so. `own` are the addresses by which the app knows itself.
+pub fn inside(door: DoorPorts, v6: bool, own: &[IpNet]) -> Ruleset {
     let capture = Capture {
         mode: Mode::Redirect,
         uid: 0,
@@ -83,6 +87,9 @@ pub fn inside(door: DoorPorts, v6: bool) -> Ruleset {
     rules.extend(builder.dns());
     rules.extend(builder.loopback());
     rules.push(Rule::new([Match::Tcp, Match::Opening], Action::Goto(OUT.into()), "new connections"));
+    let itself = |net: &IpNet| Rule::new([Match::Udp, Match::Destination(*net)], Action::Return, "itself");
+    rules.extend(own.iter().map(itself));
+    rules.push(Rule::new([Match::Udp], Action::Redirect(NOBODYS_PORT), "to others: refused"));
     let out = chain(OUT, builder.redirect(door));
     Ruleset { chains: vec![base(OUTBOUND, Kind::Nat, Hook::Output, BEFORE_DSTNAT, rules), out], routing: None }
 }

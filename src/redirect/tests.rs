@@ -63,8 +63,9 @@ fn rules_for_one_app_and_for_a_network_of_its_own() {
     let group = Match::ControlGroup { level: 2, id: 4711, path: "a.slice/outrigger-1".into() };
     golden("app.nft", &text::table(&build::ruleset_of(&capture, group, true).chains));
     let door = capture.outbound.unwrap().door;
-    golden("inside.nft", &text::table(&build::inside(door, true).chains));
-    golden("inside-v4.nft", &text::table(&build::inside(door, false).chains));
+    let own: [ipnet::IpNet; 2] = ["10.9.0.1/32", "fd09::1/128"].map(|net| net.parse().unwrap());
+    golden("inside.nft", &text::table(&build::inside(door, true, &own).chains));
+    golden("inside-v4.nft", &text::table(&build::inside(door, false, &own[..1]).chains));
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -32,6 +33,9 @@ const REST: Duration = Duration::from_millis(50);
 
 /// Below this a port needs a privilege; a new network has the kernel's default.
 const PRIVILEGED: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Whether pings are left unanswered. Every address is the app's own in there, so it would answer for everybody.
+const ECHO: [&str; 2] = ["/proc/sys/net/ipv4/icmp_echo_ignore_all", "/proc/sys/net/ipv6/icmp/echo_ignore_all"];
 
 /// What the app's network is to be like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
@@ -110,7 +114,13 @@ fn make(network: &Network) -> Result<(), String> {
     }
     anyip::make(network.v4, network.v6)?;
     let door = DoorPorts { v4: network.door_v4, v6: network.door_v6 };
-    force::apply(&build::inside(door, force::has_ipv6()), false)
+    for file in ECHO {
+        // As above: then the app's pings are answered, by itself.
+        let _ = fs::write(file, "1");
+    }
+    let own: Vec<IpNet> =
+        std::iter::once(IpAddr::from(network.v4)).chain(network.v6.map(IpAddr::from)).map(IpNet::from).collect();
+    force::apply(&build::inside(door, force::has_ipv6(), &own), false)
 }
 
 /// Leaves the machine's network for a new one, as the user that this process has.
