@@ -28,7 +28,7 @@ pub struct Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.folder) {
-            tracing::warn!(%error, group = %self.folder.display(), "something of the app lives on; its control group stays");
+            tracing::warn!(%error, group = %self.folder.display(), "something of the app lives on and is not captured any more; its control group stays");
         }
     }
 }
