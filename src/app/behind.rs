@@ -15,6 +15,8 @@ use crate::control::reload::Captured;
 use crate::ids::Door;
 use crate::plan::Plan;
 use crate::plan::door::Leads;
+use crate::plan::egress::is_own;
+use crate::plan::peer::{Addresses, PeerKind};
 use crate::plan::redirect::{By, Capture, Mode, Pick};
 use crate::redirect::build;
 use crate::redirect::force::{self, Held};
@@ -92,6 +94,27 @@ pub(super) fn prepare(plan: &Plan, exe: &Path) -> Result<Means, String> {
             Err(why) => Err(format!("redirect.app: `rules`: {why}")),
         },
         By::Auto => auto(plan, capture, exe),
+    }
+}
+
+/// Refuses to go without an app where only a network of the app's own tells it from this sidecar.
+///
+/// # Errors
+/// A line that says so.
+pub(super) fn without(plan: &Plan) -> Result<(), String> {
+    let within = plan.redirect.as_deref().is_some_and(|capture| capture.app.by == By::Namespace);
+    let apps = plan.peers.iter().filter(|peer| within && peer.kind == PeerKind::App);
+    let mut addresses = apps.flat_map(|peer| match &peer.source.addresses {
+        Addresses::Static(specs) => specs.as_slice(),
+        _ => &[],
+    });
+    match addresses.find(|spec| is_own(&spec.addr, &plan.egress)) {
+        None => Ok(()),
+        Some(spec) => Err(format!(
+            "inbound: `{}` is this sidecar itself, unless it starts the app in a network of its own: \
+             `outrigger run -c FILE -- COMMAND`",
+            spec.addr
+        )),
     }
 }
 
@@ -316,5 +339,18 @@ mod tests {
         assert_eq!(told("outbound: { listen: ['unix:/x', '[::1]:7', '127.0.0.1:8'] }"), "http://[::1]:7");
         let names: Vec<&str> = variables("x").iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"]);
+    }
+
+    #[test]
+    fn a_listener_with_the_apps_address_takes_an_app_elsewhere() {
+        let inbound = "inbound: { listen: '[::]:9000', app: '127.0.0.1:9000' }";
+        let mut problems = Problems::new("FILE");
+        let text = format!("service: a\nredirect: {{ app: namespace }}\n{inbound}\n");
+        let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        let mut plan = crate::plan::build::build(&document.config, Path::new("/"), &mut problems).plan;
+        assert!(!problems.has_errors(), "{problems}");
+        assert!(without(&plan).unwrap_err().contains("`127.0.0.1:9000` is this sidecar itself"));
+        plan.redirect = None;
+        assert_eq!(without(&plan), Ok(()));
     }
 }

@@ -101,6 +101,7 @@ fn begin(
     let access = AccessLog::new(which, format, lines.clone());
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let means = if command.is_empty() {
+        behind::without(&loaded.plan).map_err(Stop::because)?;
         Means::None
     } else {
         behind::prepare(&loaded.plan, environment.exe()).map_err(Stop::because)?

@@ -43,6 +43,7 @@ async fn unlisted_names_become_peers_within_the_rules() {
         },
         timeout: Duration::from_secs(20),
         app: Arc::default(),
+        itself: Arc::default(),
     };
     let shared = Arc::new(Upstreams::new(metrics.clone(), tasks.clone()));
     let (table, asks) = Adhoc::new(shared, Arc::new(default_policy()), rules);

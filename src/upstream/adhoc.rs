@@ -6,6 +6,7 @@
 //! failure's time to live is over and no one has asked again.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use super::dialled::{Dialled, Going};
 use super::peer::Peer;
 use super::world::Upstreams;
 use crate::deadline::Deadline;
-use crate::ids::PeerName;
+use crate::ids::{Addr, Door, PeerName};
+use crate::net::inside::inside;
 use crate::plan::Plan;
-use crate::plan::door::{Egress, Protocol};
+use crate::plan::door::{Egress, Leads, Protocol};
 use crate::plan::peer::{Addresses, Balance, PeerKind, PeerPlan, PeerPolicy, PeerSource};
 use crate::reason::Reason;
 use crate::telemetry::metrics::PeerMetrics;
@@ -82,12 +84,16 @@ pub struct Rules {
     pub timeout: Duration,
     /// How a port of the service is called that the file does not list.
     pub app: Arc<PeerPolicy>,
+    /// Where the service is called by others and where it is then found, if it has a network of its own: who it is that
+    /// dials such an address is itself.
+    pub itself: Arc<[(SocketAddr, Addr)]>,
 }
 
 impl From<&Plan> for Rules {
     fn from(plan: &Plan) -> Self {
         let app = plan.capture.as_ref().map_or_else(Arc::default, |capture| capture.app.clone());
-        Self { egress: plan.egress.clone(), timeout: plan.dns.timeout, app }
+        let itself = if inside().is_some() { doors_to_apps(plan).collect() } else { Arc::default() };
+        Self { egress: plan.egress.clone(), timeout: plan.dns.timeout, app, itself }
     }
 }
 
@@ -116,6 +122,18 @@ pub struct Ask {
     table: Weak<Adhoc>,
 }
 
+/// The inbound listeners that lead to the service where the file says that it is.
+fn doors_to_apps(plan: &Plan) -> impl Iterator<Item = (SocketAddr, Addr)> {
+    let inbound = plan.doors.iter().filter(|door| door.side == Door::Inbound);
+    inbound.filter_map(|door| {
+        let Leads::Peer(index) = door.leads else { return None };
+        match &plan.peers.get(index)?.source.addresses {
+            Addresses::Static(specs) => Some((door.listen.tcp()?, specs.first()?.addr.clone())),
+            _ => None,
+        }
+    })
+}
+
 impl Adhoc {
     /// An empty table, and the questions that the control thread is to answer.
     pub fn new(shared: Arc<Upstreams>, policy: Arc<PeerPolicy>, rules: Rules) -> (Arc<Self>, mpsc::Receiver<Ask>) {
@@ -133,7 +151,7 @@ impl Adhoc {
         if before.egress != now.egress {
             self.entries.lock().clear();
         }
-        if before.egress != now.egress || before.app != now.app {
+        if before.egress != now.egress || before.app != now.app || before.itself != now.itself {
             self.dialled.clear();
         }
     }

@@ -9,7 +9,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn rules() -> Rules {
     let egress = Egress { otherwise: Otherwise::Pass, allow: Arc::new([]), own: Arc::new([]) };
-    Rules { egress, timeout: TIMEOUT, app: Arc::default() }
+    Rules { egress, timeout: TIMEOUT, app: Arc::default(), itself: Arc::default() }
 }
 
 fn table() -> (Arc<Adhoc>, mpsc::Receiver<Ask>) {

@@ -127,15 +127,18 @@ impl Dialled {
         rules: &Rules,
         metrics: impl FnOnce() -> Arc<PeerMetrics>,
     ) -> Result<Arc<Peer>, AdhocError> {
-        let (to, protocol, to_app) = match going {
+        let (to, protocol, mut to_app) = match going {
             Going::Out(to) => (to, Protocol::Auto, None),
             Going::In { to, protocol, from } => (to, protocol, Some(ToApp { from })),
         };
-        let addr = Addr::Tcp(to);
+        let mut addr = Addr::Tcp(to);
         if is_itself(&addr, &rules.egress) {
-            return Err(AdhocError::new(Reason::Looped, format!("{to} is a listener of this sidecar itself")));
+            let looped = || AdhocError::new(Reason::Looped, format!("{to} is a listener of this sidecar itself"));
+            addr = rules.itself_at(to).filter(|_| going == Going::Out(to)).ok_or_else(looped)?;
+            to_app = Some(ToApp { from: None });
         }
         let (name, kind, policy) = match going {
+            Going::Out(_) if to_app.is_some() => (format!("app:{to}"), PeerKind::App, &rules.app),
             Going::Out(_) => (format!("{to}"), PeerKind::Adhoc, &self.out),
             // An inbound door is never a way to somebody else.
             Going::In { .. } if !is_here(to) => {
@@ -148,6 +151,16 @@ impl Dialled {
         let plan =
             PeerPlan { name: PeerName::new(name), kind, source, policy: policy.clone(), routes: Routes::default() };
         Peer::new(&plan, metrics(), &self.shared).map_err(|error| AdhocError::new(Reason::Internal, error))
+    }
+}
+
+impl Rules {
+    /// Where the service is that others call at this address of this machine.
+    fn itself_at(&self, to: SocketAddr) -> Option<Addr> {
+        let same =
+            |listen: &SocketAddr| listen.ip().is_unspecified() || listen.ip().to_canonical() == to.ip().to_canonical();
+        let mut doors = self.itself.iter().filter(|(listen, _)| listen.port() == to.port() && same(listen));
+        doors.next().map(|(_, app)| app.clone())
     }
 }
 
@@ -177,7 +190,8 @@ mod tests {
         let shared = Arc::new(Upstreams::new(Arc::default(), Tasks::default()));
         let own = Arc::from([Addr::Tcp(SocketAddr::from(([0, 0, 0, 0], 15006)))]);
         let egress = Egress { otherwise: Otherwise::Pass, allow: Arc::from([]), own };
-        let rules = Rules { egress, timeout: Duration::from_secs(1), app: Arc::new(default_policy()) };
+        let rules =
+            Rules { egress, timeout: Duration::from_secs(1), app: Arc::new(default_policy()), itself: Arc::default() };
         (Dialled::new(shared, &default_policy()), rules)
     }
 
@@ -227,6 +241,15 @@ mod tests {
         ] {
             assert_eq!(find(&table, &rules, going, now).err(), expect, "{going:?}");
         }
+        // In a network of its own the service is itself behind that listener, and no other.
+        let (_, mut within) = self::table();
+        within.itself = Arc::from([(SocketAddr::from(([0, 0, 0, 0], 15006)), Addr::Tcp(here(9000)))]);
+        assert_eq!(find(&table, &within, app(here(15006)), now).err(), Some(Reason::Looped));
+        let found = find(&table, &within, Going::Out(here(15006)), now).unwrap();
+        assert_eq!((found.kind(), found.to_app()), (PeerKind::App, Some(ToApp { from: None })));
+        assert!(
+            matches!(&found.source().addresses, Addresses::Static(specs) if specs[0].addr == Addr::Tcp(here(9000)))
+        );
         let found = find(&table, &rules, app(here(8080)), now).unwrap();
         assert_eq!((found.kind(), found.name().as_str()), (PeerKind::App, "app:127.0.0.1:8080"));
     }

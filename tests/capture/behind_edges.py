@@ -162,5 +162,83 @@ def another_user_gets_no_capability(lab, _):
         refused(lab, Way(app, lab.as_user(USER, "net_admin"), more=", app-uid: 1000"), "redirect.app-uid", "CAP_SETUID and CAP_SETGID")
 
 
+def the_holders_end_is_the_sidecars(lab, _):
+    """It is told and ends both in order, as a failure; and no holder is left behind by whoever ends in order."""
+    prepare(lab)
+    with Running(lab, ways(lab)["namespace"]) as running:
+        same(call(), VIA)
+        [holder] = find_processes("hold-network")
+        os.kill(holder, signal.SIGKILL)
+        same((running.process.wait(20), running.process.stdout.read().strip()), (1, f"last {VIA}"), running.said())
+        has(running.said(), "ERROR the process that holds the app's network has ended", "the app has ended")
+    # Whoever ends waits for its holder: nothing is left for process 1 to reap.
+    reaper = ["unshare", "--fork", "--pid", "--mount-proc", "sh", "-c", '"$@"; ls -d /proc/[0-9]*; grep -l "Z (zombie)" /proc/[0-9]*/status', "sh"]
+    way = Way("namespace", reaper)
+    left = subprocess.run(way.argv(lab, "true"), capture_output=True, text=True, timeout=30).stdout.split()
+    same([path for path in left if path != "/proc/1"][1:], [], "processes but for the one that looks")
+
+
+def a_network_of_its_own_gives_no_capability(lab, _):
+    """Its user namespace lets the app gain none that the sidecar could not; a root's app is told what it is."""
+    prepare(lab)
+    script = ("sh", "-c", "grep -h -e CapBnd -e CapEff /proc/self/status")
+    drop = ["setpriv", "--bounding-set=-net_admin,-net_raw"]
+    outside = out(*drop, *script).strip()
+    same(Way("namespace", drop).run(lab, *script).stdout.strip(), outside, "root without some")
+    user = lab.as_user(USER)
+    outside = out(*drop, *user, *script).strip()
+    done = Way("namespace", [*drop, *user]).run(lab, *script)
+    same(done.stdout.strip(), outside, "a user")
+    assert "WARN" not in done.stderr, done.stderr
+    has(Way("namespace").run(lab, "true").stderr, "WARN in a network of its own the app is root of nothing else")
+
+
+OTHERS_UDP = """
+import socket
+for family, own, other in ((socket.AF_INET, "10.9.0.1", "10.9.0.2"), (socket.AF_INET6, "fd09::1", "fd09::2")):
+    any_ = "0.0.0.0" if family == socket.AF_INET else "::"
+    here = socket.socket(family, socket.SOCK_DGRAM)
+    here.bind((any_, 7946))
+    here.settimeout(5)
+    for to in (own, "127.0.0.1" if family == socket.AF_INET else "::1", other):
+        asker = socket.socket(family, socket.SOCK_DGRAM)
+        asker.settimeout(5)
+        asker.connect((to, 7946))
+        asker.send(b"x")
+        try:
+            if to == other:
+                asker.recv(1)
+            print(to, here.recvfrom(1)[0])
+        except ConnectionRefusedError:
+            print(to, "refused")
+"""
+
+
+def udp_to_others_does_not_come_back(lab, _):
+    """An app that listens at the very port where it calls another is not called by itself; its own addresses are."""
+    prepare(lab)
+    said = ways(lab)["namespace"].run(lab, python(lab), "-c", OTHERS_UDP).stdout.splitlines()
+    same(said, ["10.9.0.1 b'x'", "127.0.0.1 b'x'", "10.9.0.2 refused", "fd09::1 b'x'", "::1 b'x'", "fd09::2 refused"])
+    echo = "cat /proc/sys/net/ipv4/icmp_echo_ignore_all /proc/sys/net/ipv6/icmp/echo_ignore_all"
+    same(ways(lab)["namespace"].run(lab, "sh", "-c", echo).stdout.split(), ["1", "1"], "pings are left unanswered")
+
+
+def an_app_calls_itself_by_its_own_address(lab, _):
+    """Also where its port is the sidecar's own outside, as listener for all addresses or for one."""
+    prepare(lab)
+    for listen in ("[::]:9000", "0.0.0.0:9000", f"{POD[0]}:9000"):
+        way = ways(lab)["namespace"]
+        file = way.file
+        way.file = lambda lab, listen=listen: lab.file(file(lab).read_text().replace("[::]:15006", listen)
+                                                        .replace("app: namespace", "app: namespace, inbound: 'off'"))
+        script = (f"{python(lab)} {ENDS} peer 127.0.0.1 9000 & for n in 1 2 3 4 5 6 7 8 9; do "
+                  f"curl -sS -m 5 --retry 20 --retry-all-errors --retry-delay 1 -o /dev/null http://127.0.0.1:9000/ && break; done; "
+                  f"curl -sS -m 5 -w ' %{{http_code}}' http://{POD[0]}:9000/; kill %1; wait")
+        said = way.run(lab, "bash", "-c", script).stdout
+        same(said.splitlines(), ["ready", f"{VIA} 200"], listen)
+
+
 CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked, whoever_the_app_is_to_be_it_is,
-         another_user_gets_no_capability)
+         another_user_gets_no_capability, the_holders_end_is_the_sidecars,
+         a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
+         an_app_calls_itself_by_its_own_address)

@@ -4,6 +4,7 @@ use super::{Own, Parts, peers::reaches};
 use crate::config::Config;
 use crate::config::kind::Set;
 use crate::config::peer::Endpoint;
+use crate::config::redirect::AppMode;
 use crate::ids::Addr;
 
 /// Reports them.
@@ -14,7 +15,8 @@ pub fn addresses(config: &Config, parts: &mut Parts<'_>) {
             parts.problems.error(&later.key, later.at, text, None);
         }
     }
-    if let Some(inbound) = &config.inbound {
+    // The loopback of an app with a network of its own is not ours.
+    if let Some(inbound) = config.inbound.as_ref().filter(|_| !has_own_network(config)) {
         let apps = inbound.app.iter().chain(inbound.ports.0.iter().filter_map(|port| port.app.as_ref()));
         for app in apps {
             refuse_own(app, &app.value.0, parts);
@@ -26,6 +28,11 @@ pub fn addresses(config: &Config, parts: &mut Parts<'_>) {
             refuse_own(address, &address.value.0, parts);
         }
     }
+}
+
+/// Whether the app that `run` starts is in a network of its own by all means.
+fn has_own_network(config: &Config) -> bool {
+    config.redirect.as_ref().is_some_and(|said| said.app.value == AppMode::Namespace)
 }
 
 fn refuse_own<T>(set: &Set<T>, target: &Addr, parts: &mut Parts<'_>) {
