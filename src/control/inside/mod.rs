@@ -11,6 +11,7 @@ pub mod hold;
 pub mod launch;
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -72,6 +73,11 @@ impl Holder {
                 Err(why)
             }
         }
+    }
+
+    /// Whether there is IPv6 to others in it.
+    pub fn has_ipv6(&self) -> bool {
+        self.ready.1.is_some()
     }
 
     /// Makes the app's network known to all that dial or listen; on the runtime of the data threads. What is left is the
@@ -159,13 +165,26 @@ fn v4() -> Ipv4Addr {
     }
 }
 
-/// The same of IPv6; without a way for it outside there is none inside either, so that nobody prefers it in vain.
+/// The same of IPv6, or any that this machine has for others; without one there is no IPv6 inside either, so that nobody
+/// prefers it in vain.
 fn v6() -> Option<Ipv6Addr> {
     let nobody = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     match source(Ipv6Addr::UNSPECIFIED.into(), nobody.into()) {
         Some(IpAddr::V6(own)) => Some(own),
-        _ => None,
+        _ => any_global(&fs::read_to_string("/proc/self/net/if_inet6").unwrap_or_default()),
     }
+}
+
+/// The first address of global scope in the kernel's list: who has no way to everywhere may still have neighbours.
+fn any_global(list: &str) -> Option<Ipv6Addr> {
+    // Address, interface, length, scope, flags: it could not be used, is old, or not sure yet (IFA_F_*).
+    const UNFIT: u8 = 0x08 | 0x20 | 0x40;
+    list.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [address, _, _, "00", flags, ..] = fields.as_slice() else { return None };
+        let fit = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & UNFIT == 0);
+        fit.then(|| u128::from_str_radix(address, 16).ok().map(Ipv6Addr::from))?
+    })
 }
 
 fn source(any: IpAddr, to: IpAddr) -> Option<IpAddr> {
@@ -173,4 +192,20 @@ fn source(any: IpAddr, to: IpAddr) -> Option<IpAddr> {
     socket.connect((to, 9)).ok()?;
     let own = socket.local_addr().ok()?.ip();
     (!own.is_loopback() && !own.is_unspecified()).then_some(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_neighbours_is_one_too() {
+        let list = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                    fe800000000000000000000000000001 02 40 20 80     eth0\n\
+                    fd770000000000000000000000000009 02 40 00 60     eth0\n\
+                    fd770000000000000000000000000001 02 40 00 80     eth0\n";
+        assert_eq!(any_global(list), "fd77::1".parse().ok());
+        assert_eq!(any_global(&list.replace(" 00 80", " 00 zz")), None);
+        assert_eq!(any_global(""), None);
+    }
 }
