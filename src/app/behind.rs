@@ -1,6 +1,7 @@
 //! How the app comes behind the rules: by which of the means that the file allows and this machine has.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use rustix::process::{getegid, geteuid};
@@ -8,6 +9,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use tracing::{info, warn};
 
 use super::data::Data;
+use crate::cli::Environment;
 use crate::control::child::Behind;
 use crate::control::inside::group::Group;
 use crate::control::inside::{self, Holder, Watched};
@@ -191,7 +193,10 @@ fn rules(plan: &Plan, capture: &Capture) -> Result<Option<Means>, String> {
         info!("the rules of `outrigger redirect apply` are in force here, so the app gets none of its own");
         return Ok(Some(Means::None));
     };
-    info!("the app alone is captured, as {words}, by the rules in table inet {table}; they end with this process");
+    info!(
+        "the app alone is captured, as {words}, by the rules in table inet {}; they end with this process",
+        held.table
+    );
     Ok(Some(Means::Rules(held, who)))
 }
 
@@ -233,6 +238,9 @@ fn of_app(plan: &Plan, capture: &Capture, own: u32) -> Capture {
 fn network(capture: &Capture, exe: &Path) -> Result<Means, String> {
     let way = capture.outbound.as_ref().ok_or("`redirect.outbound` is off")?;
     let holder = Holder::start(exe, way.door)?;
+    if !holder.has_ipv6() {
+        info!("the app's network has no IPv6, because this machine has no address of it for others");
+    }
     info!(
         "the app gets a network of its own: TCP goes to the outbound door, questions to name servers to the DNS door, other \
          UDP is refused; its loopback is its own"
@@ -254,7 +262,13 @@ fn network(capture: &Capture, exe: &Path) -> Result<Means, String> {
 fn proxy(plan: &Plan) -> Result<Means, String> {
     let shared = plan.doors.iter().filter(|door| door.side == Door::Outbound && door.leads == Leads::ByAuthority);
     let addr = shared.filter_map(|door| door.listen.tcp()).find(|addr| addr.port() != 0);
-    let addr = addr.ok_or("the outbound door has no TCP port")?;
+    let mut addr = addr.ok_or("the outbound door has no TCP port")?;
+    match addr.ip() {
+        // A listener on all addresses is none to call.
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
     Ok(Means::Proxy(format!("http://{addr}")))
 }
 
@@ -263,7 +277,8 @@ impl Means {
     ///
     /// # Errors
     /// What the runtime says.
-    pub(super) fn settle(self, plan: &Plan, exe: &Path, data: &Data) -> io::Result<Settled> {
+    pub(super) fn settle(self, plan: &Plan, environment: &Environment, data: &Data) -> io::Result<Settled> {
+        let exe = environment.exe();
         let app = plan.redirect.as_deref().map(|capture| capture.app);
         let user = app.and_then(|app| app.uid.map(|uid| (uid, app.gid.unwrap_or(uid))));
         let (mut behind, mut lasting) = (Behind { user, ..Behind::default() }, Lasting::None);
@@ -284,7 +299,7 @@ impl Means {
                 Captured::Network
             }
             Self::Proxy(url) => {
-                behind.variables = variables(&url);
+                behind.variables = variables(&url, |name| environment.variable(name));
                 Captured::Proxy
             }
         };
@@ -292,10 +307,14 @@ impl Means {
     }
 }
 
-/// What programs heed to find a proxy; some know only the one spelling.
-fn variables(url: &str) -> Vec<(&'static str, String)> {
+/// What programs heed to find a proxy; some know only the one spelling. Who was not to be called by a proxy still is not.
+fn variables(url: &str, said: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
     let proxy = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"].map(|name| (name, url.to_owned()));
-    let not = ["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1".to_owned()));
+    let own = "localhost,127.0.0.1,::1";
+    let not = ["NO_PROXY", "no_proxy"].map(|name| match said(name).filter(|said| !said.is_empty()) {
+        Some(said) => (name, format!("{said},{own}")),
+        None => (name, own.to_owned()),
+    });
     proxy.into_iter().chain(not).collect()
 }
 
@@ -337,7 +356,11 @@ mod tests {
         };
         assert_eq!(told(""), "http://127.0.0.1:15001");
         assert_eq!(told("outbound: { listen: ['unix:/x', '[::1]:7', '127.0.0.1:8'] }"), "http://[::1]:7");
-        let names: Vec<&str> = variables("x").iter().map(|(name, _)| *name).collect();
+        assert_eq!(told("outbound: { listen: ['0.0.0.0:8', '[::]:9'] }"), "http://127.0.0.1:8");
+        let said = variables("x", |name| (name == "no_proxy").then(|| "db".to_owned()));
+        assert_eq!(said[5], ("no_proxy", "db,localhost,127.0.0.1,::1".to_owned()));
+        assert_eq!(said[4].1, "localhost,127.0.0.1,::1");
+        let names: Vec<&str> = variables("x", |_| None).iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"]);
     }
 

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::ids::Addr;
+use crate::net::inside::inside;
 use crate::plan::Plan;
 use crate::plan::peer::{Addresses, PeerKind};
 use crate::proxy::Core;
@@ -46,7 +47,8 @@ pub(super) async fn look(core: Arc<Core>) {
 /// The apps on loopback whose port is none of our own: who listens there is the app. None where others' connections are
 /// captured.
 fn suspects(plan: &Plan) -> Vec<SocketAddr> {
-    if plan.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
+    // The tables are not those of an app with a network of its own.
+    if inside().is_some() || plan.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
         return Vec::new();
     }
     let own = |addr: &SocketAddr| plan.egress.own.iter().filter_map(Addr::tcp).any(|own| own.port() == addr.port());

@@ -108,7 +108,7 @@ fn begin(
     };
     let data = Data::start(loaded.plan.workers)?;
     // Rules for the app last until all that it was sent and sent has ended.
-    let settled = means.settle(&loaded.plan, environment.exe(), &data)?;
+    let settled = means.settle(&loaded.plan, environment, &data)?;
     let app = (command, &settled);
     let code = control.block_on(serve(path, &facts, &variables, loaded, app, &data, (metrics.clone(), access)));
     data.end();

@@ -19,6 +19,9 @@ use super::{TABLE, text};
 /// Somebody else changes tables at the same moment: so often it is tried again.
 const TRIES: usize = 10;
 
+/// Names that may be taken by others.
+const NAMES: usize = 16;
+
 /// What the tables begin with whose rules are held, with their family.
 const HELD: &str = "inet outrigger-run-";
 
@@ -73,7 +76,7 @@ fn attempt(kernel: &mut Netlink, ruleset: &Ruleset, beside: bool, added: &mut Ve
         let standing = Standing::read(kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
         own_table(&standing)?;
         if !beside {
-            alone(&standing)?;
+            alone(&standing, "take them away, or say `--beside` where both are meant")?;
         }
         add_routing(ruleset.routing, beside, added)?;
         let mut batch = Batch::begin(kernel.number(), standing.generation);
@@ -93,7 +96,11 @@ fn attempt(kernel: &mut Netlink, ruleset: &Ruleset, beside: bool, added: &mut Ve
 /// Rules that are in force as long as this is held, and no longer: the kernel itself takes them away with the socket, however
 /// this process ends.
 #[derive(Debug)]
-pub struct Held(#[expect(dead_code, reason = "closing it is what takes the rules away")] Netlink);
+pub struct Held {
+    _kernel: Netlink,
+    /// The table's name.
+    pub table: String,
+}
 
 /// Whether this process may see and set rules in this network namespace.
 ///
@@ -108,29 +115,40 @@ pub fn is_allowed() -> Result<bool, String> {
     }
 }
 
-/// Brings rules into force beside those of others like it, in a table of this name; `None` where those of `apply` are there.
+/// Brings rules into force beside those of others like it, in a table of this name, with a number after it where that is
+/// taken: by a process in another container with the same process id. `None` where those of `apply` are there.
 ///
 /// # Errors
 /// A line that says why, and what to do; then all is as it was.
-pub fn hold(ruleset: &Ruleset, table: &str) -> Result<Option<Held>, String> {
+pub fn hold(ruleset: &Ruleset, name: &str) -> Result<Option<Held>, String> {
     let mut kernel = open_tables()?;
-    for _ in 0..TRIES {
+    let (mut table, mut taken) = (name.to_owned(), 0);
+    for _ in 0..TRIES + NAMES {
         let mut standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
         own_table(&standing)?;
         if standing.table.is_some() {
             return Ok(None);
         }
         standing.others.retain(|other| !other.table.starts_with(HELD));
-        alone(&standing)?;
+        alone(&standing, "take them away, or set `redirect.app` to `namespace` or `proxy`")?;
         let mut batch = Batch::begin(kernel.number(), standing.generation);
-        batch.make_owned_table(table);
+        batch.make_owned_table(&table);
         batch.chains(&ruleset.chains);
         match batch.send(&mut kernel) {
-            Ok(()) => return Ok(Some(Held(kernel))),
+            Ok(()) => return Ok(Some(Held { _kernel: kernel, table })),
+            // Whoever may read all tables may make one, unless it is another's.
+            Err(Refused { what, error }) if taken < NAMES && what.starts_with("owned table") && is_anothers(&error) => {
+                taken += 1;
+                table = format!("{name}-{taken}");
+            }
             Err(refused) => again(refused)?,
         }
     }
     Err(RESTLESS.to_owned())
+}
+
+fn is_anothers(error: &io::Error) -> bool {
+    [Errno::EXIST, Errno::PERM].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Takes our rules away; says whether there were any.
@@ -200,7 +218,7 @@ fn own_table(standing: &Standing) -> Result<(), String> {
 }
 
 /// Refuses to be a second one that redirects.
-fn alone(standing: &Standing) -> Result<(), String> {
+fn alone(standing: &Standing, advice: &str) -> Result<(), String> {
     let Some(other) = standing.others.first() else { return Ok(()) };
     let chain = &other.chain;
     let known = [
@@ -213,7 +231,7 @@ fn alone(standing: &Standing) -> Result<(), String> {
     let owner = known.iter().find(|(begin, _)| chain.starts_with(begin)).map_or("somebody else's", |(_, owner)| owner);
     Err(format!(
         "connections are redirected here already, by {owner} rules in table `{}`, chain `{chain}`: nothing was changed; \
-         take them away, or say `--beside` where both are meant",
+         {advice}",
         other.table
     ))
 }

@@ -6,7 +6,7 @@ import socket
 import subprocess
 
 from behind import BY_ADDRESS, ENDS, USER, VIA, Way, find_processes, prepare, python, refused, until, ways
-from lab import POD, has, out, same
+from lab import OUTSIDE, POD, has, out, same
 
 
 class Running:
@@ -238,7 +238,32 @@ def an_app_calls_itself_by_its_own_address(lab, _):
         same(said.splitlines(), ["ready", f"{VIA} 200"], listen)
 
 
+def two_containers_of_a_pod(lab, _):
+    """Each begins its count of processes anew: the same number in both is no reason to be refused."""
+    prepare(lab)
+    container = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+    with Running(lab, Way("rules", container, more=", app-uid: 1000")) as running:
+        file = lab.file(Way("rules", more=", app-uid: 1001").file(lab).read_text().replace("15006", "25006").replace("9000", "9100")
+                        .replace("15053", "25053").replace("dns: all", "dns: 'off'")
+                        + 'outbound: { listen: ["127.0.0.1:25001", "[::1]:25001"] }\n', "other.yaml")
+        other = [*container, lab.binary, "run", "-c", file, "--", "curl", "-sS", "-m", "20", BY_ADDRESS]
+        said = subprocess.run([str(word) for word in other], capture_output=True, text=True, timeout=60)
+        same((said.stdout, said.returncode), (VIA, 0), said.stderr)
+        has(said.stderr, "table inet outrigger-run-1-1")
+        # What starts it there hands no signal on.
+        running.process.kill()
+
+
+def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
+    prepare(lab)
+    lab.start([*lab.prefix["outside"], python(lab), ENDS, "peer", OUTSIDE[1], "8080"])
+    by_ipv6 = ("curl", "-sS", "-m", "20", f"http://[{OUTSIDE[1]}]:8080/")
+    out("ip", "-6", "route", "del", "default")
+    same(ways(lab)["namespace"].run(lab, *by_ipv6).stdout, VIA)
+
+
 CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked, whoever_the_app_is_to_be_it_is,
          another_user_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
-         an_app_calls_itself_by_its_own_address)
+         an_app_calls_itself_by_its_own_address, two_containers_of_a_pod,
+         neighbours_over_ipv6_are_reached_without_a_default_route)

@@ -130,12 +130,23 @@ fn leave() -> Result<(), String> {
     #[allow(deprecated)]
     rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).map_err(refused)?;
     let set = |file: &str, text: String| {
-        fs::write(format!("/proc/self/{file}"), text)
-            .map_err(|error| format!("a user namespace of its own is refused: /proc/self/{file}: {error}"))
+        fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
+            format!("a user namespace of its own is refused: /proc/self/{file}: {error}{}", readable(&error))
+        })
     };
     set("setgroups", "deny".into())?;
     set("uid_map", format!("{uid} {uid} 1"))?;
     set("gid_map", format!("{gid} {gid} 1"))
+}
+
+/// What may help where a process may not write what it is.
+fn readable(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ": its user must be able to read the program (`chmod a+r`), not only to run it"
+        }
+        _ => "",
+    }
 }
 
 /// Why there is no new namespace, and what to do.
