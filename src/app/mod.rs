@@ -1,5 +1,6 @@
 //! The only wiring: file -> Plan -> World -> doors -> run -> drain.
 
+mod behind;
 mod data;
 mod discovery;
 mod exposed;
@@ -22,7 +23,7 @@ use crate::control::House;
 use crate::control::admin;
 use crate::control::admin::answer::Surface;
 use crate::control::admin::listen::Listener;
-use crate::control::child::Child;
+use crate::control::child::{Behind, Child};
 use crate::control::dnsdoor::{self, DnsDoor};
 use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
@@ -47,6 +48,7 @@ use crate::telemetry::lines::{Lines, stderr};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::world::{Upstreams, World};
+use behind::Means;
 use data::Data;
 use works::{Follow, InForce, Wiring};
 
@@ -98,8 +100,16 @@ fn begin(
     let (which, format) = loaded.plan.access_log.choice();
     let access = AccessLog::new(which, format, lines.clone());
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let means = if command.is_empty() {
+        Means::None
+    } else {
+        behind::prepare(&loaded.plan, environment.exe()).map_err(Stop::because)?
+    };
     let data = Data::start(loaded.plan.workers)?;
-    let code = control.block_on(serve(path, &facts, &variables, loaded, command, &data, (metrics.clone(), access)));
+    // Rules for the app last until all that it was sent and sent has ended.
+    let (behind, _lasting) = means.settle(environment.exe(), &data)?;
+    let app = (command, behind);
+    let code = control.block_on(serve(path, &facts, &variables, loaded, app, &data, (metrics.clone(), access)));
     data.end();
     code
 }
@@ -153,7 +163,7 @@ async fn serve(
     facts: &Facts,
     variables: &Arc<std::collections::HashMap<String, String>>,
     loaded: Loaded,
-    command: &[OsString],
+    (command, behind): (&[OsString], Behind),
     data: &Data,
     (metrics, access): (Arc<Metrics>, AccessLog),
 ) -> Result<ExitCode, Stop> {
@@ -191,7 +201,7 @@ async fn serve(
     // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
     follow_files(path, &running, reloader, &reloads);
     info!(service = %plan.service, "ready");
-    let child = match (!command.is_empty()).then(|| Child::start(command, &running.tasks)).transpose() {
+    let child = match (!command.is_empty()).then(|| Child::start(command, &behind, &running.tasks)).transpose() {
         Ok(child) => child,
         Err(error) => {
             running.stop.advance(Phase::Draining);

@@ -24,6 +24,7 @@ use crate::app;
 use crate::config::ADMIN_VARIABLE;
 use crate::config::facts::Facts;
 use crate::config::units;
+use crate::control::inside;
 
 /// What is read of the process's surroundings, once.
 pub struct Environment {
@@ -50,6 +51,11 @@ impl Environment {
     /// The value of one of our own variables, where an empty one is as good as none.
     fn setting(&self, name: &str) -> Option<String> {
         self.variable(name).filter(|value| !value.trim().is_empty())
+    }
+
+    /// This program's own file.
+    pub fn exe(&self) -> &Path {
+        &self.exe
     }
 
     /// Every variable, for what outlives the start.
@@ -189,6 +195,18 @@ enum Command {
         #[arg(long = "for", default_value = "20s", value_parser = duration, value_name = "TIME")]
         duration: Duration,
     },
+    /// The process that holds an app's network, as `run` starts it
+    #[command(name = inside::HOLD, hide = true)]
+    HoldNetwork(#[command(flatten)] inside::hold::Network),
+    /// What becomes the app, as `run` starts it
+    #[command(name = inside::LAUNCH, hide = true)]
+    LaunchApp {
+        #[command(flatten)]
+        place: inside::launch::Place,
+        /// The app
+        #[arg(last = true)]
+        app: Vec<OsString>,
+    },
     /// One of the demo's services
     #[command(hide = true)]
     DemoService {
@@ -271,6 +289,9 @@ pub fn run(arguments: Arguments, environment: &Environment) -> ExitCode {
             redirect::run(command, path, &Facts::gather(), &variables, (&mut out, &mut err))
         }
         Command::Demo { duration } => demo::run(&environment.exe, duration, &mut out),
+        // The other end of its standard input is what it works for.
+        Command::HoldNetwork(network) => inside::hold::hold(&network, std::io::stdin()),
+        Command::LaunchApp { place, app } => inside::launch::launch(&place, &app),
         Command::DemoService { arguments } => demo::service(&arguments, &mut err),
     }
 }

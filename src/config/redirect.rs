@@ -19,8 +19,24 @@ words! {
     }
 }
 
+words! {
+    /// How an app is captured that `run -- APP` starts.
+    AppMode {
+        /// The first of the others that works here.
+        Auto "auto";
+        /// By rules of the kernel that match its sockets alone; needs CAP_NET_ADMIN.
+        Rules "rules";
+        /// By a network namespace of its own.
+        Namespace "namespace";
+        /// Not: it is told of the outbound door by HTTP_PROXY.
+        Proxy "proxy";
+        /// Not at all.
+        Off "off";
+    }
+}
+
 section! {
-    /// What `outrigger redirect` has the kernel send to the doors; `run` itself sets no rules.
+    /// What `outrigger redirect` has the kernel send to the doors; `run` itself sets rules only for an app that it starts.
     Interception {
         /// `redirect`, or `tproxy`: callers keep their address; needs CAP_NET_RAW.
         mode "mode": Set<Mode> = Is("redirect");
@@ -36,6 +52,12 @@ section! {
         dns "dns": Set<OrOff<OrAll<OneOrMore<Network>>>> = Is("off");
         /// With `tproxy` the mark of packets and the number of their routing table.
         mark "mark": Set<Count<256, 2_147_483_647>> = Is("15006");
+        /// How `run -- APP` captures: rules, namespace, proxy, off; auto: what works.
+        app "app": Set<AppMode> = Is("auto");
+        /// With `rules`: the user that the app runs as; without it, it gets a control group.
+        app_uid "app-uid": Option<Set<UserId>> = Unset("1000");
+        /// Its group, if that has another number.
+        app_gid "app-gid": Option<Set<UserId>> = Unset("1000");
     }
 }
 

@@ -4,9 +4,9 @@
 //! reap what orphaned processes leave, and a second waiter could take the app's status away. The app stays in our
 //! process group, so that a terminal's foreground and keys work as without us.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
@@ -42,6 +42,16 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Why a program could not be run, with what may help.
+    pub fn of(program: &OsStr, source: io::Error) -> Self {
+        let hint = match source.kind() {
+            ErrorKind::NotFound => "; is it installed and in PATH?",
+            ErrorKind::PermissionDenied => "; is it executable?",
+            _ => "",
+        };
+        Self::Command { command: program.to_string_lossy().into_owned(), source, hint }
+    }
+
     /// The exit code a shell would give: 127 when there is no such command, 126 when it cannot be run.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -49,6 +59,17 @@ impl StartError {
             Self::Empty | Self::Command { .. } | Self::Watch(_) => 126,
         }
     }
+}
+
+/// What is done to an app at its start, so that it is behind the rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// A program with arguments that becomes the app; empty where the app is started itself.
+    pub launcher: Vec<OsString>,
+    /// Variables that it is given besides ours.
+    pub variables: Vec<(&'static str, String)>,
+    /// The user and group that it runs as, without further groups.
+    pub user: Option<(u32, u32)>,
 }
 
 /// The running app.
@@ -68,32 +89,29 @@ struct State {
 
 impl Child {
     /// Starts `command` (a program, looked up in PATH, and its arguments) with our stdin, stdout, stderr, environment
-    /// and folder. `tasks` is where the task that waits for it lives.
+    /// and folder, but for what `behind` says. `tasks` is where the task that waits for it lives.
     ///
     /// # Errors
     /// When it cannot be started; [`StartError::exit_code`] is what to exit with.
-    pub fn start(command: &[OsString], tasks: &Tasks) -> Result<Self, StartError> {
-        let (program, arguments) = command.split_first().ok_or(StartError::Empty)?;
-        let mut command = Command::new(program);
-        command.args(arguments);
-        Self::spawn(command, tasks)
+    pub fn start(command: &[OsString], behind: &Behind, tasks: &Tasks) -> Result<Self, StartError> {
+        let name = command.first().ok_or(StartError::Empty)?;
+        let words: Vec<&OsStr> = behind.launcher.iter().chain(command).map(OsString::as_os_str).collect();
+        let (program, arguments) = words.split_first().ok_or(StartError::Empty)?;
+        let mut start = Command::new(program);
+        start.args(arguments).envs(behind.variables.iter().map(|(name, value)| (name, value)));
+        if let Some((uid, gid)) = behind.user {
+            start.uid(uid).gid(gid);
+        }
+        Self::spawn(start, name, tasks)
     }
 
-    fn spawn(mut command: Command, tasks: &Tasks) -> Result<Self, StartError> {
+    fn spawn(mut command: Command, name: &OsStr, tasks: &Tasks) -> Result<Self, StartError> {
         // Before the start, so that even the shortest life is noticed.
         let children = unix::signal(SignalKind::child()).map_err(StartError::Watch)?;
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().map_err(|source| {
-            let hint = match source.kind() {
-                ErrorKind::NotFound => "; is it installed and in PATH?",
-                ErrorKind::PermissionDenied => "; is it executable?",
-                _ => "",
-            };
-            StartError::Command { command: program.clone(), source, hint }
-        })?;
+        let child = command.spawn().map_err(|source| StartError::of(command.get_program(), source))?;
         // Dropping std's handle neither waits nor kills: from here on the process id is all there is.
         let pid = Pid::from_child(&child);
-        info!(pid = pid.as_raw_pid(), command = program, "the app runs");
+        info!(pid = pid.as_raw_pid(), command = %name.to_string_lossy(), "the app runs");
         let state = Arc::new(Mutex::new(State { pid: Some(pid) }));
         let (tell, ended) = watch::channel(None);
         let reaper = Reaper { state: state.clone(), app: pid, init: getpid().is_init(), tell };
@@ -230,7 +248,7 @@ mod tests {
 
     async fn code_of(command: &[OsString]) -> u8 {
         let tasks = Tasks::default();
-        let child = Child::start(command, &tasks).unwrap();
+        let child = Child::start(command, &Behind::default(), &tasks).unwrap();
         child.end().await;
         tasks.idle().await;
         child.exit_code().unwrap()
@@ -253,7 +271,7 @@ mod tests {
             (vec!["/etc/passwd".into()], 126, "executable"),
             (vec!["/".into()], 126, "executable"),
         ] {
-            let error = Child::start(&command, &tasks).err().unwrap();
+            let error = Child::start(&command, &Behind::default(), &tasks).err().unwrap();
             assert_eq!(error.exit_code(), code, "{command:?}");
             assert!(error.to_string().contains(word), "{error}");
         }
@@ -274,7 +292,7 @@ mod tests {
             );
             let mut command = Command::new("/bin/sh");
             command.args(["-c", &script]).stdout(theirs.into_blocking_fd().unwrap());
-            let child = Child::spawn(command, &Tasks::default()).unwrap();
+            let child = Child::spawn(command, "sh".as_ref(), &Tasks::default()).unwrap();
             let mut listener = Self { child, said: BufReader::new(ours).lines() };
             assert_eq!(listener.next().await, "ready");
             listener

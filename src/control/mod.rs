@@ -6,6 +6,7 @@ pub mod child;
 pub mod dnsdoor;
 pub mod fetch;
 pub mod files;
+pub mod inside;
 pub mod judge;
 pub mod jwks;
 pub mod load;

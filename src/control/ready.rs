@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::House;
 use crate::ids::Addr;
 use crate::life::drain::Phase;
+use crate::net::inside::inside;
 use crate::plan::Plan;
 use crate::plan::door::Mtls;
 use crate::plan::peer::{Addresses, PeerKind};
@@ -81,7 +82,10 @@ pub async fn app_reasons(plan: &Plan) -> Vec<String> {
 async fn ask(addr: &Addr) -> Option<String> {
     let connect = async {
         match addr {
-            Addr::Tcp(addr) => TcpStream::connect(addr).await.map(drop),
+            Addr::Tcp(to) => match inside() {
+                Some(inside) => inside.socket(to.is_ipv6()).await?.connect(*to).await.map(drop),
+                None => TcpStream::connect(to).await.map(drop),
+            },
             Addr::Unix(path) => UnixStream::connect(path).await.map(drop),
         }
     };

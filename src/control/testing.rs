@@ -23,6 +23,7 @@ pub(crate) fn plan() -> Plan {
         virtual_ips: Default::default(),
         egress: Egress { otherwise: Otherwise::Deny, allow: Arc::new([]), own: Arc::new([]) },
         capture: None,
+        redirect: None,
         dns: DnsPlan {
             listen: Vec::new(),
             servers: Vec::new(),

@@ -31,6 +31,16 @@ pub struct Direction {
     pub drain: Drain,
     /// One task per open connection, and nothing else: it is drained when none is left.
     pub open: Tasks,
+    /// One task per door, which ends when nobody can come through it any more.
+    pub doors: Tasks,
+}
+
+impl Direction {
+    /// Waits until nobody can come, and who came has left.
+    pub async fn idle(&self) {
+        self.doors.idle().await;
+        self.open.idle().await;
+    }
 }
 
 /// The service that was started by us, if it was.
@@ -108,17 +118,17 @@ async fn orderly<A: App>(steps: &mut Steps<A>, begun: Instant) {
         Some(app) => {
             end_app(app, &steps.inbound, half).await;
             // What the app answered may still be on its way to a slow caller.
-            steps.inbound.open.idle().await;
+            steps.inbound.idle().await;
         }
         None => {
-            steps.inbound.open.idle().await;
+            steps.inbound.idle().await;
             // An app that is not ours ends on its own terms: its connections ending is what tells us.
             let _ = timeout_at(half, steps.outbound.open.idle()).await;
         }
     }
     info!(open = steps.outbound.open.running(), "inbound has drained, outbound drains");
     steps.outbound.drain.advance(Phase::Draining);
-    steps.outbound.open.idle().await;
+    steps.outbound.idle().await;
 }
 
 /// Asks the app to end once inbound has drained or half of the grace is over, and waits for its end. One that has been
@@ -130,7 +140,7 @@ async fn end_app<A: App>(app: &mut A, inbound: &Direction, half: Instant) {
             sleep_until(half).await;
         } else {
             // Drained or half over: either way its turn has come.
-            let _ = timeout_at(half, inbound.open.idle()).await;
+            let _ = timeout_at(half, inbound.idle()).await;
         }
     };
     tokio::select! {
@@ -152,8 +162,8 @@ async fn force<A: App>(steps: &mut Steps<A>, until: Instant) {
             app.kill();
             app.ended().await;
         }
-        steps.inbound.open.idle().await;
-        steps.outbound.open.idle().await;
+        steps.inbound.idle().await;
+        steps.outbound.idle().await;
     };
     // What is still open then is ended by the end of the process.
     let _ = timeout_at(until, ended).await;

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::inside::inside;
 use super::io::Io;
 use crate::ids::{Addr, ClientAddr};
 
@@ -17,6 +18,15 @@ pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first keep-alive probe on a silent connection, and the time between probes.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A program of the kernel's packet filter: drops TCP segments whose flags have SYN, and keeps all others whole.
+const NO_SYN: [SockFilter; 4] = [
+    // The byte of the flags, one of the bits, nothing or all of it (linux/bpf_common.h).
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x45, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 
 /// A listening socket, not yet tied to a runtime.
 pub enum Bound {
@@ -43,6 +53,17 @@ pub fn bind(addr: &Addr, foreign: bool) -> io::Result<Bound> {
     match addr {
         Addr::Tcp(addr) => bind_tcp(*addr, foreign).map(Bound::Tcp),
         Addr::Unix(path) => bind_unix(path).map(Bound::Unix),
+    }
+}
+
+/// As [`bind`] for what the app calls: where the app has a network of its own, TCP listens there.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_for_app(addr: &Addr) -> io::Result<Bound> {
+    match (addr, inside()) {
+        (Addr::Tcp(addr), Some(inside)) => inside.listen(*addr).map(Bound::Tcp),
+        _ => bind(addr, false),
     }
 }
 
@@ -110,6 +131,20 @@ impl Bound {
 }
 
 impl Listener {
+    /// Lets no handshake begin any more, as far as the system allows; those under way are finished. Closing at once would
+    /// reset who believes to be connected already, and may have sent a request.
+    ///
+    /// Whoever calls from another machine is refused, because the socket is for the loopback interface alone from now on. For
+    /// the others there is the filter, which drops what opens a connection; newer kernels want a privilege for it.
+    pub fn refuse_new(&self) {
+        // There is no handshake that could be cut short at a Unix socket.
+        if let Self::Tcp(listener) = self {
+            let socket = socket2::SockRef::from(listener);
+            let _ = socket.bind_device(Some(b"lo"));
+            let _ = socket.attach_filter(&NO_SYN);
+        }
+    }
+
     /// The next connection. Cancel-safe.
     ///
     /// # Errors
@@ -185,6 +220,16 @@ mod tests {
         assert!(backoff.worked() && !backoff.worked());
         assert_eq!(backoff.failed(&full), (Duration::from_millis(5), true));
         assert_eq!(backoff.failed(&io::ErrorKind::ConnectionAborted.into()), (Duration::ZERO, false));
+    }
+
+    /// That nobody new comes takes callers on other machines: `tests/capture` has them.
+    #[tokio::test]
+    async fn who_is_connected_is_accepted_after_all() {
+        let Bound::Tcp(bound) = bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap() else { panic!("not TCP") };
+        let early = std::net::TcpStream::connect(bound.local_addr().unwrap()).unwrap();
+        let listener = Bound::Tcp(bound).listen().unwrap();
+        listener.refuse_new();
+        assert_eq!(listener.accept().await.unwrap().1, ClientAddr(Some(early.local_addr().unwrap())));
     }
 
     #[tokio::test]

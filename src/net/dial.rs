@@ -12,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::deadline::Deadline;
 use crate::ids::Addr;
+use crate::net::inside::inside;
 use crate::net::io::Io;
 use crate::plan::capture::TO_APP;
 use crate::plan::peer::ToApp;
@@ -50,8 +51,9 @@ pub async fn dial(addr: &Addr, deadline: Deadline) -> Result<Io, DialError> {
 /// As [`dial`].
 pub async fn dial_to(to_app: Option<ToApp>, addr: &Addr) -> Result<Io, DialError> {
     match (to_app, addr) {
-        // No rule captures what is sent to loopback. Boxed, so that it makes no other connection larger.
-        (Some(to_app), Addr::Tcp(to)) if !to.ip().is_loopback() => {
+        // No rule captures what is sent to loopback, unless that is another one. Boxed, so that it makes no other
+        // connection larger.
+        (Some(to_app), Addr::Tcp(to)) if !to.ip().is_loopback() || inside().is_some() => {
             within(Deadline::NONE, addr, Box::pin(tcp_to_app(to_app, *to))).await
         }
         _ => dial(addr, Deadline::NONE).await,
@@ -86,7 +88,11 @@ async fn tcp_to_app(to_app: ToApp, to: SocketAddr) -> io::Result<Io> {
     if let Some(io) = super::pipes::connect(Addr::Tcp(to)).await {
         return io;
     }
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = match inside() {
+        Some(inside) => inside.socket(to.is_ipv6()).await?,
+        None if to.is_ipv4() => TcpSocket::new_v4()?,
+        None => TcpSocket::new_v6()?,
+    };
     let (raw, field) = (SockRef::from(&socket), u32::from(TO_APP) << 2);
     if to.is_ipv4() {
         raw.set_tos_v4(field)?

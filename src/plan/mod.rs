@@ -66,6 +66,8 @@ pub struct Plan {
     pub egress: Egress,
     /// What is captured; `None` in explicit mode.
     pub capture: Option<Capture>,
+    /// What rules of the kernel are to send here, with `capture`.
+    pub redirect: Option<Arc<redirect::Capture>>,
     /// How names are resolved.
     pub dns: DnsPlan,
     /// What is written for each exchange.

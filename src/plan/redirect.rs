@@ -27,6 +27,35 @@ pub struct Capture {
     pub dns: Option<Vec<IpNet>>,
     /// The mark of packets and the number of the routing table, with [`Mode::Tproxy`].
     pub mark: u32,
+    /// How an app is captured that runs under the sidecar.
+    pub app: AppCapture,
+}
+
+/// How an app is captured that runs under the sidecar, where the rules for the whole network namespace are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AppCapture {
+    /// By which means.
+    pub by: By,
+    /// The user that the app runs as, with [`By::Rules`]; `None` gives it a control group of its own instead.
+    pub uid: Option<u32>,
+    /// The group that it runs as then.
+    pub gid: Option<u32>,
+}
+
+/// By which means an app is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum By {
+    /// The first of the others that this machine allows.
+    #[default]
+    Auto,
+    /// Rules in this network namespace that match the app's sockets alone.
+    Rules,
+    /// A network namespace of the app's own.
+    Namespace,
+    /// Nothing is captured: the app is told of the outbound door by `HTTP_PROXY`.
+    Proxy,
+    /// Not at all.
+    Off,
 }
 
 /// How inbound connections are sent to the inbound door.

@@ -13,9 +13,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::captured::{self, unused};
+use super::doors::LAST_HANDSHAKES;
 use super::failure::LATE_HEAD;
 use super::first_word::spoken_first;
 use super::identify::identify;
@@ -236,6 +237,14 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
         return heard(wire);
     }
     let mut drain = conn.drain.clone();
+    // Who came at the last moment may have its first bytes still on the way.
+    let due = Instant::now() + LAST_HANDSHAKES;
+    let ending = async {
+        if drain.reached(Phase::Draining).await < Phase::Forced {
+            // Boxed: a connection is as large as all that it may ever wait for.
+            Box::pin(async { timeout_at(due, drain.reached(Phase::Forced)).await.ok() }).await;
+        }
+    };
     let Some(led) = early else {
         // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
         // Who has still to prove who it is takes no place for so long: it comes to speak TLS.
@@ -245,13 +254,13 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
                 Ok(wire) => heard(wire),
                 Err(_) => Found::Late,
             },
-            _ = drain.reached(Phase::Draining) => Found::Nothing,
+            () = ending => Found::Nothing,
         };
     };
     let race = spoken_first(conn, Opaque::begin(conn, led, "tcp", ""), sniffing);
     tokio::select! {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
-        _ = drain.reached(Phase::Draining) => Found::Nothing,
+        () = ending => Found::Nothing,
     }
 }
 

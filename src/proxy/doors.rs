@@ -9,15 +9,19 @@ use tokio::time::Instant;
 
 use super::{Caller, Core, Learned};
 use super::{captured, connection};
-use crate::ids::{Addr, Door};
+use crate::ids::{Addr, ClientAddr, Door};
 use crate::life::drain::{Drain, Phase, Watch};
 use crate::life::tasks::Tasks;
-use crate::net::accept::{Backoff, Bound, bind};
+use crate::net::accept::{Backoff, Bound, Listener, bind, bind_for_app};
+use crate::net::io::Io;
 use crate::plan::Plan;
 use crate::plan::build::check::collide;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
+
+/// How long a closing door finishes handshakes that had begun: a long way there and back.
+pub(super) const LAST_HANDSHAKES: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,7 @@ pub struct Doors {
     core: Arc<Core>,
     /// The runtime that serves connections; a reload comes from another one.
     data: Handle,
+    /// What ends doors that a reload removed, and those with their side.
     accepting: Tasks,
     open: Mutex<Vec<Open>>,
 }
@@ -123,7 +128,11 @@ impl Doors {
                 }
                 None => {}
             }
-            match bind(&door.listen, foreign) {
+            let socket = match door.side {
+                Door::Inbound => bind(&door.listen, foreign),
+                Door::Outbound => bind_for_app(&door.listen),
+            };
+            match socket {
                 Ok(socket) => prepared.bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
                 Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),
@@ -203,7 +212,7 @@ impl Doors {
         let follow = follow(side, drain.clone(), self.core.clone());
         let accept = accept(self.core.clone(), door.clone(), bound, drain, plaintext);
         let _runtime = self.data.enter();
-        self.accepting.spawn(accept);
+        self.core.direction(door.side).doors.spawn(accept);
         self.accepting.spawn(follow);
         self.open.lock().push(open);
     }
@@ -270,13 +279,9 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
     };
     let learned = Learned::new(Instant::now());
     let open = Arc::new(AtomicUsize::new(0));
-    let mut watch = drain.watch();
+    let mut closing = Closing { watch: drain.watch(), until: None };
     let (mut backoff, mut full) = (Backoff::default(), false);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = watch.reached(Phase::Draining) => break,
-        };
+    while let Some(accepted) = closing.next(&listener, &first).await {
         let metrics = core.metrics.door(first.side);
         let (io, client) = match accepted {
             Ok(accepted) => accepted,
@@ -315,10 +320,40 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         conn.place = Some(place);
         core.direction(first.side).open.spawn(connection::serve(conn, io));
     }
-    drop(listener);
-    if let Addr::Unix(path) = &first.listen {
-        // A file that is gone already is as good.
-        let _ = std::fs::remove_file(path);
+}
+
+/// How a door comes to its end.
+struct Closing {
+    watch: Watch,
+    /// With it nobody new can come any more, and until then those are taken who came just before.
+    until: Option<Instant>,
+}
+
+impl Closing {
+    /// The next connection; `None` when there will be none. Cancel-safe.
+    async fn next(&mut self, listener: &Listener, door: &DoorPlan) -> Option<std::io::Result<(Io, ClientAddr)>> {
+        if self.until.is_none() {
+            tokio::select! {
+                accepted = listener.accept() => return Some(accepted),
+                _ = self.watch.reached(Phase::Draining) => {}
+            }
+            if let Addr::Unix(path) = &door.listen {
+                // A file that is gone already is as good.
+                let _ = std::fs::remove_file(path);
+            }
+            // Who calls the service is another's: the app itself has ended when the outbound door does.
+            if door.side == Door::Outbound {
+                return None;
+            }
+            listener.refuse_new();
+            self.until = Some(Instant::now() + LAST_HANDSHAKES);
+        }
+        let until = self.until?;
+        tokio::select! {
+            accepted = listener.accept() => Some(accepted),
+            () = tokio::time::sleep_until(until) => None,
+            _ = self.watch.reached(Phase::Forced) => None,
+        }
     }
 }
 

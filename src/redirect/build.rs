@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::rules::{Action, Base, Chain, Family, Hook, Kind, Match, Routing, Rule, Ruleset};
 use crate::plan::capture::TO_APP;
-use crate::plan::redirect::{Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
+use crate::plan::redirect::{AppCapture, Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
 
 /// What the names of all our chains begin with; a table with any other chain is not ours.
 pub const PREFIX: &str = "outrigger-";
@@ -28,6 +28,7 @@ const IN: &str = "outrigger-in";
 const OWN: &str = "outrigger-own";
 const SELF: &str = "outrigger-self";
 const BACK: &str = "outrigger-back";
+const APP: &str = "outrigger-app";
 
 /// Before `dstnat` (-100): what the app dialled is seen before a container engine or kube-proxy changes it.
 const BEFORE_DSTNAT: i32 = -101;
@@ -42,28 +43,38 @@ struct Builder<'c> {
 /// All rules for what is to be captured; without IPv6 those of IPv4 alone.
 pub fn ruleset(capture: &Capture, v6: bool) -> Ruleset {
     let builder = Builder { capture, v6 };
-    let mut chains = vec![builder.outbound()];
-    if let Some(outbound) = &capture.outbound {
-        chains.extend(builder.picked(OUT, outbound, Side::Out, &builder.redirect(outbound.door)));
-    }
-    let mut routing = None;
-    if let Some(inbound) = &capture.inbound {
-        chains.push(builder.own());
-        chains.extend(builder.picked(SELF, inbound, Side::Here, &builder.redirect(inbound.door)));
-        match capture.mode {
-            Mode::Redirect => {
-                chains.push(builder.arrivals());
-                chains.extend(builder.picked(IN, inbound, Side::In, &builder.redirect(inbound.door)));
-            }
-            Mode::Tproxy => {
-                chains.push(builder.intercept());
-                chains.extend(builder.picked(IN, inbound, Side::In, &builder.tproxy(inbound.door)));
-                chains.push(builder.back());
-                routing = Some(Routing { mark: capture.mark, v6 });
-            }
-        }
-    }
-    Ruleset { chains, routing }
+    let chains = vec![builder.outbound()];
+    builder.all(chains)
+}
+
+/// The rules for one app: as [`ruleset`], but of what is sent on this machine only what the app sends is captured.
+pub fn ruleset_of(capture: &Capture, app: Match, v6: bool) -> Ruleset {
+    let builder = Builder { capture, v6 };
+    builder.all(builder.outbound_of(app))
+}
+
+/// The rules of a network of the app's own: all that it sends to others goes to these ports. What the inbound door sends to
+/// the app comes from there too.
+pub fn inside(door: DoorPorts, v6: bool) -> Ruleset {
+    let capture = Capture {
+        mode: Mode::Redirect,
+        uid: 0,
+        gid: None,
+        outbound: None,
+        inbound: None,
+        own: Vec::new(),
+        dns: Some(Vec::new()),
+        mark: 0,
+        app: AppCapture::default(),
+    };
+    let builder = Builder { capture: &capture, v6 };
+    let to_app = |family| Rule::new([Match::Dscp(family, TO_APP)], Action::Return, "the inbound door calls the app");
+    let mut rules: Vec<Rule> = builder.families().map(to_app).collect();
+    rules.extend(builder.dns());
+    rules.extend(builder.loopback());
+    rules.push(Rule::new([Match::Tcp, Match::Opening], Action::Goto(OUT.into()), "new connections"));
+    let out = chain(OUT, builder.redirect(door));
+    Ruleset { chains: vec![base(OUTBOUND, Kind::Nat, Hook::Output, BEFORE_DSTNAT, rules), out], routing: None }
 }
 
 /// Which connections a [`Pick`] is about.
@@ -78,20 +89,63 @@ enum Side {
 }
 
 impl Builder<'_> {
-    /// What was sent on this machine: the first packet of each connection.
-    fn outbound(&self) -> Chain {
-        let mut rules = Vec::new();
-        let own = if self.capture.inbound.is_some() { Action::Goto(OWN.into()) } else { Action::Return };
-        let sends = |who| Rule::new([who], own.clone(), "what the sidecar sends");
-        rules.extend(self.sidecar().into_iter().map(sends));
+    /// What all rules have besides the first chains.
+    fn all(&self, mut chains: Vec<Chain>) -> Ruleset {
+        let capture = self.capture;
+        if let Some(outbound) = &capture.outbound {
+            chains.extend(self.picked(OUT, outbound, Side::Out, &self.redirect(outbound.door)));
+        }
+        let mut routing = None;
+        if let Some(inbound) = &capture.inbound {
+            chains.push(self.own());
+            chains.extend(self.picked(SELF, inbound, Side::Here, &self.redirect(inbound.door)));
+            match capture.mode {
+                Mode::Redirect => {
+                    chains.push(self.arrivals());
+                    chains.extend(self.picked(IN, inbound, Side::In, &self.redirect(inbound.door)));
+                }
+                Mode::Tproxy => {
+                    chains.push(self.intercept());
+                    chains.extend(self.picked(IN, inbound, Side::In, &self.tproxy(inbound.door)));
+                    chains.push(self.back());
+                    routing = Some(Routing { mark: capture.mark, v6: self.v6 });
+                }
+            }
+        }
+        Ruleset { chains, routing }
+    }
+
+    /// What was sent on this machine, where only one app is captured. The app comes first: it may be of the sidecar's user.
+    fn outbound_of(&self, app: Match) -> Vec<Chain> {
+        let mut rules = vec![Rule::new([app], Action::Goto(APP.into()), "what the app sends")];
+        if self.capture.inbound.is_some() {
+            let sends = |who| Rule::new([who], Action::Goto(OWN.into()), "what the sidecar sends");
+            rules.extend(self.sidecar().into_iter().map(sends));
+        }
+        vec![base(OUTBOUND, Kind::Nat, Hook::Output, BEFORE_DSTNAT, rules), chain(APP, self.sent())]
+    }
+
+    /// What the service sends.
+    fn sent(&self) -> Vec<Rule> {
         let exempt = self.capture.outbound.iter().flat_map(|way| &way.except.uids);
-        rules.extend(exempt.map(|uid| Rule::new([Match::User(*uid)], Action::Return, "outbound.except.uids")));
+        let mut rules: Vec<Rule> =
+            exempt.map(|uid| Rule::new([Match::User(*uid)], Action::Return, "outbound.except.uids")).collect();
         rules.extend(self.dns());
         if self.capture.outbound.is_some() {
             rules.extend(self.loopback());
             let matches = [Match::Tcp, Match::Opening];
             rules.push(Rule::new(matches, Action::Goto(OUT.into()), "new connections"));
         }
+        rules
+    }
+
+    /// What was sent on this machine: the first packet of each connection.
+    fn outbound(&self) -> Chain {
+        let mut rules = Vec::new();
+        let own = if self.capture.inbound.is_some() { Action::Goto(OWN.into()) } else { Action::Return };
+        let sends = |who| Rule::new([who], own.clone(), "what the sidecar sends");
+        rules.extend(self.sidecar().into_iter().map(sends));
+        rules.extend(self.sent());
         base(OUTBOUND, Kind::Nat, Hook::Output, BEFORE_DSTNAT, rules)
     }
 

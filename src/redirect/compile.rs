@@ -39,6 +39,7 @@ fn looks_at(found: &Match, steps: &mut Vec<Expression>) {
         Match::ToHere => is(Load::AddressType, &LOCAL.to_ne_bytes()),
         Match::User(uid) => is(Load::Meta(meta::USER), &uid.to_ne_bytes()),
         Match::Group(gid) => is(Load::Meta(meta::GROUP), &gid.to_ne_bytes()),
+        Match::ControlGroup { level, id, .. } => is(Load::ControlGroup(*level), &id.to_ne_bytes()),
         Match::In(name) => is(Load::Meta(meta::IN), &interface(name)),
         Match::Out(name) => is(Load::Meta(meta::OUT), &interface(name)),
         Match::Transparent => is(Load::Transparent, &[1]),

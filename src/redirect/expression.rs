@@ -48,6 +48,8 @@ pub enum Load {
     AddressType,
     /// Whether the connection's socket is transparent.
     Transparent,
+    /// The control group of the connection's socket, at this level.
+    ControlGroup(u32),
     /// A fact about the connection (`NFT_CT_*`).
     Connection(u32),
 }
@@ -123,6 +125,8 @@ pub mod header {
 const ACCEPT: u32 = 1;
 const RETURN: u32 = -5_i32 as u32;
 const GOTO: u32 = -4_i32 as u32;
+/// `NFT_SOCKET_CGROUPV2`.
+const CONTROL_GROUP: u32 = 3;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 2;
 
@@ -174,6 +178,7 @@ impl Load {
             Self::Header(which, at, length) => ("payload", vec![(1, REGISTER), (2, which), (3, at), (4, length)]),
             Self::AddressType => ("fib", vec![(1, REGISTER), (2, FIB_ADDRESS_TYPE), (3, FIB_DESTINATION)]),
             Self::Transparent => ("socket", vec![(1, 0), (2, REGISTER)]),
+            Self::ControlGroup(level) => ("socket", vec![(1, CONTROL_GROUP), (2, REGISTER), (3, level)]),
             Self::Connection(key) => ("ct", vec![(1, REGISTER), (2, key)]),
         };
         element(list, name, |inner| numbers(inner, &body));
@@ -187,6 +192,7 @@ impl Load {
                 let known = body.number(2)? == FIB_ADDRESS_TYPE && body.number(3)? == FIB_DESTINATION;
                 known.then_some(Self::AddressType)
             }
+            "socket" if body.number(1)? == CONTROL_GROUP => body.number(3).map(Self::ControlGroup),
             "socket" => (body.number(1)? == 0).then_some(Self::Transparent),
             "ct" if body.get(3).is_none() => body.number(2).map(Self::Connection),
             _ => None,

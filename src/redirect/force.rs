@@ -19,6 +19,9 @@ use super::{TABLE, text};
 /// Somebody else changes tables at the same moment: so often it is tried again.
 const TRIES: usize = 10;
 
+/// What the tables begin with whose rules are held, with their family.
+const HELD: &str = "inet outrigger-run-";
+
 const RESTLESS: &str = "something changes the kernel's tables all the time: nothing was changed; try again";
 
 /// What is in force in this network namespace.
@@ -81,6 +84,49 @@ fn attempt(kernel: &mut Netlink, ruleset: &Ruleset, beside: bool, added: &mut Ve
         batch.chains(&ruleset.chains);
         match batch.send(kernel) {
             Ok(()) => return Ok(()),
+            Err(refused) => again(refused)?,
+        }
+    }
+    Err(RESTLESS.to_owned())
+}
+
+/// Rules that are in force as long as this is held, and no longer: the kernel itself takes them away with the socket, however
+/// this process ends.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "closing it is what takes the rules away")] Netlink);
+
+/// Whether this process may see and set rules in this network namespace.
+///
+/// # Errors
+/// A line that says why that cannot be told, and what to do.
+pub fn is_allowed() -> Result<bool, String> {
+    let mut kernel = open_tables()?;
+    match Standing::read(&mut kernel) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        Err(error) => Err(cannot("read the kernel's tables", &error)),
+    }
+}
+
+/// Brings rules into force beside those of others like it, in a table of this name; `None` where those of `apply` are there.
+///
+/// # Errors
+/// A line that says why, and what to do; then all is as it was.
+pub fn hold(ruleset: &Ruleset, table: &str) -> Result<Option<Held>, String> {
+    let mut kernel = open_tables()?;
+    for _ in 0..TRIES {
+        let mut standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
+        own_table(&standing)?;
+        if standing.table.is_some() {
+            return Ok(None);
+        }
+        standing.others.retain(|other| !other.table.starts_with(HELD));
+        alone(&standing)?;
+        let mut batch = Batch::begin(kernel.number(), standing.generation);
+        batch.make_owned_table(table);
+        batch.chains(&ruleset.chains);
+        match batch.send(&mut kernel) {
+            Ok(()) => return Ok(Some(Held(kernel))),
             Err(refused) => again(refused)?,
         }
     }
@@ -157,7 +203,13 @@ fn own_table(standing: &Standing) -> Result<(), String> {
 fn alone(standing: &Standing) -> Result<(), String> {
     let Some(other) = standing.others.first() else { return Ok(()) };
     let chain = &other.chain;
-    let known = [("ISTIO", "Istio's"), ("PROXY_INIT", "Linkerd's"), ("KUMA", "Kuma's"), ("CONSUL", "Consul's")];
+    let known = [
+        ("outrigger-", "an `outrigger run`'s"),
+        ("ISTIO", "Istio's"),
+        ("PROXY_INIT", "Linkerd's"),
+        ("KUMA", "Kuma's"),
+        ("CONSUL", "Consul's"),
+    ];
     let owner = known.iter().find(|(begin, _)| chain.starts_with(begin)).map_or("somebody else's", |(_, owner)| owner);
     Err(format!(
         "connections are redirected here already, by {owner} rules in table `{}`, chain `{chain}`: nothing was changed; \

@@ -142,6 +142,7 @@ fn looks_at(found: &Match, own: Family) -> Option<String> {
         Match::ToHere => "-m addrtype --dst-type LOCAL".into(),
         Match::User(uid) => format!("-m owner --uid-owner {uid}"),
         Match::Group(gid) => format!("-m owner --gid-owner {gid}"),
+        Match::ControlGroup { path, .. } => format!("-m cgroup --path {path}"),
         Match::In(name) => format!("-i {}", interface(name)),
         Match::Out(name) => format!("-o {}", interface(name)),
         Match::Dscp(family, code) => (*family == own).then(|| format!("-m dscp --dscp {code:#04x}"))?,

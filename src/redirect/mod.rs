@@ -5,6 +5,7 @@
 //! down, `compile` and `expression` make the kernel's own language of them and back, `tables` and `routing` carry that
 //! by netlink. `force` brings them into force and away; `words` says in words what is in force; `probe` tries it.
 
+pub mod anyip;
 pub mod attribute;
 pub mod build;
 pub mod compile;

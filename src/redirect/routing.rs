@@ -19,7 +19,7 @@ const DELETE_RULE: u16 = 33;
 const GET_RULE: u16 = 34;
 
 /// `RTA_OIF`, `RTA_TABLE`; `FRA_PRIORITY`, `FRA_FWMARK`, `FRA_TABLE`, `FRA_PROTOCOL`.
-const OUT_INTERFACE: u16 = 4;
+pub(super) const OUT_INTERFACE: u16 = 4;
 const ROUTE_TABLE: u16 = 15;
 const PREFERENCE: u16 = 6;
 const MARK: u16 = 10;
@@ -27,9 +27,9 @@ const RULE_TABLE: u16 = 15;
 const RULE_PROTOCOL: u16 = 21;
 
 /// The loopback interface has this number in every network namespace.
-const LOOPBACK: u32 = 1;
-const HOST_SCOPE: u8 = 254;
-const LOCAL: u8 = 2;
+pub(super) const LOOPBACK: u32 = 1;
+pub(super) const HOST_SCOPE: u8 = 254;
+pub(super) const LOCAL: u8 = 2;
 const TO_TABLE: u8 = 1;
 
 /// Something that policy routing goes by.

@@ -119,6 +119,15 @@ pub enum Match {
     User(u32),
     /// The group that sends it.
     Group(u32),
+    /// The control group (version 2) whose socket sends it, or one below.
+    ControlGroup {
+        /// How far below the root.
+        level: u32,
+        /// The number of its folder, by which the kernel knows it.
+        id: u64,
+        /// Its path from the root, without a slash before it.
+        path: String,
+    },
     /// The interface that it came through; `*` at the end stands for any rest.
     In(String),
     /// The interface that it leaves through.

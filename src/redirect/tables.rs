@@ -17,6 +17,8 @@ const SUBSYSTEM: u8 = 10;
 const INET: u8 = 1;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
+/// `NFT_TABLE_F_OWNER`.
+const OWNER: u32 = 2;
 /// `NFNL_BATCH_GENID`.
 const GENERATION: u16 = 1;
 
@@ -42,6 +44,7 @@ pub struct Batch {
     first: u32,
     next: u32,
     words: Vec<String>,
+    table: String,
 }
 
 /// Why a batch was refused.
@@ -56,7 +59,8 @@ pub struct Refused {
 impl Batch {
     /// Begins one that holds only if nobody has changed any table since `generation`. `first` is its first number.
     pub fn begin(first: u32, generation: u32) -> Self {
-        let mut batch = Self { writer: Writer::default(), first, next: first, words: Vec::new() };
+        let (writer, table) = (Writer::default(), TABLE.to_owned());
+        let mut batch = Self { writer, first, next: first, words: Vec::new(), table };
         batch.bracket(BATCH_BEGIN, |body| body.number(GENERATION, generation));
         batch
     }
@@ -85,7 +89,18 @@ impl Batch {
 
     /// Makes our table if there is none.
     pub fn make_table(&mut self) {
-        self.add(message::NEW_TABLE, flag::CREATE, format!("table inet {TABLE}"), |body| body.text(1, TABLE));
+        let name = self.table.clone();
+        self.add(message::NEW_TABLE, flag::CREATE, format!("table inet {name}"), |body| body.text(1, &name));
+    }
+
+    /// Makes a table with this name instead, which must not be there; the kernel takes it away, with all that is in it,
+    /// when the socket is closed that the batch is sent by.
+    pub fn make_owned_table(&mut self, name: &str) {
+        name.clone_into(&mut self.table);
+        self.add(message::NEW_TABLE, flag::CREATE | flag::EXCLUSIVE, format!("owned table inet {name}"), |body| {
+            body.text(1, name);
+            body.number(2, OWNER);
+        });
     }
 
     /// Deletes our table with all that is in it; `last` asks for an answer.
@@ -96,9 +111,10 @@ impl Batch {
 
     /// Adds chains with their rules; the last one asks for an answer.
     pub fn chains(&mut self, chains: &[Chain]) {
+        let table = self.table.clone();
         for chain in chains {
             self.add(message::NEW_CHAIN, flag::CREATE, format!("chain {}", chain.name), |body| {
-                body.text(1, TABLE);
+                body.text(1, &table);
                 body.text(3, &chain.name);
                 if let Some(base) = chain.base {
                     write_base(base, body);
@@ -110,7 +126,9 @@ impl Batch {
         for (at, (chain, rule)) in rules.iter().enumerate() {
             let ack = if at + 1 == rules.len() { flag::ACK } else { 0 };
             let words = super::text::rule(rule);
-            self.add(message::NEW_RULE, flag::CREATE | flag::APPEND | ack, words, |body| write_rule(chain, rule, body));
+            self.add(message::NEW_RULE, flag::CREATE | flag::APPEND | ack, words, |body| {
+                write_rule((&table, chain), rule, body);
+            });
         }
     }
 
@@ -163,8 +181,8 @@ fn write_base(base: Base, body: &mut Writer) {
     body.text(7, kind_name(base.kind));
 }
 
-fn write_rule(chain: &str, rule: &Rule, body: &mut Writer) {
-    body.text(1, TABLE);
+fn write_rule((table, chain): (&str, &str), rule: &Rule, body: &mut Writer) {
+    body.text(1, table);
     body.text(2, chain);
     body.nest(4, |list| compile(rule).iter().for_each(|step| step.write(list)));
     if let Ok(length @ 1..=200) = u8::try_from(rule.why.len()) {

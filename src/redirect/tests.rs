@@ -55,6 +55,19 @@ fn rules_are_written_for_nft_for_iptables_and_in_words() {
 }
 
 #[test]
+fn rules_for_one_app_and_for_a_network_of_its_own() {
+    let text = fs::read_to_string(file("picky.yaml")).unwrap();
+    let mut problems = Problems::new("FILE");
+    let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+    let capture = capture(&document.config, &mut problems).unwrap();
+    let group = Match::ControlGroup { level: 2, id: 4711, path: "a.slice/outrigger-1".into() };
+    golden("app.nft", &text::table(&build::ruleset_of(&capture, group, true).chains));
+    let door = capture.outbound.unwrap().door;
+    golden("inside.nft", &text::table(&build::inside(door, true).chains));
+    golden("inside-v4.nft", &text::table(&build::inside(door, false).chains));
+}
+
+#[test]
 fn without_ipv6_nothing_is_said_of_it() {
     for name in CASES {
         let rules = case(name, false);

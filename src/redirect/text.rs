@@ -119,6 +119,7 @@ fn looks_at(found: &Match, udp: bool) -> String {
         Match::ToHere => "fib daddr type local".into(),
         Match::User(uid) => format!("meta skuid {uid}"),
         Match::Group(gid) => format!("meta skgid {gid}"),
+        Match::ControlGroup { level, path, .. } => format!("socket cgroupv2 level {level} \"{path}\""),
         Match::In(name) => format!("iifname \"{name}\""),
         Match::Out(name) => format!("oifname \"{name}\""),
         Match::Dscp(family, code) => format!("{} dscp {code:#04x}", ip(*family)),

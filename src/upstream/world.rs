@@ -289,6 +289,7 @@ mod tests {
             virtual_ips: Default::default(),
             egress: Egress { otherwise: Otherwise::Deny, allow: Arc::default(), own: Arc::default() },
             capture: None,
+            redirect: None,
             dns: DnsPlan {
                 listen: Vec::new(),
                 servers: Vec::new(),

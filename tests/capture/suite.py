@@ -11,13 +11,14 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import behind
 import force
 import lab
 import traffic
 import trouble
 
 ROOT = HERE.parent.parent
-CASES = {case.__name__.replace("_", "-"): case for case in (*force.CASES, *traffic.CASES, *trouble.CASES)}
+CASES = {case.__name__.replace("_", "-"): case for case in (*force.CASES, *traffic.CASES, *trouble.CASES, *behind.CASES)}
 
 
 def options():
@@ -25,6 +26,8 @@ def options():
     parser.add_argument("--binary", type=pathlib.Path, help="the proxy (default: target/release, then target/debug)")
     parser.add_argument("--only", metavar="NAME", help="cases whose name has this in it")
     parser.add_argument("--kills", type=int, default=50, help="how often it is killed at random")
+    parser.add_argument("--starts", type=int, default=100, help="how often an app is started, in each way of capturing it")
+    parser.add_argument("--stops", type=int, default=100, help="how often it is ended under load")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of when")
     parser.add_argument("--no-skips", action="store_true", default=os.environ.get("CI") == "true",
                         help="a skipped case is a failure (the default where CI=true)")
@@ -71,7 +74,7 @@ def main():
     for name in names:
         begin = time.monotonic()
         argv = [sys.executable, __file__, "--case", name, "--binary", chosen.binary, "--kills", chosen.kills,
-                "--seed", chosen.seed]
+                "--starts", chosen.starts, "--stops", chosen.stops, "--seed", chosen.seed]
         done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
         said = (done.stdout + done.stderr).strip()
         word = {0: "ok", 77: "skip"}.get(done.returncode, "FAIL")

@@ -1,8 +1,8 @@
 //! `outrigger redirect` as far as it needs no privilege; `tests/capture` tries the rest.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::harness::Folder;
+use crate::harness::{Folder, free_port};
 
 fn redirect(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).arg("redirect").args(arguments).output().unwrap();
@@ -45,4 +45,50 @@ fn what_cannot_be_captured_is_told_with_its_line() {
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("o.yaml:3:11: outbound.listen: the rules of `redirect` lead to no listener"), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+/// What an app says that `run` starts with this in the section.
+fn run(redirect: &str, script: &str) -> (i32, String, String) {
+    let (folder, port) = (Folder::new(), free_port());
+    let text =
+        format!("service: s\noutbound: {{ listen: '127.0.0.1:{port}' }}\nadmin: 'off'\nredirect: {{ {redirect} }}\n");
+    let file = folder.write("o.yaml", &text);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(["run", "-c", file.to_str().unwrap(), "--", "sh", "-c", script]);
+    let output = command.env_remove("http_proxy").env_remove("HTTP_PROXY").output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&port.to_string(), "PORT");
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn an_app_that_is_not_captured_is_told_of_the_door_or_left_alone() {
+    let script = "echo $HTTP_PROXY $https_proxy $no_proxy; exit 3";
+    let (code, out, err) = run("app: proxy", script);
+    assert_eq!(
+        (code, out.as_str()),
+        (3, "http://127.0.0.1:PORT http://127.0.0.1:PORT localhost,127.0.0.1,::1\n"),
+        "{err}"
+    );
+    let (code, out, err) = run("app: 'off'", script);
+    assert_eq!((code, out.trim()), (3, ""), "{err}");
+}
+
+#[test]
+fn the_holder_makes_no_network_for_nobody() {
+    // Without a socket for its standard input there is nobody to hold one for.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(["hold-network", "--door-v4=1", "--door-v6=1", "--v4=192.0.2.1"]).stdin(Stdio::null());
+    assert_eq!(command.output().unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn what_an_app_is_to_be_put_into_must_be_there() {
+    for (place, words) in
+        [("--holder=4194999", "network cannot be joined"), ("--group=/no/such", "/no/such: No such file")]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let output = command.args(["launch-app", place, "--", "true"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(126) && said.contains(words) && said.lines().count() == 1, "{said}");
+    }
 }

@@ -26,6 +26,7 @@ use crate::dns::wire::{Asked, Heard, Said, hear};
 use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
 use crate::net::accept;
+use crate::net::inside::inside;
 use crate::plan::Plan;
 use crate::telemetry::metrics::{DnsAnswer, DnsMetrics, Metrics};
 
@@ -116,13 +117,13 @@ impl DnsDoor {
     /// Every address that could not be bound.
     pub fn prepare(&self, plan: &Plan) -> Result<Prepared, Vec<(SocketAddr, io::Error)>> {
         let (mut prepared, mut errors) = (Prepared::default(), Vec::new());
-        for listen in &plan.dns.listen {
-            if self.open.lock().iter().any(|open| open.listen == *listen) {
+        for listen in listeners(plan) {
+            if self.open.lock().iter().any(|open| open.listen == listen) {
                 continue;
             }
-            match bind(*listen) {
+            match bind(listen) {
                 Ok(bound) => prepared.0.push(bound),
-                Err(error) => errors.push((*listen, error)),
+                Err(error) => errors.push((listen, error)),
             }
         }
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }
@@ -138,7 +139,8 @@ impl DnsDoor {
         if before.dns != plan.dns {
             self.shared.forwarder.set_resolver(Resolver::new(&plan.dns));
         }
-        self.open.lock().retain(|open| plan.dns.listen.contains(&open.listen));
+        let wanted = listeners(plan);
+        self.open.lock().retain(|open| wanted.contains(&open.listen));
         let served = prepared.0.into_iter().map(|bound| self.serve(bound)).fold(Ok(()), Result::and);
         let listeners = i64::try_from(self.open.lock().len()).unwrap_or(i64::MAX);
         self.shared.metrics.dns.listeners.set(listeners);
@@ -177,19 +179,28 @@ impl DnsDoor {
     }
 }
 
+/// Where a plan wants the door; in a network of the app's own it is there in any case, because no name server is.
+fn listeners(plan: &Plan) -> Vec<SocketAddr> {
+    let mut listeners = plan.dns.listen.clone();
+    let more = inside().map(|inside| inside.dns()).unwrap_or_default();
+    listeners.extend(more.into_iter().filter(|listen| !plan.dns.listen.contains(listen)));
+    listeners
+}
+
 /// UDP and TCP at one address; where any port will do, both at the same.
 fn bind(listen: SocketAddr) -> io::Result<Bound> {
-    let accept::Bound::Tcp(tcp) = accept::bind(&Addr::Tcp(listen), false)? else {
+    let accept::Bound::Tcp(tcp) = accept::bind_for_app(&Addr::Tcp(listen))? else {
         return Err(io::ErrorKind::Unsupported.into());
     };
-    let udp = std::net::UdpSocket::bind(tcp.local_addr()?)?;
+    let at = tcp.local_addr()?;
+    let udp = inside().map_or_else(|| std::net::UdpSocket::bind(at), |inside| inside.udp(at))?;
     udp.set_nonblocking(true)?;
     Ok(Bound { listen, udp, tcp })
 }
 
 /// Apps keep addresses for longer than they were told to: who had one that is now another's is worth a line.
 fn told_of_moves(before: &Plan, now: &Plan) {
-    if now.dns.listen.is_empty() || before.virtual_ips == now.virtual_ips {
+    if listeners(now).is_empty() || before.virtual_ips == now.virtual_ips {
         return;
     }
     for (host, ip) in before.virtual_ips.all() {

@@ -96,7 +96,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
     let policy = policy::policy(config, parts.problems);
     // `outrigger redirect` can do without the section; for the doors it is what turns capture on.
     let rules = if config.redirect.is_some() { redirect::capture(config, parts.problems) } else { None };
-    let capture = rules.map(|rules| capture::capture(&rules, config, &parts.doors, &mut parts.peers));
+    let capture = rules.as_ref().map(|rules| capture::capture(rules, config, &parts.doors, &mut parts.peers));
     let jwt = jwt::jwt(config, &mut parts);
     // What is probably not meant is only worth saying where nothing is certainly wrong.
     if !parts.problems.has_errors() {
@@ -122,6 +122,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         virtual_ips,
         egress: egress(&config.outbound, &own),
         capture,
+        redirect: rules.map(Arc::new),
         dns,
         access_log: access_log(&config.telemetry),
         gates,

@@ -12,7 +12,7 @@ use crate::config::problem::Problems;
 use crate::config::redirect::{self, Interface, PortRange, UserId};
 use crate::config::tree::Mark;
 use crate::config::values::{Listen, Network};
-use crate::plan::redirect::{Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
+use crate::plan::redirect::{AppCapture, By, Capture, DNS_PORT, DoorPorts, Mode, Pick, Way};
 
 /// What is to be captured, or what is wrong with it.
 pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
@@ -39,6 +39,7 @@ pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
         own: own_ports(config),
         dns: questions(said.dns.value.0.as_ref(), said.dns.origin.at(), config, problems)?,
         mark: u32::try_from(said.mark.0).unwrap_or_default(),
+        app: app(said, problems),
     };
     if capture.outbound.is_none() && capture.inbound.is_none() && capture.dns.is_none() {
         let text = "captures nothing: `outbound` is off, and there is nothing inbound or of DNS";
@@ -46,6 +47,35 @@ pub fn capture(config: &Config, problems: &mut Problems) -> Option<Capture> {
         return None;
     }
     Some(capture)
+}
+
+/// How an app is captured that `run` starts.
+fn app(said: &redirect::Interception, problems: &mut Problems) -> AppCapture {
+    let by = match said.app.value {
+        redirect::AppMode::Auto => By::Auto,
+        redirect::AppMode::Rules => By::Rules,
+        redirect::AppMode::Namespace => By::Namespace,
+        redirect::AppMode::Proxy => By::Proxy,
+        redirect::AppMode::Off => By::Off,
+    };
+    if matches!(by, By::Rules | By::Namespace) && said.mode.value == redirect::Mode::Tproxy {
+        let text = "an app alone cannot be captured with `mode: tproxy`: leave that away, or set `off` and run `outrigger redirect apply`";
+        said.app.refuse(problems, text);
+    }
+    if by == By::Namespace && said.outbound.value.0.is_none() {
+        said.app
+            .refuse(problems, "nothing leaves a network namespace but what is captured: leave `outbound: off` away");
+    }
+    let users = [("app-uid", &said.app_uid), ("app-gid", &said.app_gid)];
+    for (key, set) in users.into_iter().filter_map(|(key, set)| Some((key, set.as_ref()?))) {
+        if !matches!(by, By::Auto | By::Rules) {
+            set.refuse(problems, format!("`{key}` is for `app: rules`"));
+        } else if said.app_uid.is_none() {
+            set.refuse(problems, "`app-gid` needs `app-uid` beside it".to_owned());
+        }
+    }
+    let id = |set: &Option<Set<UserId>>| set.as_ref().map(|id| id.0);
+    AppCapture { by, uid: id(&said.app_uid), gid: id(&said.app_gid).or(id(&said.app_uid)) }
 }
 
 /// Nothing where a way is wrong, else the way if there is one.
@@ -274,5 +304,31 @@ mod tests {
         let explicit = "service: a\npeers: { b: { static: ['127.0.0.1:1'] } }\noutbound: { listen: 'unix:/x' }\n";
         assert_eq!(said(explicit), "");
         assert!(said(&format!("{explicit}redirect: {{ mode: tproxy }}")).contains("lead to no listener"));
+    }
+
+    #[test]
+    fn an_app_is_captured_by_what_the_file_has() {
+        let check = |redirect: &str, expect: Result<AppCapture, &str>| {
+            let mut problems = Problems::new("FILE");
+            let dns = "dns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }";
+            let text = format!("service: a\n{dns}\nredirect: {{ {redirect} }}\n");
+            let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+            let found = capture(&document.config, &mut problems);
+            match expect {
+                Ok(app) => assert_eq!((found.map(|found| found.app), problems.to_string()), (Some(app), String::new())),
+                Err(words) => assert!(problems.to_string().contains(words), "{redirect}: {problems}"),
+            }
+        };
+        let app = |by, uid, gid| Ok(AppCapture { by, uid, gid });
+        check("", app(By::Auto, None, None));
+        check("mode: tproxy", app(By::Auto, None, None));
+        check("app: 'off', mode: tproxy", app(By::Off, None, None));
+        check("app-uid: 7", app(By::Auto, Some(7), Some(7)));
+        check("app: rules, app-uid: 7, app-gid: 8", app(By::Rules, Some(7), Some(8)));
+        check("app: rules, mode: tproxy", Err("redirect.app: an app alone cannot be captured with `mode: tproxy`"));
+        check("app: namespace, outbound: 'off', dns: all", Err("redirect.app: nothing leaves a network namespace"));
+        check("app: namespace, app-uid: 7", Err("redirect.app-uid: `app-uid` is for `app: rules`"));
+        check("app-gid: 7", Err("redirect.app-gid: `app-gid` needs `app-uid`"));
+        check("app: ruls", Err("did you mean `rules`"));
     }
 }

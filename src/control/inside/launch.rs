@@ -1,0 +1,64 @@
+//! What becomes the app: joins what was made for it, then starts the app in its own place, so that the app has its
+//! process id and none of what this step was allowed to do.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::control::child::StartError;
+
+/// What the app is put into.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Place {
+    /// The namespaces of this process, which holds them.
+    #[arg(long)]
+    pub holder: Option<u32>,
+    /// A control group, by its folder.
+    #[arg(long)]
+    pub group: Option<PathBuf>,
+}
+
+/// Becomes `command`; what is returned is the exit code where that is not possible.
+pub fn launch(place: &Place, command: &[OsString]) -> ExitCode {
+    if let Err(why) = enter(place) {
+        eprintln!("outrigger: cannot start the app behind the rules: {why}");
+        return ExitCode::from(StartError::Empty.exit_code());
+    }
+    let Some((program, arguments)) = command.split_first() else {
+        eprintln!("outrigger: {}", StartError::Empty);
+        return ExitCode::from(StartError::Empty.exit_code());
+    };
+    let source = Command::new(program).args(arguments).exec();
+    let error = StartError::of(program, source);
+    eprintln!("outrigger: {error}");
+    ExitCode::from(error.exit_code())
+}
+
+fn enter(place: &Place) -> Result<(), String> {
+    match (place.holder, &place.group) {
+        (Some(holder), _) => namespaces(holder).map_err(|error| format!("its network cannot be joined: {error}")),
+        (None, Some(group)) => join(group).map_err(|error| format!("{}: {error}", group.display())),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The user namespace first: it is what gives the right to the other.
+fn namespaces(holder: u32) -> io::Result<()> {
+    let open = |name: &str| File::open(format!("/proc/{holder}/ns/{name}"));
+    let (user, network) = (open("user")?, open("net")?);
+    move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(())
+}
+
+fn join(group: &Path) -> io::Result<()> {
+    // 0 stands for the writer.
+    fs::write(group.join("cgroup.procs"), "0")
+}
