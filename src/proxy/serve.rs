@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::Request;
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,7 +34,11 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     let service = service_fn(|request: Request<Incoming>| {
         let conn = conn.clone();
         async move {
-            let answer = exchange(&conn, request.map(Body::Http1), &conn.no_informational).await;
+            let expects = request.headers().contains_key(EXPECT);
+            let mut answer = exchange(&conn, request.map(Body::Http1), &conn.no_informational).await;
+            if expects {
+                last_of_its_connection(&mut answer);
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -64,6 +69,14 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     };
     if let Err(error) = result {
         tell(&conn, &error);
+    }
+}
+
+/// Tells a caller that waited with its body, and is answered otherwise, that its connection ends: hyper closes it, because
+/// the body may or may not follow, and says nothing of it (RFC 9112 §9.6).
+fn last_of_its_connection<T>(answer: &mut Response<T>) {
+    if answer.status() >= StatusCode::MULTIPLE_CHOICES {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

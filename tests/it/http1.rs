@@ -75,6 +75,25 @@ fn a_body_waits_for_the_apps_own_100() {
 }
 
 #[test]
+fn a_caller_whose_body_is_not_wanted_is_told_that_its_connection_ends() {
+    // By the app, by what the file spells out, and where nothing of the kind was said.
+    let app = App::start(|stream, report| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        report.send(read_head(&mut reader).unwrap()).unwrap();
+        (&stream).write_all(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let _ = reader.read(&mut [0]);
+    });
+    let inbound = crate::harness::inbound(app.addr, ", routes: [{ match: { path: /told }, respond: { status: 403 } }]");
+    for (path, expect, status) in [("/", "100-continue", 417), ("/told", "100-continue", 403), ("/", "", 417)] {
+        let mut caller = Caller::connect(inbound.inbound);
+        let more = if expect.is_empty() { String::new() } else { format!("Expect: {expect}\r\nContent-Length: 4\r\n") };
+        let answer = caller.send(format!("PUT {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")).until(b"\r\n\r\n");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert_eq!(field(&answer, "connection").is_some(), !expect.is_empty(), "{answer}");
+    }
+}
+
+#[test]
 fn chunks_and_announced_trailers_pass() {
     let app = App::start(|stream, report| {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
