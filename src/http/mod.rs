@@ -9,6 +9,7 @@ pub mod head;
 pub mod hop;
 pub mod length;
 pub mod pour;
+pub mod promised;
 pub mod replay;
 pub mod tee;
 pub mod time_left;
