@@ -1,6 +1,7 @@
 //! HTTP messages as values: bodies and heads, the same for both versions and both doors.
 
 pub mod authority;
+pub mod awaited;
 pub mod body;
 mod forwarded;
 pub mod guard;

@@ -334,7 +334,9 @@ impl Hold {
     /// costs the HTTP/1 connection, whose framing promises the rest, and resets the HTTP/2 stream.
     fn finish(self) {
         match self {
-            Self::One(hold, flow) if !hold.last && flow.as_ref().is_none_or(|flow| flow.ended()) => hold.give_back(Instant::now()),
+            Self::One(hold, flow) if !hold.last && flow.as_ref().is_none_or(|flow| flow.ended()) => {
+                hold.give_back(Instant::now())
+            }
             other => other.break_off(),
         }
     }
