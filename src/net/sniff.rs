@@ -63,6 +63,12 @@ const METHODS: [&[u8]; 16] = [
 /// What the last word of a request's line begins with. Node's parser serves those of RTSP and Icecast as HTTP.
 const VERSIONS: [&[u8]; 3] = [b"HTTP/", b"RTSP/", b"ICE/"];
 
+/// Room for a whole ClientHello: one with a hybrid key share and a ticket is 2.6 KB.
+const HELLO: usize = 4096;
+
+/// Room for the first bytes of anything else.
+const SILENT: usize = 1024;
+
 /// How the headers of the PROXY protocol begin.
 const PROXY_1: &[u8] = b"PROXY ";
 const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -317,8 +323,10 @@ pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest:
         if let Verdict::Is(wire) = judge.judge(seen) {
             return Ok(wire);
         }
-        // Room for a whole ClientHello: one with a hybrid key share and a ticket is 2.6 KB.
-        seen.reserve(4096);
+        // A connection that never says a word holds this all the time.
+        if seen.len() == seen.capacity() {
+            seen.reserve(if seen.is_empty() { SILENT } else { HELLO });
+        }
         let read = io.read_buf(seen);
         let read = match late.instant() {
             None => read.await?,
@@ -352,6 +360,12 @@ pub fn is_http2_server(first: &[u8]) -> Option<bool> {
 pub fn is_for_a_proxy(seen: &[u8]) -> bool {
     let target = seen.split(|byte| *byte == b' ').nth(1).and_then(<[u8]>::first);
     target.is_some_and(|first| !matches!(first, b'/' | b'*'))
+}
+
+/// Where first bytes are to be read to, of which most connections have few; those that come to speak `tls` begin with a
+/// ClientHello.
+pub fn room(tls: bool) -> BytesMut {
+    if tls { BytesMut::with_capacity(HELLO) } else { BytesMut::new() }
 }
 
 /// Takes what was seen as the prefix to replay.
@@ -531,6 +545,20 @@ mod tests {
             let wire = sniff(&mut &bytes[..], &mut seen, Duration::from_secs(1)).await.unwrap();
             assert_eq!((wire, &seen[..]), (expect, bytes), "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_silent_holds_little_and_a_hello_is_read_at_once() {
+        for (tls, least, most) in [(false, 512, 1024), (true, 4096, 4096)] {
+            let (_ours, mut theirs) = tokio::io::duplex(64);
+            let mut seen = room(tls);
+            assert!(futures_util::poll!(std::pin::pin!(sniff(&mut theirs, &mut seen, Duration::ZERO))).is_pending());
+            assert!((least..=most).contains(&seen.capacity()), "{}", seen.capacity());
+        }
+        let long = [b'A'; 5000];
+        let mut seen = room(false);
+        sniff(&mut &long[..], &mut seen, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(seen, long[..]);
     }
 
     #[test]
