@@ -648,6 +648,23 @@ mod tests {
         }
 
         #[test]
+        fn nor_do_more_words(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    &b"PROXY "[..], PROXY_2, b"\x20\0\0\x01", b"\r\n", b" ", b"\x0c", b"0", b"\x02", b"GET", b"get", b"PRI",
+                    b"HTTP/", b"1", b".1", b"/", b"x", PREFACE,
+                ]),
+                0..12,
+            ),
+            cut in 0usize..100,
+        ) {
+            let bytes = words.concat();
+            if let Verdict::Is(wire) = judge(&bytes[..cut.min(bytes.len())]) {
+                prop_assert_eq!(judge(&bytes), Verdict::Is(wire));
+            }
+        }
+
+        #[test]
         fn it_does_not_matter_in_what_pieces_bytes_come(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), tls in any::<bool>(), piece in 1usize..50,
         ) {
