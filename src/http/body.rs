@@ -8,7 +8,9 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::awaited::Awaited;
 use super::guard::Guarded;
+use super::promised::Promised;
 use super::replay::Replay;
 use super::tee::Teed;
 use super::trailers;
@@ -60,6 +62,10 @@ pub enum Body {
     Teed(Box<Teed>),
     /// A request's that can be sent again.
     Replay(Box<Replay>),
+    /// A request's that its sender keeps back until it is asked for.
+    Awaited(Box<Awaited>),
+    /// An answer's that its leg does not know the end of.
+    Promised(Box<Promised>),
 }
 
 /// The receiving half of an HTTP/2 stream; gives window back as its pieces are taken.
@@ -156,6 +162,8 @@ impl HttpBody for Body {
             Self::Guarded(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Teed(body) => body.poll_frame(cx),
             Self::Replay(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Awaited(body) => body.poll_frame(cx),
+            Self::Promised(body) => body.poll_frame(cx),
         }
     }
 
@@ -168,6 +176,8 @@ impl HttpBody for Body {
             Self::Guarded(body) => body.is_end_stream(),
             Self::Teed(body) => body.inner().is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
+            Self::Awaited(body) => body.inner().is_end_stream(),
+            Self::Promised(body) => body.left() == 0,
         }
     }
 
@@ -179,6 +189,8 @@ impl HttpBody for Body {
             Self::Guarded(body) => body.size_hint(),
             Self::Teed(body) => body.inner().size_hint(),
             Self::Replay(body) => body.size_hint(),
+            Self::Awaited(body) => body.inner().size_hint(),
+            Self::Promised(body) => SizeHint::with_exact(body.left()),
             Self::Http2(body) => match body.promised {
                 Some(left) => SizeHint::with_exact(left),
                 None if body.stream.is_end_stream() => SizeHint::with_exact(0),

@@ -3,18 +3,25 @@
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 
+use super::body::content_length;
+
 /// Leaves the one length that counts in an answer's head, whose body is `empty` where it is known to have none.
 ///
 /// # Errors
 /// Why it cannot be passed on: its lengths differ, or its coding would be lost.
 pub fn answer(status: StatusCode, headers: &mut HeaderMap, empty: bool) -> Result<(), &'static str> {
     if headers.contains_key(TRANSFER_ENCODING) {
-        if !empty && !is_plain(headers) {
+        if !empty && !is_only(headers, &[b"chunked", IDENTITY]) {
             return Err("a transfer coding other than chunked");
         }
-        // The coding tells the end (RFC 9112 §6.3), and is this leg's alone.
-        drop_length(headers);
-        return Ok(());
+        if empty || !headers.contains_key(CONTENT_LENGTH) || !is_only(headers, &[IDENTITY]) {
+            // The coding tells the end (RFC 9112 §6.3), and is this leg's alone.
+            drop_length(headers);
+            return Ok(());
+        }
+        let one = the_same(headers).ok_or("lengths that differ")?;
+        headers.insert(CONTENT_LENGTH, one);
+        return content_length(headers).map(|_| ()).ok_or("a length that is no number");
     }
     let Some(first) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
     if status == StatusCode::NO_CONTENT && first != "0" {
@@ -29,14 +36,20 @@ pub fn answer(status: StatusCode, headers: &mut HeaderMap, empty: bool) -> Resul
     Ok(())
 }
 
-/// Whether the bytes are the content itself, once they are no longer in chunks. `identity` is no coding at all, of
-/// servers that know RFC 2616 only.
-fn is_plain(headers: &HeaderMap) -> bool {
+/// The length that an answer's head promises where its leg, for which any transfer coding ends with the connection, does
+/// not know of it.
+pub fn unheeded(headers: &HeaderMap) -> Option<u64> {
+    headers.contains_key(TRANSFER_ENCODING).then(|| content_length(headers)).flatten()
+}
+
+/// No coding at all, of servers that know RFC 2616 only.
+const IDENTITY: &[u8] = b"identity";
+
+/// Whether there is one transfer coding, and one of these.
+fn is_only(headers: &HeaderMap, these: &[&[u8]]) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let plain = |coding: &HeaderValue| {
-        [&b"chunked"[..], b"identity"].iter().any(|one| coding.as_bytes().eq_ignore_ascii_case(one))
-    };
-    codings.next().is_some_and(plain) && codings.next().is_none()
+    let listed = |coding: &HeaderValue| these.iter().any(|one| coding.as_bytes().eq_ignore_ascii_case(one));
+    codings.next().is_some_and(listed) && codings.next().is_none()
 }
 
 /// The length that all of the fields name, and each of their lists (RFC 9110 §8.6).

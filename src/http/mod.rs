@@ -1,6 +1,7 @@
 //! HTTP messages as values: bodies and heads, the same for both versions and both doors.
 
 pub mod authority;
+pub mod awaited;
 pub mod body;
 mod forwarded;
 pub mod guard;
@@ -9,6 +10,7 @@ pub mod head;
 pub mod hop;
 pub mod length;
 pub mod pour;
+pub mod promised;
 pub mod replay;
 pub mod tee;
 pub mod time_left;

@@ -63,6 +63,16 @@ const METHODS: [&[u8]; 16] = [
 /// What the last word of a request's line begins with. Node's parser serves those of RTSP and Icecast as HTTP.
 const VERSIONS: [&[u8]; 3] = [b"HTTP/", b"RTSP/", b"ICE/"];
 
+/// Room for a whole ClientHello: one with a hybrid key share and a ticket is 2.6 KB.
+const HELLO: usize = 4096;
+
+/// Room for the first bytes of anything else.
+const SILENT: usize = 1024;
+
+/// How the headers of the PROXY protocol begin.
+const PROXY_1: &[u8] = b"PROXY ";
+const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
 /// Judges the first bytes of a connection. Empty input needs more; [`MOST`] bytes always decide.
 pub fn judge(bytes: &[u8]) -> Verdict {
     Judge::default().judge(bytes)
@@ -158,12 +168,42 @@ pub async fn read_hello(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>
 }
 
 fn judge_text(bytes: &[u8]) -> Verdict {
+    match unproxied(bytes) {
+        None => Verdict::More,
+        Some(rest) if rest.len() < bytes.len() => match judge_start(rest) {
+            // Our own parser refuses a request that such a header stands before: past it, nobody would judge it.
+            Verdict::Is(Wire::Http2) => Verdict::Is(Wire::Http1),
+            verdict => verdict,
+        },
+        Some(_) => judge_start(bytes),
+    }
+}
+
+fn judge_start(bytes: &[u8]) -> Verdict {
     let known = bytes.len().min(PREFACE.len());
     if bytes.get(..known) == PREFACE.get(..known) {
         // One byte more than "P" already tells POST from PRI.
         return if known == PREFACE.len() { Verdict::Is(Wire::Http2) } else { Verdict::More };
     }
     judge_line(bytes)
+}
+
+/// What follows the headers of the PROXY protocol (versions 1 and 2), by which a balancer names the caller; all of it where
+/// there is none, nothing where one has still to end.
+fn unproxied(mut bytes: &[u8]) -> Option<&[u8]> {
+    loop {
+        let header = if bytes.starts_with(PROXY_1) {
+            bytes.iter().position(|byte| *byte == b'\n')? + 1
+        } else if bytes.starts_with(PROXY_2) {
+            let Some(&[high, low]) = bytes.get(14..16) else { return None };
+            16 + usize::from(u16::from_be_bytes([high, low]))
+        } else {
+            // A beginning of the second may still be an empty line or two.
+            let part = bytes.len() > 4 && PROXY_2.starts_with(bytes);
+            return (!part).then_some(bytes);
+        };
+        bytes = bytes.get(header..)?;
+    }
 }
 
 /// HTTP/1 if a method and the start of a target stand there, or a line of which a server would say so. What some server
@@ -179,33 +219,67 @@ fn judge_line(bytes: &[u8]) -> Verdict {
         Some(byte) if !is_blank(*byte) && *byte != b'\n' => return Verdict::Is(Wire::Opaque),
         Some(_) => {}
     }
-    if METHODS.contains(&method) && starts_target(method, unblank(rest, false)) {
+    let target = unblank(rest, false);
+    // Binary protocols begin so, LDAP for one: a digit and a length that looks like a blank.
+    let wordless = !method.iter().any(u8::is_ascii_alphabetic);
+    if wordless && target.first().is_some_and(|first| *first < b'!') {
+        return Verdict::Is(Wire::Opaque);
+    }
+    if METHODS.contains(&method) && starts_target(method, target) {
         return Verdict::Is(Wire::Http1);
     }
-    match rest.iter().position(|b| *b == b'\n') {
+    match bytes.iter().position(|b| *b == b'\n') {
         None => Verdict::More,
-        Some(end) => Verdict::Is(by_version(rest.get(..end).unwrap_or_default())),
+        Some(end) => Verdict::Is(by_words(bytes.get(..end).unwrap_or_default())),
     }
 }
 
-/// What a line of a method and more is, by the version that a request ends with.
-fn by_version(line: &[u8]) -> Wire {
-    let versions = line.split(|byte| is_blank(*byte)).skip(1).filter(|word| {
-        VERSIONS.iter().any(|name| word.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
-    });
-    if versions.count() > 0 { Wire::Http1 } else { Wire::Opaque }
+/// What a whole line of a method and more is: by the version that a request ends with, or by having none as HTTP/0.9, after
+/// which some read fields all the same.
+fn by_words(line: &[u8]) -> Wire {
+    let mut words = line.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
+    let numbers = |word: &[u8]| word.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let is_get = words.next() == Some(b"GET");
+    let mut count = 1;
+    while let Some(word) = words.next() {
+        count += 1;
+        let Some(version) = version(word) else { continue };
+        // The last word, or cut in pieces; or in its own place, whatever follows it, of which Perl's server takes no notice.
+        let mut rest = words.clone();
+        if rest.clone().next().is_none() || (numbers(version) && rest.all(numbers)) || (count == 3 && is_whole(version))
+        {
+            return Wire::Http1;
+        }
+    }
+    if is_get && count == 2 { Wire::Http1 } else { Wire::Opaque }
+}
+
+/// What follows the name of a protocol in a word that begins as a version does.
+fn version(word: &[u8]) -> Option<&[u8]> {
+    let named = |name: &&&[u8]| word.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    VERSIONS.iter().find(named).and_then(|name| word.get(name.len()..))
+}
+
+/// Whether a version begins with both of its numbers.
+fn is_whole(version: &[u8]) -> bool {
+    let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && matches!(version.get(digits..), Some([b'.', b'0'..=b'9', ..]))
 }
 
 /// What is left to be judged where no more bytes come: a line that is cut short is the parser's to refuse.
 fn judge_cut(bytes: &[u8]) -> Wire {
-    if bytes.first() == Some(&0x16) { Wire::Opaque } else { by_version(unblank(bytes, true)) }
+    match unproxied(bytes) {
+        Some([0x16, ..]) | None => Wire::Opaque,
+        Some(bytes) => by_words(unblank(bytes, true).split(|byte| *byte == b'\n').next().unwrap_or_default()),
+    }
 }
 
 /// Whether first bytes that tell no protocol yet can only become a request of HTTP/1, and no HTTP/2 preface: at least
 /// the beginning of a method stands there, so an answer of HTTP/1 is what their sender would understand.
 pub fn may_become_http1(bytes: &[u8]) -> bool {
     let line = unblank(bytes, true);
-    line.first().is_some_and(|first| is_token(*first)) && !line.starts_with(b"PRI ") && judge(bytes) == Verdict::More
+    let other = line.starts_with(b"PRI ") || line.starts_with(PROXY_1);
+    line.first().is_some_and(|first| is_token(*first)) && !other && judge(bytes) == Verdict::More
 }
 
 /// Whether a target begins here as those of a listed method do; NATS has a CONNECT of its own, of JSON.
@@ -249,8 +323,10 @@ pub async fn sniff(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut, rest:
         if let Verdict::Is(wire) = judge.judge(seen) {
             return Ok(wire);
         }
-        // Room for a whole ClientHello: one with a hybrid key share and a ticket is 2.6 KB.
-        seen.reserve(4096);
+        // A connection that never says a word holds this all the time.
+        if seen.len() == seen.capacity() {
+            seen.reserve(if seen.is_empty() { SILENT } else { HELLO });
+        }
         let read = io.read_buf(seen);
         let read = match late.instant() {
             None => read.await?,
@@ -286,6 +362,12 @@ pub fn is_for_a_proxy(seen: &[u8]) -> bool {
     target.is_some_and(|first| !matches!(first, b'/' | b'*'))
 }
 
+/// Where first bytes are to be read to, of which most connections have few; those that come to speak `tls` begin with a
+/// ClientHello.
+pub fn room(tls: bool) -> BytesMut {
+    if tls { BytesMut::with_capacity(HELLO) } else { BytesMut::new() }
+}
+
 /// Takes what was seen as the prefix to replay.
 pub fn replay(seen: BytesMut) -> Bytes {
     seen.freeze()
@@ -317,7 +399,7 @@ mod tests {
         check(b"FOO-BAR /x HTTP/1.1\r\n", http1());
         check(b"FOO-BAR /x HTTP/1.1", Verdict::More);
         check(b"FOO-BAR /x HTTP/2.1\r\n", http1());
-        check(b"GET key\r\n", opaque());
+        check(b"get key\r\n", opaque());
         check(b"PING\r\n", opaque());
         check(b"*1\r\n$4\r\nPING\r\n", opaque());
         check(&[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f], opaque());
@@ -353,6 +435,22 @@ mod tests {
         b"THE-METHOD-OF-A-SERVER-THAT-TAKES-ANY / HTTP/1.1\r\n",
         b"SOURCE /x ICE/1.0\r\n",
         b"PLAY /x RTSP/1.0\r\n",
+        // A name of no letter (Go takes any token), HTTP/0.9 with what is not its own, a version in two words or followed
+        // by more.
+        b"0 / HTTP/1.1\r\n",
+        b"0\x0c / HTTP/1.1\r\n",
+        b"GET admin\r\n",
+        b"GET \x0badmin \r\n",
+        b"FOO x HTTP/ 1.1\r\n",
+        b"FOO x HTTP/1 .1\r\n",
+        b"FOO x HTTP/1.1 and more\r\n",
+        // What one behind a balancer takes off first.
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n",
+        b"PROXY UNKNOWN\r\nFOO x HTTP/1.1\r\n",
+        b"PROXY UNKNOWN\r\nPROXY UNKNOWN\r\nGET admin\r\n",
+        b"PROXY UNKNOWN\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\0\x01\0\x02GET / HTTP/1.1\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET admin\r\n",
     ];
 
     #[test]
@@ -387,9 +485,11 @@ mod tests {
             b"INVITE sip:b@c SIP/2.0\r\n",
             // Redis, inline and not; memcached; NATS; STOMP, also after a beat of its heart; Graphite.
             b"PING\r\n",
-            b"GET key\r\n",
             b"*1\r\n$4\r\nPING\r\n",
             b"get x\r\n",
+            b"get http/index 1\r\n",
+            b"get ice/1 x rtsp/index y\r\n",
+            b"set http/1.1/x 0 0 5\r\nhello\r\n",
             b"set key 0 0 5\r\nhello\r\n",
             b"CONNECT {\"verbose\":false}\r\n",
             b"CONNECT\naccept-version:1.2\n\n\0",
@@ -402,8 +502,26 @@ mod tests {
             b"AMQP\0\0\x09\x01",
             b"\x20\0\0\0",
             b"\x0a\x05hello",
+            // LDAP: an anonymous bind, StartTLS, and lengths that look like a blank.
+            b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\0\x80\0",
+            b"\x30\x1d\x02\x01\x01\x77\x181.3.6.1.4.1.1466.20037",
+            b"\x30\x09\x02",
+            b"\x30\x0b\x02",
+            b"\x30\x0d\x02",
+            b"\x30\x1c\x02",
+            b"\x30\x1e\x02",
+            b"\x30\x1f\x02",
+            b"\x30\x20\x02",
+            // Behind a balancer, by the line that names the caller and by its binary form.
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nEHLO me\r\n",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n\x16\x03\x01",
+            b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0*1\r\n",
+            b"\r\n\r\n\0\r\nQUIT?",
         ] {
             check(bytes, Verdict::Is(Wire::Opaque));
+            for cut in 0..bytes.len() {
+                assert!(judge(&bytes[..cut]) != Verdict::Is(Wire::Http1), "{:?}", String::from_utf8_lossy(bytes));
+            }
         }
     }
 
@@ -413,6 +531,12 @@ mod tests {
             (&b"FOO /x HTTP/1.1"[..], Wire::Http1),
             (b"\r\nFOO /x HTTP/1.1", Wire::Http1),
             (b"FOO /x", Wire::Opaque),
+            (b"GET x", Wire::Http1),
+            (b"PROXY UNKNOWN\r\nFOO /x HTTP/1.1", Wire::Http1),
+            (b"PROXY UNKNOWN\r\n", Wire::Opaque),
+            (b"PROXY UNKNOWN", Wire::Opaque),
+            (b"PRI * HTTP/2.0\r\n\r\nS", Wire::Http1),
+            (b"0\x0c", Wire::Opaque),
             (b"PING", Wire::Opaque),
             (b"\r\n", Wire::Opaque),
             (b"", Wire::Opaque),
@@ -421,6 +545,20 @@ mod tests {
             let wire = sniff(&mut &bytes[..], &mut seen, Duration::from_secs(1)).await.unwrap();
             assert_eq!((wire, &seen[..]), (expect, bytes), "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_silent_holds_little_and_a_hello_is_read_at_once() {
+        for (tls, least, most) in [(false, 512, 1024), (true, 4096, 4096)] {
+            let (_ours, mut theirs) = tokio::io::duplex(64);
+            let mut seen = room(tls);
+            assert!(futures_util::poll!(std::pin::pin!(sniff(&mut theirs, &mut seen, Duration::ZERO))).is_pending());
+            assert!((least..=most).contains(&seen.capacity()), "{}", seen.capacity());
+        }
+        let long = [b'A'; 5000];
+        let mut seen = room(false);
+        sniff(&mut &long[..], &mut seen, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(seen, long[..]);
     }
 
     #[test]
@@ -447,6 +585,7 @@ mod tests {
             (b"P", true),
             (b"PRI ", false),
             (b"PRI * HTTP/2.0\r\n", false),
+            (b"PROXY ", false),
             (b"\r\nGE", true),
             (b"\r\n", false),
             (b"", false),
@@ -504,6 +643,23 @@ mod tests {
         fn more_bytes_never_change_a_verdict(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
             let cut = cut.min(bytes.len());
             if let Verdict::Is(wire) = judge(&bytes[..cut]) {
+                prop_assert_eq!(judge(&bytes), Verdict::Is(wire));
+            }
+        }
+
+        #[test]
+        fn nor_do_more_words(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    &b"PROXY "[..], PROXY_2, b"\x20\0\0\x01", b"\r\n", b" ", b"\x0c", b"0", b"\x02", b"GET", b"get", b"PRI",
+                    b"HTTP/", b"1", b".1", b"/", b"x", PREFACE,
+                ]),
+                0..12,
+            ),
+            cut in 0usize..100,
+        ) {
+            let bytes = words.concat();
+            if let Verdict::Is(wire) = judge(&bytes[..cut.min(bytes.len())]) {
                 prop_assert_eq!(judge(&bytes), Verdict::Is(wire));
             }
         }

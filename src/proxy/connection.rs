@@ -36,7 +36,7 @@ use crate::net::accept::USER_TIMEOUT;
 use crate::net::clocked::Clock;
 use crate::net::io::{Io, Resets};
 use crate::net::origdst::OriginalDst;
-use crate::net::sniff::{Wire, is_tls_record, may_become_http1, sniff};
+use crate::net::sniff::{Wire, is_tls_record, may_become_http1, room, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Mtls, Protocol};
 use crate::reason::Reason;
@@ -145,7 +145,7 @@ pub(super) enum Found {
 /// Finds out what a connection speaks, and serves it.
 pub(super) async fn detect(conn: Conn, mut io: Io) {
     let conn = Arc::new(conn);
-    let mut seen = BytesMut::new();
+    let mut seen = room(conn.door.mtls != Mtls::Off);
     let found = find(&conn, &mut io, &mut seen).await;
     count_plaintext(&conn, &found, &seen);
     conn.learned.saw(found.what(&seen));

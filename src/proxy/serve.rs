@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 
 use super::exchange::exchange;
 use super::{Conn, failure, record};
+use crate::http::awaited::{Asked, Awaited};
 use crate::http::body::Body;
 use crate::life::drain::Phase;
 use crate::net::clocked::{Clocked, Expired, Limits, Phase as ClockPhase};
@@ -34,10 +36,10 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     let service = service_fn(|request: Request<Incoming>| {
         let conn = conn.clone();
         async move {
-            let expects = request.headers().contains_key(EXPECT);
-            let mut answer = exchange(&conn, request.map(Body::Http1), &conn.no_informational).await;
-            if expects {
-                last_of_its_connection(&mut answer);
+            let (request, asked) = watched(request);
+            let mut answer = exchange(&conn, request, &conn.no_informational).await;
+            if let Some(asked) = asked {
+                last_of_its_connection(&mut answer, &asked);
             }
             Ok::<_, Infallible>(answer)
         }
@@ -72,10 +74,29 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     }
 }
 
-/// Tells a caller that waited with its body, and is answered otherwise, that its connection ends: hyper closes it, because
-/// the body may or may not follow, and says nothing of it (RFC 9112 §9.6).
-fn last_of_its_connection<T>(answer: &mut Response<T>) {
-    if answer.status() >= StatusCode::MULTIPLE_CHOICES {
+/// Has an eye on a body that hyper asks for by a 100 when it is first polled.
+fn watched(request: Request<Incoming>) -> (Request<Body>, Option<Asked>) {
+    let waits = request.headers().contains_key(EXPECT)
+        && request.version() != Version::HTTP_10
+        && !request.body().is_end_stream();
+    if !waits {
+        return (request.map(Body::Http1), None);
+    }
+    let (parts, body) = request.into_parts();
+    let (body, asked) = Awaited::watch(Body::Http1(body));
+    (Request::from_parts(parts, body), Some(asked))
+}
+
+/// Tells a caller that waited with its body, and is answered before all of it was read, that its connection ends: hyper
+/// closes it, because the body may or may not follow, and says nothing of it (RFC 9112 §9.6). An answer that is no refusal
+/// may still read what it asked for.
+fn last_of_its_connection<T>(answer: &mut Response<T>, asked: &Asked) {
+    let ends = match answer.status() {
+        StatusCode::SWITCHING_PROTOCOLS => false,
+        status if status >= StatusCode::MULTIPLE_CHOICES => !asked.ended(),
+        _ => !asked.began(),
+    };
+    if ends {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -18,6 +18,7 @@ use super::lease::{Answer, AnswerBody, Hold, OnInformational, OneHold, SendError
 use super::outgoing::{Flow, Outgoing};
 use crate::http::body::{Body, BodyError};
 use crate::http::length;
+use crate::http::promised::Promised;
 use crate::net::io::Io;
 use crate::net::lenient::Lenient;
 use crate::reason::Reason;
@@ -224,6 +225,9 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     if let Some(field) = response.headers().get(KEEP_ALIVE) {
         hold.told = field.to_str().ok().and_then(keepalive::parse);
     }
+    let length = length::unheeded(response.headers());
+    // hyper reads on until the server closes.
+    hold.last = length.is_some();
     let hold = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // The connection is a tunnel now, which hyper hands out by the answer's extension.
         if let Some(tunnelled) = hold.part() {
@@ -233,7 +237,14 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     } else {
         Hold::One(hold, flow)
     };
-    response.map(|body| AnswerBody::new(Body::Http1(body), hold))
+    response.map(|body| {
+        let body = Body::Http1(body);
+        let body = match length {
+            Some(length) => Body::Promised(Box::new(Promised::new(body, length))),
+            None => body,
+        };
+        AnswerBody::new(body, hold)
+    })
 }
 
 /// An answer that would be another one if it were passed on.
@@ -446,6 +457,15 @@ mod tests {
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
                 Reason::BadResponse,
             ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
+                    .to_owned(),
+                Reason::BadResponse,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\ncontent-length: +1\r\n\r\n".to_owned(),
+                Reason::BadResponse,
+            ),
             ("HTTP/1.1 304 No\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), Reason::BadResponse),
             (format!("HTTP/1.1 200 OK\r\n{many}\r\n"), Reason::ResponseHeadTooLarge),
             (format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEAD)), Reason::ResponseHeadTooLarge),
@@ -472,18 +492,51 @@ mod tests {
             ("204 No\r\ncontent-length: 5\r\na: b", "", &[], ""),
             ("304 No\r\ncontent-length: 5\r\ncontent-length: 5", "", &["5"], ""),
             // No coding at all, as servers of RFC 2616 spell it.
-            ("200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 5\r\nconnection: close", "hello", &[], "hello"),
+            ("200 OK\r\ntransfer-encoding: identity\r\nconnection: close", "hello", &[], "hello"),
+            (
+                "200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 5\r\nconnection: close",
+                "hello",
+                &["5"],
+                "hello",
+            ),
+            ("200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 5", "hello", &["5"], "hello"),
+            ("200 OK\r\ncontent-length: 5, 5\r\ntransfer-encoding: Identity", "hello, world", &["5"], "hello"),
+            ("200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 0", "", &["0"], ""),
         ] {
             let (_rig, lease, mut server) = connected().await;
             let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
                 read_until(&mut server, HEAD_END).await;
                 write(&mut server, &format!("HTTP/1.1 {head}\r\n\r\n{rest}")).await;
-                server.shutdown().await.unwrap();
+                // Who has said how long it is need not close.
+                if lengths.is_empty() {
+                    server.shutdown().await.unwrap();
+                }
             });
             let answer = answer.unwrap();
             let told = answer.headers().get_all(CONTENT_LENGTH).iter().map(|n| n.to_str().unwrap().to_owned());
             assert_eq!(told.collect::<Vec<_>>(), lengths, "{head}");
-            assert_eq!(text(answer).await, body, "{head}");
+            let read = tokio::time::timeout(Duration::from_secs(60), text(answer)).await;
+            assert_eq!(read.as_deref(), Ok(body), "{head}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_length_beside_identity_is_the_last_of_its_connection_and_is_kept_to() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 5\r\n\r\n";
+        for (rest, whole) in [("hello", true), ("hel", false)] {
+            let (_rig, lease, mut server) = connected().await;
+            let (answer, _) = tokio::join!(lease.send(get("/"), None), async {
+                read_until(&mut server, HEAD_END).await;
+                write(&mut server, &format!("{HEAD}{rest}")).await;
+                if !whole {
+                    server.shutdown().await.unwrap();
+                }
+            });
+            let read = tokio::time::timeout(Duration::from_secs(60), answer.unwrap().into_body().collect()).await;
+            assert_eq!(read.unwrap().is_ok(), whole);
+            // hyper still waits for a close.
+            let ended = tokio::time::timeout(Duration::from_secs(1), server.read(&mut [0])).await;
+            assert!(matches!(ended, Ok(Ok(0))), "{ended:?}");
         }
     }
 

@@ -208,12 +208,14 @@ pub(super) struct OneHold {
     in_use: bool,
     /// The server's `Keep-Alive: timeout=`.
     pub(super) told: Option<Duration>,
+    /// Whether the connection serves nothing after this exchange.
+    pub(super) last: bool,
     in_flight: Option<limit::Held>,
 }
 
 impl OneHold {
     pub(super) fn new(endpoint: Arc<Endpoint>, id: u64, one: One, reused: bool) -> Self {
-        Self { endpoint, id, one: Some(one), reused, in_use: false, told: None, in_flight: None }
+        Self { endpoint, id, one: Some(one), reused, in_use: false, told: None, last: false, in_flight: None }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -332,7 +334,9 @@ impl Hold {
     /// costs the HTTP/1 connection, whose framing promises the rest, and resets the HTTP/2 stream.
     fn finish(self) {
         match self {
-            Self::One(hold, flow) if flow.as_ref().is_none_or(|flow| flow.ended()) => hold.give_back(Instant::now()),
+            Self::One(hold, flow) if !hold.last && flow.as_ref().is_none_or(|flow| flow.ended()) => {
+                hold.give_back(Instant::now())
+            }
             other => other.break_off(),
         }
     }

@@ -83,13 +83,40 @@ fn a_caller_whose_body_is_not_wanted_is_told_that_its_connection_ends() {
         (&stream).write_all(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n").unwrap();
         let _ = reader.read(&mut [0]);
     });
-    let inbound = crate::harness::inbound(app.addr, ", routes: [{ match: { path: /told }, respond: { status: 403 } }]");
-    for (path, expect, status) in [("/", "100-continue", 417), ("/told", "100-continue", 403), ("/", "", 417)] {
+    let routes = ", routes: [{ match: { path: /told }, respond: { status: 403 } }, \
+                  { match: { path: /fine }, respond: { status: 200 } }]";
+    let inbound = crate::harness::inbound(app.addr, routes);
+    for (path, expect, status) in
+        [("/", "100-continue", 417), ("/told", "100-continue", 403), ("/fine", "100-continue", 200), ("/", "", 417)]
+    {
         let mut caller = Caller::connect(inbound.inbound);
         let more = if expect.is_empty() { String::new() } else { format!("Expect: {expect}\r\nContent-Length: 4\r\n") };
         let answer = caller.send(format!("PUT {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")).until(b"\r\n\r\n");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert_eq!(field(&answer, "connection").is_some(), !expect.is_empty(), "{answer}");
+    }
+}
+
+#[test]
+fn a_caller_whose_body_was_read_keeps_its_connection_whatever_the_answer() {
+    let app = App::start(|stream, report| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut writer = stream;
+        while let Some(head) = read_head(&mut reader) {
+            writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+            reader.read_exact(&mut [0; 4]).unwrap();
+            report.send(head).unwrap();
+            writer.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+    });
+    let inbound = crate::harness::inbound(app.addr, "");
+    let mut caller = Caller::connect(inbound.inbound);
+    for _ in 0..2 {
+        caller.send("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+        assert!(caller.until(b"\r\n\r\n").starts_with("HTTP/1.1 100"));
+        let answer = caller.send("body").until(b"\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 404") && field(&answer, "connection").is_none(), "{answer}");
+        app.next();
     }
 }
 

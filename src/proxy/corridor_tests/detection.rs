@@ -142,7 +142,17 @@ async fn a_request_in_disguise_is_judged_as_one_or_refused() {
         let head = read_until(&mut app, "\r\n\r\n").await.to_ascii_lowercase();
         assert!(head.contains("x-outrigger-hops: 1") && !head.contains("client-cert"), "{start:?}: {head}");
     }
-    for line in [" GET / HTTP/1.1", "GET\t/ HTTP/1.1", "GET\x0b/ HTTP/1.1", "FOO / HTTP/1.10", "PLAY / RTSP/1.0"] {
+    for line in [
+        " GET / HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "GET\x0b/ HTTP/1.1",
+        "FOO / HTTP/1.10",
+        "PLAY / RTSP/1.0",
+        // Python reads fields after HTTP/0.9 too.
+        "GET admin",
+        "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1",
+        "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET / HTTP/1.1",
+    ] {
         let mut house = House::new("");
         let mut caller = house.caller(&format!("{line}\r\n{FORGED}")).await;
         let answer = rest(&mut caller).await;
