@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
-use super::Conn;
+use super::{Conn, captured};
 use super::connection::{Found, LAST_WORD, first_bytes, heard};
 use super::tunnel::Opaque;
 use crate::call::Failure;
@@ -43,7 +43,7 @@ pub(super) async fn spoken_first(
         wire = sniffing.as_mut() => match wire {
             // What the peer had begun to say is for its caller all the same.
             Ok(wire) => Found::Caller(wire, Some((record, dialled.prefixed(first.freeze())))),
-            Err(error) => { record.unused(); heard(Err(error)) }
+            Err(error) => { captured::unused(Some((record, dialled))); heard(Err(error)) }
         },
         read = greeting(&mut dialled, &mut first) => match read {
             Ok(true) => {

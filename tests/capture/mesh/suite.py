@@ -262,7 +262,8 @@ asyncio.run(main())
 def ftp(mesh):
     folder = mesh.lab.path("ftp")
     folder.mkdir()
-    (folder / "there").write_text(SECRET * 10_000)
+    lines = f"{SECRET}\n" * 10_000
+    (folder / "there").write_text(lines)
     (folder / "empty").touch()
     argv = [PYTHON, SERVERS, "ftp", folder, PASSIVE[0], PASSIVE[-1]]
     mesh.data.start("ftp", argv, ready=lambda: mesh.data.listens(21), user=("env",))
@@ -271,12 +272,15 @@ def ftp(mesh):
     assert spoken(mesh, 21) == "server-first"
     # The server speaks first on the data connection, the client does, and nobody at all; by EPSV and by PASV.
     for way in ([], ["--disable-epsv"]):
-        assert mesh.web.call(*curl, *way, "ftp://data.mesh/there") == SECRET * 10_000
+        assert mesh.web.call(*curl, *way, "ftp://data.mesh/there") == lines
         assert mesh.web.call(*curl, *way, "ftp://data.mesh/empty") == ""
         for name in ("there", "empty"):
             mesh.web.call(*curl, *way, "-T", folder / name, f"ftp://data.mesh/{name}-again")
             assert (folder / f"{name}-again").read_bytes() == (folder / name).read_bytes(), name
             (folder / f"{name}-again").unlink()
+    # A single word as long as this could be a request's: it is refused so that both ends know, unless the port is declared.
+    (folder / "word").write_text(SECRET * 10_000)
+    assert mesh.web.call(*curl, "-T", folder / "word", "ftp://data.mesh/word-again", ok=False)
     assert any(spoken(mesh, port) for port in PASSIVE), mesh.state(mesh.web)["captured"]
 
 
