@@ -113,6 +113,7 @@ impl Works for Wiring {
     }
 
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
+        self.doors.closed().await;
         let prepared = self.doors.prepare(plan);
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
         let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::plan::door::{Leads, Mtls, Protocol};
+use crate::proxy::doors::Doors;
 use crate::tls::tests::kit::{ALL_VERSIONS, stranger_client};
 
 #[tokio::test(start_paused = true)]
@@ -245,4 +246,41 @@ async fn who_has_proven_nothing_may_be_silent_for_as_long_as_a_head_takes() {
             "{mtls:?} {lines:?}"
         );
     }
+}
+
+/// On the machine's own clock: there are sockets in it.
+#[tokio::test]
+async fn a_door_that_a_reload_removes_serves_who_had_connected_and_can_come_back() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = free.local_addr().unwrap();
+    drop(free);
+    let (app, listener) = pipes::listen();
+    let text = format!("service: s\nadmin: {{ listen: off }}\ninbound: {{ listen: \"{at}\", app: \"{app}\" }}\n");
+    let mut house = House::of(&text, listener);
+    let doors = Doors::new(house.core.clone(), tokio::runtime::Handle::current());
+    let bare =
+        House::of("service: s\nadmin: { listen: off }\npeers: { a: { static: ['127.0.0.1:1'] } }\n", pipes::listen().1);
+    let plan_of = |plan: &Arc<Plan>| {
+        let inbound = plan.doors.iter().filter(|door| door.side == Door::Inbound).cloned().collect();
+        Arc::new(Plan { doors: inbound, ..Plan::clone(plan) })
+    };
+    let (plan, without) = (plan_of(&house.plan), plan_of(&bare.plan));
+    doors.commit(doors.prepare(&plan).unwrap());
+    settle().await;
+    // It waits in the kernel; nothing of ours runs before the reload is over.
+    let mut early = std::net::TcpStream::connect(at).unwrap();
+    std::io::Write::write_all(&mut early, GET.as_bytes()).unwrap();
+    house.core.world.store(bare.core.world.load_full());
+    doors.commit(doors.prepare(&without).unwrap());
+    let asked = tokio::time::timeout(Duration::from_secs(20), house.asked()).await;
+    say(&mut asked.expect("to be served"), OK).await;
+    early.set_nonblocking(true).unwrap();
+    let mut answer = String::new();
+    tokio::net::TcpStream::from_std(early).unwrap().read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hi"), "{answer}");
+    // At once again.
+    doors.closed().await;
+    assert_eq!(doors.listening(), []);
+    let prepared = doors.prepare(&plan);
+    assert!(prepared.is_ok(), "{:?}", prepared.err());
 }
