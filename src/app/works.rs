@@ -34,7 +34,7 @@ use crate::resilience::gate::Gate;
 use crate::tls::state::IdentityState;
 use crate::upstream::peer::Discovery;
 use crate::upstream::state::{LimitState, PeerState};
-use crate::upstream::world::{Upstreams, World};
+use crate::upstream::world::{Next, Upstreams, World};
 
 /// The steps of a reload, tied to what runs.
 pub(super) struct Wiring {
@@ -57,7 +57,7 @@ pub(super) struct Wiring {
 
 /// What a reload has made ready and not yet put in force.
 pub(super) struct Ready {
-    world: World,
+    next: Next,
     prepared: Prepared,
     names: dnsdoor::Prepared,
 }
@@ -119,25 +119,27 @@ impl Works for Wiring {
     }
 
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
+        self.doors.closed().await;
         let prepared = self.doors.prepare(plan);
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
         let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
-        let world = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
-        // At once: what an agent gives must not replace the files' that the World has just put in force.
+        let next = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
+        let world = next.world();
+        // At once: what an agent gives must not replace the files' that the World will put in force.
         self.agent.set(plan.identity.as_ref(), world.identity.as_ref());
         // New names are asked for while the old World still serves, so that few requests meet a peer without addresses.
-        self.refresher.also(&before, &world);
+        self.refresher.also(&before, world);
         futures_util::future::join(self.refresher.first_answers(FIRST_ENDPOINTS), self.agent.first(FIRST_ENDPOINTS))
             .await;
-        Ok(Ready { world, prepared, names })
+        Ok(Ready { next, prepared, names })
     }
 
     fn apply(&mut self, plan: Arc<Plan>, ready: Ready) {
         for warning in self.loaded.take().iter().flat_map(|loaded| &loaded.warnings) {
             warn!("{warning}");
         }
-        let world = Arc::new(ready.world);
+        let world = Arc::new(ready.next.into_force(&self.upstreams));
         self.core.world.store(world.clone());
         self.core.stale.keep(&world.peers);
         let (which, format) = plan.access_log.choice();

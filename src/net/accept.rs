@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockFilter, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::inside::inside;
@@ -18,15 +18,6 @@ pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first keep-alive probe on a silent connection, and the time between probes.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// A program of the kernel's packet filter: drops TCP segments whose flags have SYN, and keeps all others whole.
-const NO_SYN: [SockFilter; 4] = [
-    // The byte of the flags, one of the bits, nothing or all of it (linux/bpf_common.h).
-    SockFilter::new(0x30, 0, 0, 13),
-    SockFilter::new(0x45, 0, 1, 0x02),
-    SockFilter::new(0x06, 0, 0, 0),
-    SockFilter::new(0x06, 0, 0, u32::MAX),
-];
 
 /// A listening socket, not yet tied to a runtime.
 pub enum Bound {
@@ -131,17 +122,14 @@ impl Bound {
 }
 
 impl Listener {
-    /// Lets no handshake begin any more, as far as the system allows; those under way are finished. Closing at once would
-    /// reset who believes to be connected already, and may have sent a request.
-    ///
-    /// Whoever calls from another machine is refused, because the socket is for the loopback interface alone from now on. For
-    /// the others there is the filter, which drops what opens a connection; newer kernels want a privilege for it.
-    pub fn refuse_new(&self) {
+    /// Lets nobody on another machine begin a handshake any more: these are refused, because the socket is for the loopback
+    /// interface alone from now on. Handshakes under way are finished: closing at once would reset who believes to be
+    /// connected already, and may have sent a request. Who calls from this machine is still taken: to drop what it sends
+    /// would have it wait a second before it tries again.
+    pub fn refuse_others(&self) {
         // There is no handshake that could be cut short at a Unix socket.
         if let Self::Tcp(listener) = self {
-            let socket = socket2::SockRef::from(listener);
-            let _ = socket.bind_device(Some(b"lo"));
-            let _ = socket.attach_filter(&NO_SYN);
+            let _ = socket2::SockRef::from(listener).bind_device(Some(b"lo"));
         }
     }
 
@@ -224,12 +212,15 @@ mod tests {
 
     /// That nobody new comes takes callers on other machines: `tests/capture` has them.
     #[tokio::test]
-    async fn who_is_connected_is_accepted_after_all() {
+    async fn who_is_connected_or_on_this_machine_is_accepted_after_all() {
         let Bound::Tcp(bound) = bind(&"127.0.0.1:0".parse().unwrap(), false).unwrap() else { panic!("not TCP") };
-        let early = std::net::TcpStream::connect(bound.local_addr().unwrap()).unwrap();
+        let at = bound.local_addr().unwrap();
+        let early = std::net::TcpStream::connect(at).unwrap();
         let listener = Bound::Tcp(bound).listen().unwrap();
-        listener.refuse_new();
+        listener.refuse_others();
         assert_eq!(listener.accept().await.unwrap().1, ClientAddr(Some(early.local_addr().unwrap())));
+        let late = std::net::TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
+        assert_eq!(listener.accept().await.unwrap().1, ClientAddr(Some(late.local_addr().unwrap())));
     }
 
     #[tokio::test]

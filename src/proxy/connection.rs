@@ -236,15 +236,7 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     {
         return heard(wire);
     }
-    let mut drain = conn.drain.clone();
-    // Who came at the last moment may have its first bytes still on the way.
-    let due = Instant::now() + LAST_HANDSHAKES;
-    let ending = async {
-        if drain.reached(Phase::Draining).await < Phase::Forced {
-            // Boxed: a connection is as large as all that it may ever wait for.
-            Box::pin(async { timeout_at(due, drain.reached(Phase::Forced)).await.ok() }).await;
-        }
-    };
+    let ending = ending(conn.drain.clone());
     let Some(led) = early else {
         // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
         // Who has still to prove who it is takes no place for so long: it comes to speak TLS.
@@ -261,6 +253,17 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     tokio::select! {
         found = timeout(limits.tunnel_idle, race) => found.unwrap_or(Found::Nothing),
         () = ending => Found::Nothing,
+    }
+}
+
+/// Ends when a silent caller is to be let go of. Who came at the last moment may have its first bytes still on the way.
+fn ending(mut drain: Watch) -> impl Future<Output = ()> {
+    let due = Instant::now() + LAST_HANDSHAKES;
+    async move {
+        if drain.reached(Phase::Draining).await < Phase::Forced {
+            // Boxed: a connection is as large as all that it may ever wait for.
+            Box::pin(async { timeout_at(due, drain.reached(Phase::Forced)).await.ok() }).await;
+        }
     }
 }
 
@@ -449,10 +452,9 @@ pub(super) async fn inside(conn: Arc<Conn>, mut io: Io) {
     let mut seen = BytesMut::new();
     let limits = &conn.door.limits;
     let sniffing = sniff(&mut io, &mut seen, limits.head_timeout);
-    let mut drain = conn.drain.clone();
     let heard = tokio::select! {
         wire = timeout(first_bytes(limits.keep_alive, limits.head_timeout), sniffing) => wire.map_or(Found::Late, heard),
-        _ = drain.reached(Phase::Draining) => Found::Nothing,
+        () = ending(conn.drain.clone()) => Found::Nothing,
     };
     match heard {
         Found::Caller(wire, _) => Box::pin(speak(conn, wire, io.prefixed(seen.freeze()), None)).await,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Caller, Core, Learned};
 use super::{captured, connection};
@@ -19,6 +19,7 @@ use crate::plan::build::check::collide;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
+use crate::upstream::world::World;
 
 /// How long a closing door finishes handshakes that had begun: a long way there and back.
 pub(super) const LAST_HANDSHAKES: std::time::Duration = std::time::Duration::from_millis(100);
@@ -67,6 +68,8 @@ pub struct Doors {
     /// What ends doors that a reload removed, and those with their side.
     accepting: Tasks,
     open: Mutex<Vec<Open>>,
+    /// Doors that a reload removed and that may still hold their addresses: each watches what goes with its socket.
+    closing: Mutex<Vec<Watch>>,
 }
 
 struct Open {
@@ -76,7 +79,14 @@ struct Open {
     plaintext: Plaintext,
     /// Whether it takes connections to addresses of others.
     foreign: bool,
+    /// The last World that has it.
+    last: Last,
+    /// Ends with its socket.
+    bound: Watch,
 }
+
+/// By what those are served who come to a door that a reload has just removed.
+type Last = Arc<Mutex<Arc<World>>>;
 
 /// What those obey besides who came to a door without proving who they are: it begins once the door has become strict,
 /// and is another one for those that come later.
@@ -103,7 +113,15 @@ impl Drop for Prepared {
 impl Doors {
     /// No listeners yet; connections will be served on `data`.
     pub fn new(core: Arc<Core>, data: Handle) -> Self {
-        Self { core, data, accepting: Tasks::default(), open: Mutex::default() }
+        Self { core, data, accepting: Tasks::default(), open: Mutex::default(), closing: Mutex::default() }
+    }
+
+    /// Waits for doors that earlier reloads removed to let go of their addresses, which a new door may want.
+    pub async fn closed(&self) {
+        let closing = std::mem::take(&mut *self.closing.lock());
+        let all = closing.into_iter().map(|mut bound| async move { bound.reached(Phase::Forced).await });
+        // What takes longer has an address in use, which is told as that.
+        let _ = timeout(10 * LAST_HANDSHAKES, futures_util::future::join_all(all)).await;
     }
 
     /// Binds the doors of `plan` that are not open yet. Dropping the result unbinds them.
@@ -152,10 +170,14 @@ impl Doors {
 
     /// Serves all prepared doors and closes those that the plan no longer has; their connections drain.
     pub fn commit(&self, mut prepared: Prepared) {
+        let world = self.core.world.load_full();
         self.open.lock().retain(|open| {
             let stays = prepared.plan.doors.iter().any(|door| door.listen == open.listen && door.side == open.side);
-            if !stays {
+            if stays {
+                *open.last.lock() = world.clone();
+            } else {
                 open.drain.advance(Phase::Draining);
+                self.closing.lock().push(open.bound.clone());
             }
             stays
         });
@@ -200,17 +222,24 @@ impl Doors {
         let drain = Drain::default();
         let local = bound.local_addr().map_or_else(|| door.listen.clone(), Addr::Tcp);
         tracing::info!(door = door.side.word(), listen = %local, "listening");
-        let plaintext = Plaintext::default();
+        let (plaintext, holds) = (Plaintext::default(), Drain::default());
+        let last = Last::new(Mutex::new(self.core.world.load_full()));
         let open = Open {
             side: door.side,
             listen: door.listen.clone(),
             drain: drain.clone(),
             plaintext: plaintext.clone(),
             foreign,
+            last: last.clone(),
+            bound: holds.watch(),
         };
         let side = self.core.direction(door.side).drain.watch();
         let follow = follow(side, drain.clone(), self.core.clone());
-        let accept = accept(self.core.clone(), door.clone(), bound, drain, plaintext);
+        let accept = accept(self.core.clone(), door.clone(), bound, drain, plaintext, last);
+        let accept = async move {
+            accept.await;
+            drop(holds);
+        };
         let _runtime = self.data.enter();
         self.core.direction(door.side).doors.spawn(accept);
         self.accepting.spawn(follow);
@@ -272,7 +301,14 @@ impl Drop for Place {
 }
 
 /// Accepts until the door drains. What a connection is subject to is read anew for each, from the World of that moment.
-async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drain, plaintext: Plaintext) {
+async fn accept(
+    mut core: Arc<Core>,
+    first: Arc<DoorPlan>,
+    bound: Bound,
+    drain: Drain,
+    plaintext: Plaintext,
+    last: Last,
+) {
     let listener = match bound.listen() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(listen = %first.listen, %error, "cannot listen"),
@@ -281,8 +317,9 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
     let open = Arc::new(AtomicUsize::new(0));
     let mut closing = Closing { watch: drain.watch(), until: None };
     let (mut backoff, mut full) = (Backoff::default(), false);
+    let (all, side) = (core.metrics.clone(), first.side);
+    let metrics = all.door(side);
     while let Some(accepted) = closing.next(&listener, &first).await {
-        let metrics = core.metrics.door(first.side);
         let (io, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -296,9 +333,12 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         }
         // Before the World: a reload that makes the door strict in between ends what watched until then.
         let watch = watched(first.side, &drain, &plaintext);
-        let world = core.world.load_full();
-        let current = world.plan.doors.iter().find(|door| door.listen == first.listen && door.side == first.side);
-        let Some(door) = current else { continue };
+        let mut world = core.world.load_full();
+        if found_in(&world.plan, &first).is_none() {
+            world = last.lock().clone();
+            core = Arc::new(core.as_of(world.clone()));
+        }
+        let Some(door) = found_in(&world.plan, &first) else { continue };
         let is_full = open.load(Ordering::Acquire) >= door.limits.connections;
         if is_full != full {
             full = is_full;
@@ -320,6 +360,11 @@ async fn accept(core: Arc<Core>, first: Arc<DoorPlan>, bound: Bound, drain: Drai
         conn.place = Some(place);
         core.direction(first.side).open.spawn(connection::serve(conn, io));
     }
+}
+
+/// The door as a plan has it.
+fn found_in<'a>(plan: &'a Plan, first: &DoorPlan) -> Option<&'a Arc<DoorPlan>> {
+    plan.doors.iter().find(|door| door.listen == first.listen && door.side == first.side)
 }
 
 /// How a door comes to its end.
@@ -345,7 +390,7 @@ impl Closing {
             if door.side == Door::Outbound {
                 return None;
             }
-            listener.refuse_new();
+            listener.refuse_others();
             self.until = Some(Instant::now() + LAST_HANDSHAKES);
         }
         let until = self.until?;

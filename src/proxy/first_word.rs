@@ -9,9 +9,9 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
-use super::{Conn, captured};
 use super::connection::{Found, LAST_WORD, first_bytes, heard};
 use super::tunnel::Opaque;
+use super::{Conn, captured};
 use crate::call::Failure;
 use crate::net::io::Io;
 use crate::net::sniff::{Wire, is_http2_server};

@@ -43,7 +43,7 @@ const MOST_ANSWER: usize = 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The copies under way.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Mirrors {
     running: Arc<AtomicUsize>,
     tasks: Tasks,

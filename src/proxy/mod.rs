@@ -72,6 +72,20 @@ pub struct Core {
 }
 
 impl Core {
+    /// The same for who is served as by an earlier World: by a door that a reload has removed, in its last moment.
+    fn as_of(&self, world: Arc<World>) -> Self {
+        Self {
+            world: ArcSwap::new(world),
+            metrics: self.metrics.clone(),
+            access: self.access.clone(),
+            inbound: self.inbound.clone(),
+            outbound: self.outbound.clone(),
+            stale: stale::Stales::default(),
+            mirrors: self.mirrors.clone(),
+            destinations: learned::Destinations::default(),
+        }
+    }
+
     /// One side's shutdown and tasks.
     pub fn direction(&self, side: Door) -> &Direction {
         match side {

@@ -1,8 +1,10 @@
 //! HTTP/1 towards callers: hyper's connection, one service per request, and what hyper refuses by itself told in words.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -12,7 +14,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
 
+use super::doors::LAST_HANDSHAKES;
 use super::exchange::exchange;
 use super::{Conn, failure, record};
 use crate::http::awaited::{Asked, Awaited};
@@ -57,21 +61,44 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
         .with_upgrades();
     let mut serving = pin!(serving);
     let mut drain = conn.drain.clone();
+    // hyper closes at once what has said nothing yet.
+    let due = Instant::now() + LAST_HANDSHAKES;
     let result = tokio::select! {
         // The connection first: a ready request is served before a drain begins.
         biased;
         result = serving.as_mut() => result,
-        _ = drain.reached(Phase::Draining) => {
-            serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = serving.as_mut() => result,
-                _ = drain.reached(Phase::Forced) => return,
+        _ = drain.reached(Phase::Draining) => match Box::pin(last_moment(&conn, serving.as_mut(), due)).await {
+            Some(result) => result,
+            None => {
+                serving.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = serving.as_mut() => result,
+                    _ = drain.reached(Phase::Forced) => return,
+                }
             }
         }
     };
     if let Err(error) = result {
         tell(&conn, &error);
     }
+}
+
+/// Serves on until `due` where the caller came just before the drain and its first request may still be on the way; the
+/// connection's end, if it comes to it.
+async fn last_moment<T: Future>(conn: &Conn, mut serving: Pin<&mut T>, due: Instant) -> Option<T::Output> {
+    // Who is no longer believed to be who it was is heard no more.
+    if Instant::now() >= due || conn.proof.as_ref().is_some_and(|proof| !proof.holds()) {
+        return None;
+    }
+    let mut drain = conn.drain.clone();
+    let mut over = pin!(timeout_at(due, drain.reached(Phase::Forced)));
+    poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        // What has begun is told in its answer that it is the last.
+        Poll::Pending if conn.clock.phase() != ClockPhase::Idle => Poll::Ready(None),
+        Poll::Pending => over.as_mut().poll(cx).map(|_| None),
+    })
+    .await
 }
 
 /// Has an eye on a body that hyper asks for by a 100 when it is first polled.

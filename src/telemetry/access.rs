@@ -25,6 +25,13 @@ pub struct AccessLog {
     choice: AtomicU8,
 }
 
+impl Clone for AccessLog {
+    /// With the choice of this moment.
+    fn clone(&self) -> Self {
+        Self { lines: self.lines.clone(), choice: AtomicU8::new(self.choice.load(Ordering::Relaxed)) }
+    }
+}
+
 impl AccessLog {
     /// A log that writes to `lines`.
     pub fn new(which: Which, format: Format, lines: Arc<Lines>) -> Self {

@@ -38,8 +38,8 @@ pub struct Identity {
     shown_until: UnixTime,
     trust: Arc<Trust>,
     expiries: Vec<Expiry>,
-    /// Lists of the revoked by whom nobody here knows.
-    strangers: Vec<String>,
+    /// Lists of the revoked by whom nobody here knows, and CAs that have none beside a namesake that has.
+    lists: Vec<String>,
     /// SHA-256 over all that it was made of but the key, which belongs to the leaf.
     digest: [u8; 32],
     /// The same over whom it trusts.
@@ -65,7 +65,7 @@ impl Identity {
     /// # Errors
     /// One line that names the part's origin: a key that is another certificate's, a leaf that is no workload's, a
     /// root that is no CA, no roots for the own trust domain or roots that do not vouch for the leaf, an unusable CRL or one
-    /// that its issuer has not signed.
+    /// that no CA of its issuer's name has signed.
     pub fn new(material: Material, now: UnixTime) -> Result<Self, String> {
         let Material { chain: Sourced { origin, it: chain }, key, roots, crls, tls12 } = material;
         let leaf = chain.first().ok_or_else(|| format!("{origin}: no certificate in it"))?;
@@ -76,10 +76,14 @@ impl Identity {
         let provider = Arc::new(mesh_provider());
         let revoked = revocations(&crls, &mut expiries)?;
         let authorities = roots.iter().flat_map(|roots| &roots.certificates.it).chain(chain.iter().skip(1));
-        let strangers = revocation::fit(&crls, authorities)?;
+        let lists = revocation::fit(&crls, authorities)?;
         let trust = Arc::new(Trust::new(domains, revoked, provider.signature_verification_algorithms));
         vouched(&trust, &chain, now.max(facts.validity.from).min(facts.validity.until)).map_err(|why| {
-            format!("{origin}: {why}; its issuer belongs into the roots, intermediates after the leaf")
+            let remedy = match why {
+                Untrusted::UnknownRevocation => "the CRL of that very issuer belongs beside it",
+                _ => "its issuer belongs into the roots, intermediates after the leaf",
+            };
+            format!("{origin}: {why}; {remedy}")
         })?;
         let dates = chain.iter().filter_map(|certificate| Facts::read(certificate)).map(|facts| facts.validity.until);
         let shown_until = dates.min().unwrap_or(facts.validity.until);
@@ -89,7 +93,7 @@ impl Identity {
             .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
         let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
         let doors = Default::default();
-        Ok(Self { id, origin, chain, shown_until, trust, expiries, strangers, digest, trusted, server, doors, client })
+        Ok(Self { id, origin, chain, shown_until, trust, expiries, lists, digest, trusted, server, doors, client })
     }
 
     /// Whom the own certificate names.
@@ -213,7 +217,7 @@ impl Identity {
             found
                 .push(format!("our own certificate, or an issuer's, is revoked by a CRL: issue {} a new one", self.id));
         }
-        found.extend(self.strangers.iter().cloned());
+        found.extend(self.lists.iter().cloned());
         found
     }
 }
@@ -294,7 +298,8 @@ fn vouched(trust: &Trust, chain: &[CertificateDer<'static>], now: UnixTime) -> R
         }
     }
     match trust.revokes().then(|| trust.judge(leaf, intermediates, Role::Client, now)) {
-        Some(Err(why @ Untrusted::UnknownRevocation)) => Err(why),
+        // Its signatures were found good: with two CAs of one name webpki tells of the one that it tried last.
+        Some(Err(Untrusted::UnknownRevocation | Untrusted::UnknownIssuer)) => Err(Untrusted::UnknownRevocation),
         _ => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
 //! Lists of the revoked beside the CAs that are known when an identity is made. webpki goes by an issuer's name: a list that
 //! another key has signed would have nobody of that name believed, and a list of a stranger would revoke nobody, unsaid.
 
+use std::collections::HashSet;
+
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
@@ -21,11 +23,18 @@ struct List<'a> {
     known: bool,
 }
 
-/// Whether each of `authorities` has a list that it signed, if any has its name; warnings of lists that no CA known here
-/// can have signed.
+/// A CA whose name a list has that it has not signed.
+struct Without<'a> {
+    place: String,
+    name: &'a X509Name<'a>,
+    key: &'a [u8],
+}
+
+/// Whether one of `authorities` has signed a list, wherever any of its name has one; warnings of those whose lists are all a
+/// namesake's, as while a CA gets another key, and of lists that no CA known here can have signed.
 ///
 /// # Errors
-/// One line for the first list of a CA that it did not sign, where that CA has no better one.
+/// One line for the first list of a name by which nobody who is known has signed any.
 pub(super) fn fit<'a>(
     crls: &[Sourced<Vec<CertificateRevocationListDer<'_>>>],
     authorities: impl Iterator<Item = &'a CertificateDer<'static>>,
@@ -34,8 +43,9 @@ pub(super) fn fit<'a>(
     if lists.is_empty() {
         return Ok(Vec::new());
     }
-    for authority in authorities {
-        let Ok((_, authority)) = X509Certificate::from_der(authority) else { continue };
+    let authorities: Vec<_> = authorities.filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1)).collect();
+    let (mut without, mut signers): (Vec<Without<'_>>, HashSet<&[u8]>) = Default::default();
+    for authority in &authorities {
         let (mut first, mut fits) = (None, false);
         for list in lists.iter_mut().filter(|list| list.it.issuer().as_raw() == authority.subject().as_raw()) {
             list.known = true;
@@ -44,16 +54,40 @@ pub(super) fn fit<'a>(
             fits |= !matches!(verdict, Err(X509Error::SignatureVerificationError));
             first.get_or_insert_with(|| list.place.clone());
         }
-        if let Some(place) = first.filter(|_| !fits) {
-            return Err(format!(
-                "{place}: is not signed by the CA whose name it has, `{}`, nor is another one: nobody that this CA has \
-                 issued would be believed",
-                shown(authority.subject())
-            ));
+        if fits {
+            signers.insert(authority.subject().as_raw());
+        } else if let Some(place) = first {
+            without.push(Without { place, name: authority.subject(), key: authority.public_key().raw });
         }
     }
-    let strangers = lists.iter().filter(|list| !list.known);
-    Ok(strangers.map(|List { place, it, .. }| stranger(place, it.issuer())).collect())
+    // The same CA may be there twice: a root under two domains, or cross-signed.
+    let mut told = HashSet::new();
+    without.retain(|without| told.insert((without.name.as_raw(), without.key)));
+    if let Some(unsigned) = without.iter().find(|without| !signers.contains(without.name.as_raw())) {
+        return Err(unsigned.refused());
+    }
+    let strangers = lists.iter().filter(|list| !list.known).map(|List { place, it, .. }| stranger(place, it.issuer()));
+    Ok(without.iter().map(Without::warning).chain(strangers).collect())
+}
+
+impl Without<'_> {
+    fn refused(&self) -> String {
+        format!(
+            "{}: is not signed by the CA whose name it has, `{}`, nor is another one: nobody that this CA has issued would \
+             be believed",
+            self.place,
+            shown(self.name)
+        )
+    }
+
+    fn warning(&self) -> String {
+        format!(
+            "{}: is of one CA called `{}`, and another of that name is known that has signed no CRL: nobody that the other \
+             has issued is believed until its CRL is here too",
+            self.place,
+            shown(self.name)
+        )
+    }
 }
 
 fn read<'a>(crls: &'a [Sourced<Vec<CertificateRevocationListDer<'_>>>]) -> Vec<List<'a>> {

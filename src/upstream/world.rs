@@ -46,35 +46,65 @@ pub struct World {
     pub adhoc: Arc<Adhoc>,
 }
 
+/// A World that is made and not in force: until it is, what serves has changed in nothing.
+pub struct Next {
+    world: World,
+    /// What was read of the files that are its identity.
+    read: Option<Identity>,
+    /// Peers of before of whose name nobody is called by mutual TLS any more.
+    gone: Vec<Arc<Peer>>,
+}
+
+impl Next {
+    /// What it will be.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Puts in force what goes with it and is shared with the World of before: policies of peers that live on, who is meant
+    /// by the others, and the identity. To be stored at once.
+    pub fn into_force(self, shared: &Upstreams) -> World {
+        let Self { world, read, gone } = self;
+        for (peer, planned) in world.peers.iter().zip(&world.plan.peers) {
+            peer.set_policy(planned.policy.clone());
+            if let Some(mesh) = peer.mesh() {
+                mesh.prevail();
+            }
+        }
+        gone.iter().filter_map(|peer| peer.mesh()).for_each(Mesh::abandon);
+        shared.metrics.plaintext.follow(world.plan.is_permissive(), SystemTime::now());
+        match (read, &world.identity) {
+            (Some(read), _) => drop(shared.identity.replace(read, UnixTime::now())),
+            // What another source brings stands in when it comes; until then what was in force goes on.
+            (None, Some(_)) => {}
+            (None, None) => shared.identity.clear(),
+        }
+        world
+    }
+}
+
 impl World {
     /// Brings a plan to life.
     ///
     /// # Errors
     /// One line: a certificate, key or root file cannot be used.
     pub fn first(plan: Arc<Plan>, shared: &Upstreams, adhoc: Arc<Adhoc>) -> Result<Self, String> {
-        Self::build(plan, shared, adhoc, &HashMap::new(), None)
+        Ok(Self::build(plan, shared, adhoc, &HashMap::new(), None)?.into_force(shared))
     }
 
     /// The World after `old`: a peer of the same name, kind and source keeps its living self and gets the new policy;
     /// changed and new ones are made, the changed ones with the addresses known so far where these come from the same
-    /// place; the others are not carried over, and what was proven to them is let go of.
+    /// place; the others are not carried over, and what was proven to them is let go of. `old` is served by as it was until
+    /// the next one is put in force.
     ///
     /// # Errors
     /// As [`World::first`]; nothing has changed then, no policy either.
-    pub fn next(old: &Self, plan: Arc<Plan>, shared: &Upstreams) -> Result<Self, String> {
+    pub fn next(old: &Self, plan: Arc<Plan>, shared: &Upstreams) -> Result<Next, String> {
         let known: HashMap<_, _> = old.peers.iter().map(|peer| (peer.name(), peer)).collect();
-        let next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(old))?;
-        for (peer, planned) in next.peers.iter().zip(&next.plan.peers) {
-            peer.set_policy(planned.policy.clone());
-            if let Some(mesh) = peer.mesh() {
-                mesh.prevail();
-            }
-        }
-        let names: HashSet<_> =
-            next.peers.iter().filter(|peer| peer.mesh().is_some()).map(|peer| peer.name()).collect();
-        for gone in old.peers.iter().filter(|peer| !names.contains(peer.name())) {
-            gone.mesh().into_iter().for_each(Mesh::abandon);
-        }
+        let mut next = Self::build(plan, shared, old.adhoc.clone(), &known, Some(old))?;
+        let named = next.world.peers.iter().filter(|peer| peer.mesh().is_some()).map(|peer| peer.name());
+        let names: HashSet<_> = named.collect();
+        next.gone = old.peers.iter().filter(|peer| !names.contains(peer.name())).cloned().collect();
         Ok(next)
     }
 
@@ -84,7 +114,7 @@ impl World {
         adhoc: Arc<Adhoc>,
         known: &HashMap<&PeerName, &Arc<Peer>>,
         old: Option<&Self>,
-    ) -> Result<Self, String> {
+    ) -> Result<Next, String> {
         shared.roots.forget();
         let files = plan.identity.as_deref().and_then(IdentityPlan::files);
         let read = files.map(|files| Identity::read(files, UnixTime::now())).transpose();
@@ -111,15 +141,7 @@ impl World {
             |jwt| Tokens::next(old.and_then(|old| old.jwt.as_ref()), jwt, plan.policy.claims(), &shared.metrics);
         let jwt = plan.jwt.as_ref().map(tokens).transpose()?;
         let gates = Gates::after(old.map(|old| &old.gates), &plan, Instant::now());
-        // Nothing can fail any more: until here the identity in force stays as it was.
-        shared.metrics.plaintext.follow(plan.is_permissive(), SystemTime::now());
-        match (read, &identity) {
-            (Some(read), _) => drop(shared.identity.replace(read, now)),
-            // What another source brings stands in when it comes; until then what was in force goes on.
-            (None, Some(_)) => {}
-            (None, None) => shared.identity.clear(),
-        }
-        Ok(Self { plan, peers, tls, identity, jwt, gates, adhoc })
+        Ok(Next { world: Self { plan, peers, tls, identity, jwt, gates, adhoc }, read, gone: Vec::new() })
     }
 }
 
@@ -310,6 +332,11 @@ mod tests {
         Arc::new(Upstreams::new(Arc::default(), Tasks::default()))
     }
 
+    /// What comes next, in force.
+    fn followed(old: &World, plan: Arc<Plan>, shared: &Upstreams) -> Result<World, String> {
+        Ok(World::next(old, plan, shared)?.into_force(shared))
+    }
+
     fn first(plan: Arc<Plan>, shared: &Arc<Upstreams>) -> World {
         let (adhoc, _) = Adhoc::new(shared.clone(), Arc::new(rig::policy()), Rules::from(&*plan));
         World::first(plan, shared, adhoc).unwrap()
@@ -321,7 +348,7 @@ mod tests {
         let first = first(plan(vec![peer("a", 1), peer("b", 2)], None), &shared);
         let mut patient = peer("a", 1);
         patient.policy = Arc::new(crate::plan::peer::PeerPolicy { connect_timeout: SWEEP * 60, ..rig::policy() });
-        let next = World::next(&first, plan(vec![peer("b", 3), patient, peer("c", 1)], None), &shared).unwrap();
+        let next = followed(&first, plan(vec![peer("b", 3), patient, peer("c", 1)], None), &shared).unwrap();
         assert!(Arc::ptr_eq(&next.peers[1], &first.peers[0]));
         assert_eq!(first.peers[0].policy().connect_timeout, SWEEP * 60);
         assert!(!Arc::ptr_eq(&next.peers[0], &first.peers[1]));
@@ -343,10 +370,10 @@ mod tests {
         let found = EndpointSpec::bare(std::net::SocketAddr::from(([10, 0, 0, 1], 1)).into());
         first.peers[0].update(vec![found.clone()]);
         first.peers[0].set_discovery(Discovery::Ready);
-        let next = World::next(&first, named("a.test", Protocol::Http2), &shared).unwrap();
+        let next = followed(&first, named("a.test", Protocol::Http2), &shared).unwrap();
         assert!(!Arc::ptr_eq(&next.peers[0], &first.peers[0]));
         assert_eq!((next.peers[0].specs(), next.peers[0].discovery()), (vec![found], Discovery::Ready));
-        let moved = World::next(&first, named("b.test", Protocol::Auto), &shared).unwrap();
+        let moved = followed(&first, named("b.test", Protocol::Auto), &shared).unwrap();
         assert_eq!((moved.peers[0].specs(), moved.peers[0].discovery()), (vec![], Discovery::Pending));
     }
 
@@ -360,9 +387,9 @@ mod tests {
         let planned = plan(vec![secure], None);
         std::fs::write(&file, roots()).unwrap();
         let first = first(planned.clone(), &shared);
-        let kept = World::next(&first, planned.clone(), &shared).unwrap();
+        let kept = followed(&first, planned.clone(), &shared).unwrap();
         std::fs::write(&file, roots()).unwrap();
-        let next = World::next(&first, planned, &shared).unwrap();
+        let next = followed(&first, planned, &shared).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert!(Arc::ptr_eq(&kept.peers[0], &first.peers[0]));
         assert!(!Arc::ptr_eq(&next.peers[0], &first.peers[0]));
@@ -378,10 +405,10 @@ mod tests {
         let mut secure = peer("b", 2);
         let roots = Roots::File(PathBuf::from("/nonexistent/ca.pem"));
         secure.source.tls = Some(ClientTlsPlan { roots, sni: "b.example".into() });
-        let error = World::next(&first, plan(vec![changed.clone(), secure], None), &shared).err().unwrap();
+        let error = followed(&first, plan(vec![changed.clone(), secure], None), &shared).err().unwrap();
         assert!(error.starts_with("peer `b`: /nonexistent/ca.pem: "), "{error}");
         let certificate = ServerTlsPlan { certificate: "/nonexistent/tls.crt".into(), key: "/nonexistent/k".into() };
-        let error = World::next(&first, plan(vec![changed], Some(certificate)), &shared).err().unwrap();
+        let error = followed(&first, plan(vec![changed], Some(certificate)), &shared).err().unwrap();
         assert!(error.starts_with("inbound listener 127.0.0.1:0: /nonexistent/tls.crt: "), "{error}");
         assert!(Arc::ptr_eq(&before, &first.peers[0].policy()));
     }
@@ -454,7 +481,7 @@ mod tests {
         let first = first(meshed(&[SERVER]), &shared);
         shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
         let server = identity(&root, SERVER);
-        let reload = |world: &World, ids: &[&str]| World::next(world, meshed(ids), &shared).unwrap();
+        let reload = |world: &World, ids: &[&str]| followed(world, meshed(ids), &shared).unwrap();
         // Twice while it lasts: what counts is the last.
         let overtaken = |ids: [&'static [&'static str]; 2]| {
             let (first, server, reload) = (&first, &server, &reload);
@@ -475,6 +502,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn until_it_is_in_force_the_next_world_changes_nothing() {
+        let (root, shared) = (authority(), upstreams());
+        let mut before = Plan::clone(&meshed(&[SERVER]));
+        before.peers.push(peer("b", 1));
+        let first = first(Arc::new(before), &shared);
+        shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
+        let server = identity(&root, SERVER);
+        let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
+        let mut patient = peer("b", 1);
+        patient.policy = Arc::new(crate::plan::peer::PeerPolicy { connect_timeout: SWEEP * 60, ..rig::policy() });
+        let ready = World::next(&first, plan(vec![patient], None), &shared).unwrap();
+        // Who is called is judged anew, too.
+        let held = || shared.identity.current().is_some() && refused(&shared).is_empty();
+        let waits = || first.peers[1].policy().connect_timeout == SWEEP * 60;
+        assert!(Arc::ptr_eq(&ready.world().peers[0], &first.peers[1]));
+        assert_eq!((held(), lease.proof().unwrap().holds(), waits()), (true, true, false));
+        ready.into_force(&shared);
+        assert_eq!((held(), waits()), (false, true));
+    }
+
+    #[tokio::test]
     async fn peers_that_are_gone_or_in_plaintext_now_are_let_go_of() {
         for after in [with_identity(Vec::new()), meshed(&[])] {
             let (root, shared) = (authority(), upstreams());
@@ -482,7 +530,7 @@ mod tests {
             shared.identity.replace(identity(&root, "spiffe://shop/client"), UnixTime::now()).unwrap();
             let server = identity(&root, SERVER);
             let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
-            let next = World::next(&first, after, &shared).unwrap();
+            let next = followed(&first, after, &shared).unwrap();
             // A call that began under the plan of before.
             let (late, _stream) = shake(&first.peers[0], &server, || {}).await;
             assert_eq!(refused(&shared), [Untrusted::Unmeant, Untrusted::Unmeant]);
@@ -490,7 +538,7 @@ mod tests {
                 assert_eq!((proof.holds(), proof.drain().phase()), (false, Phase::Draining));
             }
             // Meant again, it begins again.
-            let again = World::next(&next, meshed(&[SERVER]), &shared).unwrap();
+            let again = followed(&next, meshed(&[SERVER]), &shared).unwrap();
             let (lease, _stream) = shake(&again.peers[0], &server, || {}).await;
             assert_eq!((refused(&shared), lease.proof().unwrap().holds()), (vec![], true));
         }

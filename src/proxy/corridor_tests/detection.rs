@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::plan::door::{Leads, Mtls, Protocol};
+use crate::proxy::doors::Doors;
+use crate::tls::tests::kit::{ALL_VERSIONS, stranger_client};
 
 #[tokio::test(start_paused = true)]
 async fn whoever_speaks_first_decides() {
@@ -173,10 +175,58 @@ async fn an_end_of_tls_without_a_word_inside_heeds_the_drain() {
     let (mut ours, theirs) = duplex(PIPE);
     direction.open.spawn(connection::inside(Arc::new(conn), Io::boxed(theirs)));
     settle().await;
+    // Who came just now may be about to speak.
+    sleep(Duration::from_millis(100)).await;
     let start = Instant::now();
     direction.drain.advance(Phase::Draining);
     assert_eq!(rest(&mut ours).await, "");
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_came_at_the_last_moment_is_heard_whatever_it_comes_by() {
+    let dir = std::env::temp_dir().join(format!("outrigger-last-moment-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let tls = format!(", tls: {{ certificate: {0}/cert.pem, key: {0}/key.pem }}", dir.display());
+    let alpn: &[u8] = b"http/1.1";
+    for (more, offered) in [(", protocol: http1", None), (&*tls, Some(vec![alpn.to_vec()])), (&*tls, Some(Vec::new()))]
+    {
+        let mut house = House::new(more);
+        let mut callers = Vec::new();
+        for _ in 0..2 {
+            let plain = house.caller("").await;
+            callers.push(match &offered {
+                None => Io::boxed(plain),
+                Some(offered) => {
+                    let mut config = stranger_client(None, ALL_VERSIONS);
+                    config.alpn_protocols.clone_from(offered);
+                    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+                    let stream = connector.connect("a".try_into().unwrap(), plain).await.unwrap();
+                    Io::boxed(stream)
+                }
+            });
+        }
+        settle().await;
+        let start = Instant::now();
+        house.core.inbound.drain.advance(Phase::Draining);
+        sleep(Duration::from_millis(50)).await;
+        callers[0].write_all(GET.as_bytes()).await.unwrap();
+        callers[0].flush().await.unwrap();
+        let mut app = house.asked().await;
+        say(&mut app, OK).await;
+        let mut answer = String::new();
+        callers[0].read_to_string(&mut answer).await.unwrap();
+        let last = answer.to_ascii_lowercase().contains("connection: close");
+        assert!(answer.starts_with("HTTP/1.1 200") && last, "{more} {offered:?}: {answer}");
+        assert!(start.elapsed() < Duration::from_millis(60), "{more} {offered:?}: {:?}", start.elapsed());
+        let mut silent = String::new();
+        let _ = callers[1].read_to_string(&mut silent).await;
+        assert_eq!((&*silent, start.elapsed()), ("", Duration::from_millis(100)), "{more} {offered:?}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,4 +256,41 @@ async fn who_has_proven_nothing_may_be_silent_for_as_long_as_a_head_takes() {
             "{mtls:?} {lines:?}"
         );
     }
+}
+
+/// On the machine's own clock: there are sockets in it.
+#[tokio::test]
+async fn a_door_that_a_reload_removes_serves_who_had_connected_and_can_come_back() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = free.local_addr().unwrap();
+    drop(free);
+    let (app, listener) = pipes::listen();
+    let text = format!("service: s\nadmin: {{ listen: off }}\ninbound: {{ listen: \"{at}\", app: \"{app}\" }}\n");
+    let mut house = House::of(&text, listener);
+    let doors = Doors::new(house.core.clone(), tokio::runtime::Handle::current());
+    let bare =
+        House::of("service: s\nadmin: { listen: off }\npeers: { a: { static: ['127.0.0.1:1'] } }\n", pipes::listen().1);
+    let plan_of = |plan: &Arc<Plan>| {
+        let inbound = plan.doors.iter().filter(|door| door.side == Door::Inbound).cloned().collect();
+        Arc::new(Plan { doors: inbound, ..Plan::clone(plan) })
+    };
+    let (plan, without) = (plan_of(&house.plan), plan_of(&bare.plan));
+    doors.commit(doors.prepare(&plan).unwrap());
+    settle().await;
+    // It waits in the kernel; nothing of ours runs before the reload is over.
+    let mut early = std::net::TcpStream::connect(at).unwrap();
+    std::io::Write::write_all(&mut early, GET.as_bytes()).unwrap();
+    house.core.world.store(bare.core.world.load_full());
+    doors.commit(doors.prepare(&without).unwrap());
+    let asked = tokio::time::timeout(Duration::from_secs(20), house.asked()).await;
+    say(&mut asked.expect("to be served"), OK).await;
+    early.set_nonblocking(true).unwrap();
+    let mut answer = String::new();
+    tokio::net::TcpStream::from_std(early).unwrap().read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hi"), "{answer}");
+    // At once again.
+    doors.closed().await;
+    assert_eq!(doors.listening(), []);
+    let prepared = doors.prepare(&plan);
+    assert!(prepared.is_ok(), "{:?}", prepared.err());
 }

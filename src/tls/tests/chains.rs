@@ -223,9 +223,9 @@ fn lists_of_the_revoked_that_compete() {
         assert_eq!(judged(lists(), &partners), Ok(stale.clone()));
         assert_eq!(judged([lists(), vec![partner.crl(&[], 9)]].concat(), &partners), Ok(Ok(())));
     }
-    // webpki goes by the name, and would believe nobody of the new CA: that is told beforehand.
+    // webpki goes by the name, and would believe nobody of the new CA, so not us either.
     let told = judged(vec![old.crl(&[1], 9)], &numbered(&new, 9)).unwrap_err();
-    assert!(told.starts_with("crl.pem: CRL 1: ") && told.contains("CN=root"), "{told}");
+    assert!(told.contains("that issuer's key has not signed it"), "{told}");
 }
 
 #[test]

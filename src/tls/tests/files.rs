@@ -362,6 +362,32 @@ fn lists_that_fit_none_of_their_issuers_are_refused_and_strangers_are_told() {
 }
 
 #[test]
+fn a_ca_with_another_key_and_no_list_yet_is_told_and_blocks_nothing() {
+    let (old, new) = (Authority::root("root"), Authority::root("root"));
+    let made = |ours: &Authority, lists: Vec<rustls_pki_types::CertificateRevocationListDer<'static>>| {
+        let roots = [old.der(), new.der()];
+        let mut material = ours.issue(ID).material(&[(None, &roots), (Some("partner"), &roots)]);
+        material.crls = vec![sourced("crl.pem", lists)];
+        Identity::new(material, now())
+    };
+    let taken = made(&old, vec![old.crl(&[7], 200)]).unwrap();
+    let warnings = taken.warnings(now());
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("crl.pem: CRL 1: is of one CA called `CN=root`"),
+        "{warnings:?}"
+    );
+    let judged = |ca: &Authority| taken.identify_client(Some(&ca.issue(ID).certificates), now()).map(drop);
+    assert!(judged(&old).is_ok() && judged(&new).is_err());
+    // Ours is nobody's whom the others would believe.
+    let why = made(&new, vec![old.crl(&[7], 200)]).unwrap_err();
+    assert!(why.ends_with("the CRL of that very issuer belongs beside it"), "{why}");
+    let both = made(&new, vec![old.crl(&[7], 200), new.crl(&[], 200)]).unwrap();
+    assert_eq!(both.warnings(now()), Vec::<String>::new());
+    let why = made(&old, vec![Authority::root("root").crl(&[], 200)]).unwrap_err();
+    assert!(why.starts_with("crl.pem: CRL 1: is not signed by the CA whose name it has"), "{why}");
+}
+
+#[test]
 fn who_holds_is_not_replaced_by_who_does_not() {
     let root = Authority::root_with("root", |params| dates(params, -90, 40));
     let old_root = Authority::root_with("root", |params| dates(params, -90, -1));
