@@ -33,6 +33,20 @@ fn a_server_that_speaks_first_is_heard_at_an_undeclared_port() {
 }
 
 #[test]
+fn what_is_refused_after_the_app_was_called_is_no_whole_stream_of_nothing() {
+    let app = App::start(|mut stream, report| {
+        report.send("called".into()).unwrap();
+        report.send(stream.read(&mut [0]).err().map_or("an end".into(), |error| error.kind().to_string())).unwrap();
+    });
+    let sidecar = sidecar(&app);
+    let mut caller = TcpStream::connect(sidecar.inbound).unwrap();
+    assert_eq!(app.next(), "called");
+    // It may be a request, of a method without an end: who it is from would not be judged where it passed unseen.
+    let _ = caller.write_all(&[b'a'; 32 * 1024]);
+    assert_eq!(app.next(), ErrorKind::ConnectionReset.to_string());
+}
+
+#[test]
 fn a_caller_that_speaks_first_and_half_closes_gets_the_whole_answer() {
     let app = App::start(|mut stream, report| {
         let mut all = Vec::new();
