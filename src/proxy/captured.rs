@@ -209,10 +209,8 @@ fn named(conn: &Conn, world: &World, sni: &str) -> Option<Arc<Peer>> {
 
 /// Lets go of a connection that was made early.
 pub fn unused(dialled: Option<(Opaque, Io)>) {
-    if let Some((mut record, io)) = dialled {
+    if let Some((mut record, _)) = dialled {
         record.unused();
-        // An end in order would be taken for a whole stream of nothing: to a server of FTP, a file.
-        io.reset_on_close();
     }
 }
 

@@ -36,7 +36,7 @@ use crate::net::accept::USER_TIMEOUT;
 use crate::net::clocked::Clock;
 use crate::net::io::{Io, Resets};
 use crate::net::origdst::OriginalDst;
-use crate::net::sniff::{Wire, is_tls_record, may_become_http1, room, sniff};
+use crate::net::sniff::{MOST, Wire, is_tls_record, may_become_http1, room, sniff};
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Mtls, Protocol};
 use crate::reason::Reason;
@@ -168,7 +168,13 @@ pub(super) async fn detect(conn: Conn, mut io: Io) {
         Found::Caller(Wire::Http1, dialled) if captured::is_for_another_proxy(&conn, &seen) => {
             speak(conn, Wire::Opaque, io.prefixed(seen.freeze()), dialled).await;
         }
-        Found::Caller(wire, dialled) => speak(conn, wire, io.prefixed(seen.freeze()), dialled).await,
+        Found::Caller(wire, dialled) => {
+            if let (Wire::Http1, Some((_, app)), true) = (&wire, &dialled, seen.len() >= MOST) {
+                // A line as long as this is refused, or may be: an end in order would look like a whole stream of nothing.
+                app.reset_on_close();
+            }
+            speak(conn, wire, io.prefixed(seen.freeze()), dialled).await;
+        }
     }
 }
 

@@ -9,11 +9,11 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
+use super::Conn;
 use super::connection::{Found, LAST_WORD, first_bytes, heard};
 use super::tunnel::Opaque;
-use super::{Conn, captured};
 use crate::call::Failure;
-use crate::net::io::Io;
+use crate::net::io::{Io, Resets};
 use crate::net::sniff::{Wire, is_http2_server};
 
 /// Dials the peer while the caller is listened to, and listens to both: whoever speaks first decides.
@@ -43,7 +43,7 @@ pub(super) async fn spoken_first(
         wire = sniffing.as_mut() => match wire {
             // What the peer had begun to say is for its caller all the same.
             Ok(wire) => Found::Caller(wire, Some((record, dialled.prefixed(first.freeze())))),
-            Err(error) => { captured::unused(Some((record, dialled))); heard(Err(error)) }
+            Err(error) => { dialled.reset_on_close(); record.unused(); heard(Err(error)) }
         },
         read = greeting(&mut dialled, &mut first) => match read {
             Ok(true) => {
