@@ -5,11 +5,12 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 
 use super::body::content_length;
 
-/// Leaves the one length that counts in an answer's head, whose body is `empty` where it is known to have none.
+/// Leaves the one length that counts in an answer's head, whose body is `empty` where it is known to have none. Gives the
+/// length of a body whose leg, for which any transfer coding ends with the connection, does not know of it.
 ///
 /// # Errors
 /// Why it cannot be passed on: its lengths differ, or its coding would be lost.
-pub fn answer(status: StatusCode, headers: &mut HeaderMap, empty: bool) -> Result<(), &'static str> {
+pub fn answer(status: StatusCode, headers: &mut HeaderMap, empty: bool) -> Result<Option<u64>, &'static str> {
     if headers.contains_key(TRANSFER_ENCODING) {
         if !empty && !is_only(headers, &[b"chunked", IDENTITY]) {
             return Err("a transfer coding other than chunked");
@@ -17,29 +18,22 @@ pub fn answer(status: StatusCode, headers: &mut HeaderMap, empty: bool) -> Resul
         if empty || !headers.contains_key(CONTENT_LENGTH) || !is_only(headers, &[IDENTITY]) {
             // The coding tells the end (RFC 9112 §6.3), and is this leg's alone.
             drop_length(headers);
-            return Ok(());
+            return Ok(None);
         }
         let one = the_same(headers).ok_or("lengths that differ")?;
         headers.insert(CONTENT_LENGTH, one);
-        return content_length(headers).map(|_| ()).ok_or("a length that is no number");
+        return content_length(headers).map(Some).ok_or("a length that is no number");
     }
-    let Some(first) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = all.next() else { return Ok(None) };
+    let several = first.as_bytes().contains(&b',') || all.next().is_some();
     if status == StatusCode::NO_CONTENT && first != "0" {
         drop_length(headers);
-        return Ok(());
-    }
-    let several = first.as_bytes().contains(&b',') || headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some();
-    if several {
+    } else if several {
         let one = the_same(headers).ok_or("lengths that differ")?;
         headers.insert(CONTENT_LENGTH, one);
     }
-    Ok(())
-}
-
-/// The length that an answer's head promises where its leg, for which any transfer coding ends with the connection, does
-/// not know of it.
-pub fn unheeded(headers: &HeaderMap) -> Option<u64> {
-    headers.contains_key(TRANSFER_ENCODING).then(|| content_length(headers)).flatten()
+    Ok(None)
 }
 
 /// No coding at all, of servers that know RFC 2616 only.

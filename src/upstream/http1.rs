@@ -142,7 +142,7 @@ pub(super) fn send(
             Ok(mut response) => {
                 let (status, empty) = (response.status(), response.body().is_end_stream());
                 match length::answer(status, response.headers_mut(), empty) {
-                    Ok(()) => Ok(answer(response, hold, flow)),
+                    Ok(unheeded) => Ok(answer(response, hold, flow, unheeded)),
                     Err(why) => Err(unsound(&hold, why)),
                 }
             }
@@ -218,16 +218,20 @@ fn listen(request: &mut Request<Outgoing>, informational: Option<OnInformational
     });
 }
 
-fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<Flow>>) -> Answer {
+fn answer(
+    mut response: Response<Incoming>,
+    mut hold: OneHold,
+    flow: Option<Arc<Flow>>,
+    unheeded: Option<u64>,
+) -> Answer {
     if let Some(flow) = &flow {
         flow.answered();
     }
     if let Some(field) = response.headers().get(KEEP_ALIVE) {
         hold.told = field.to_str().ok().and_then(keepalive::parse);
     }
-    let length = length::unheeded(response.headers());
     // hyper reads on until the server closes.
-    hold.last = length.is_some();
+    hold.last = unheeded.is_some();
     let hold = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // The connection is a tunnel now, which hyper hands out by the answer's extension.
         if let Some(tunnelled) = hold.part() {
@@ -239,7 +243,7 @@ fn answer(mut response: Response<Incoming>, mut hold: OneHold, flow: Option<Arc<
     };
     response.map(|body| {
         let body = Body::Http1(body);
-        let body = match length {
+        let body = match unheeded {
             Some(length) => Body::Promised(Box::new(Promised::new(body, length))),
             None => body,
         };

@@ -51,7 +51,7 @@ pub(super) async fn send(
     let mut exchange = Exchange { response, informational, heard: 0, flow, pump };
     match poll_fn(|cx| exchange.poll(cx)).await {
         Ok(mut response) => match length::answer(response.status(), response.headers_mut(), false) {
-            Ok(()) => Ok(answered(hold, exchange, response, parts.method == Method::HEAD)),
+            Ok(_) => Ok(answered(hold, exchange, response, parts.method == Method::HEAD)),
             Err(why) => Err(unsound(&hold, why)),
         },
         Err(Broken::Body(error)) => Err(body_broke(&hold, &error)),
