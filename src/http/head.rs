@@ -16,7 +16,7 @@ use super::hop::{
 };
 use super::time_left::{GRPC_TIMEOUT, grpc_timeout};
 use crate::deadline::Deadline;
-use crate::plan::matching::is_grpc;
+use crate::plan::matching::{folded, is_grpc};
 use crate::reason::Reason;
 
 /// How many sidecars a request has passed through.
@@ -308,14 +308,17 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 /// Fields that no caller may set, in any spelling: servers that map `-` to `_`, or all that is no letter or digit to one sign,
 /// would take one for the other.
 fn reserved(name: &str, rules: &Rules<'_>) -> bool {
-    let gap = |byte: u8| !byte.is_ascii_alphanumeric();
-    if !name.bytes().any(|byte| gap(byte) && byte != b'-') {
+    if name.bytes().all(|byte| folded(byte) == byte) {
         let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str() && name != MIRROR.as_str();
         let forwarded = name.starts_with("x-forwarded-");
         return own || name == CLIENT_CERT.as_str() || (forwarded && !rules.trusted);
     }
-    let dashed = name.replace(|one: char| u8::try_from(one).is_ok_and(gap), "-");
-    dashed.starts_with(OWN_PREFIX) || dashed.starts_with("x-forwarded-")
+    of_proxies(name)
+}
+
+/// Whether some server may take a field for one that only proxies set.
+pub(super) fn of_proxies(name: &str) -> bool {
+    [OWN_PREFIX, "x-forwarded-"].iter().any(|start| name.bytes().map(folded).take(start.len()).eq(start.bytes()))
 }
 
 /// Whom a request is for.

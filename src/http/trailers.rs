@@ -1,37 +1,36 @@
 //! Trailers, judged as they come: none may say what only a head may (RFC 9110 §6.5.1), for whoever judges heads sees no
 //! trailer, and many a server lays them beside its fields.
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http_body::Frame;
 
+use super::head::of_proxies;
 use super::hop::hop_by_hop;
-
-/// Begins of names that only proxies may set.
-const RESERVED: [&str; 2] = ["x-outrigger-", "x-forwarded-"];
+use crate::plan::matching::alike;
 
 /// What frames, leads, authorizes or reads a message, besides what belongs to the connection.
-const OF_HEADS: [&str; 21] = [
-    "authorization",
-    "authentication-info",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "max-forwards",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "www-authenticate",
+static OF_HEADS: [HeaderName; 21] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("authentication-info"),
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    HeaderName::from_static("keep-alive"),
+    header::MAX_FORWARDS,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::WWW_AUTHENTICATE,
 ];
 
 /// The frame as it is passed on; trailers of which nothing is left are none.
@@ -61,13 +60,7 @@ pub(super) fn kept(trailers: HeaderMap) -> Option<HeaderMap> {
 
 /// By any spelling: servers that map all that is no letter or digit to one sign take one name for the other.
 fn goes(name: &HeaderName) -> bool {
-    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    let is = |one: &str| name.as_str().len() == one.len() && name.as_str().bytes().map(folded).eq(one.bytes());
-    let begins = |one: &&str| {
-        let start = name.as_str().bytes().map(folded).take(one.len());
-        start.eq(one.bytes())
-    };
-    hop_by_hop(name) || RESERVED.iter().any(begins) || OF_HEADS.iter().any(|one| is(one))
+    hop_by_hop(name) || of_proxies(name.as_str()) || OF_HEADS.iter().any(|one| alike(one, name))
 }
 
 #[cfg(test)]

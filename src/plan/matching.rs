@@ -136,9 +136,13 @@ fn bytes(value: &HeaderValue) -> &[u8] {
 /// Whether servers may take two names of fields for one: such as make variables of them (RFC 3875 §4.1.18) write `_` for `-`,
 /// some for whatever is no letter or digit.
 pub fn alike(one: &HeaderName, other: &HeaderName) -> bool {
-    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     let (one, other) = (one.as_str(), other.as_str());
-    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
+}
+
+/// A byte of a field's name as those servers write it.
+pub fn folded(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
 }
 
 /// Whether a content type is gRPC's; `application/grpc-web` is another protocol: its errors ride in the body.
