@@ -103,9 +103,10 @@ async fn last_moment<T: Future>(conn: &Conn, mut serving: Pin<&mut T>, due: Inst
 
 /// Has an eye on a body that hyper asks for by a 100 when it is first polled.
 fn watched(request: Request<Incoming>) -> (Request<Body>, Option<Asked>) {
-    let waits = request.headers().contains_key(EXPECT)
+    // Most requests have no body, and need no look at their fields.
+    let waits = !request.body().is_end_stream()
         && request.version() != Version::HTTP_10
-        && !request.body().is_end_stream();
+        && request.headers().contains_key(EXPECT);
     if !waits {
         return (request.map(Body::Http1), None);
     }
