@@ -185,8 +185,9 @@ mod tests {
         for (ip, to) in [("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1")] {
             let (ip, to): (IpAddr, _) = (ip.parse().unwrap(), addr(to));
             let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
-            // A machine without IPv6 has no such address.
-            if bind_as(&socket, ip, to).is_err() && to.is_ipv6() {
+            if let Err(error) = bind_as(&socket, ip, to) {
+                assert!(to.is_ipv6(), "{error}");
+                eprintln!("not tried over IPv6, which this machine has not: {error}");
                 continue;
             }
             let bound = socket.local_addr().unwrap();

@@ -1,8 +1,9 @@
 //! Who may ask what of the service: rules that deny, then rules that allow. Pure: it is given facts and says yes or no.
 //!
 //! A doubt never helps the caller. A rule that denies means all spellings that a server may take for its own (letter case,
-//! a slash at the end, `_` for `-` in a field's name, an address in any notation); one that allows means only what it says. What cannot be seen in opaque bytes (a path, say) is
-//! taken to be there by a rule that denies, and to be missing by one that allows.
+//! a slash at the end, `_` for `-` in a field's name, an address in any notation); one that allows means only what it says.
+//! What cannot be seen in opaque bytes (a path, say) is taken to be there by a rule that denies, and to be missing by one
+//! that allows.
 
 use std::net::IpAddr;
 use std::sync::Arc;

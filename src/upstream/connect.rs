@@ -24,8 +24,7 @@ use crate::reason::Reason;
 use crate::telemetry::metrics::PeerMetrics;
 use crate::tls::client::Alpn;
 use crate::tls::proof::Proof;
-use crate::tls::untrusted::Role;
-use crate::tls::untrusted::refused_by_peer;
+use crate::tls::untrusted::{Role, refused_by_peer};
 
 /// The duty to open a connection that a pool counts as connecting; dropped, it tells the pool that it was abandoned.
 pub(super) struct Dialling {

@@ -117,9 +117,9 @@ impl World {
     ) -> Result<Next, String> {
         shared.roots.forget();
         let files = plan.identity.as_deref().and_then(IdentityPlan::files);
-        let read = files.map(|files| Identity::read(files, UnixTime::now())).transpose();
-        let read = read.map_err(|error| format!("identity: {error}"))?;
         let now = UnixTime::now();
+        let read = files.map(|files| Identity::read(files, now)).transpose();
+        let read = read.map_err(|error| format!("identity: {error}"))?;
         if let Some(Err(why)) = read.as_ref().map(|read| shared.identity.would_take(read, now)) {
             // The same files are followed: whoever does so tells of them, and takes them when their time has come.
             if old.is_none_or(|old| old.plan.identity != plan.identity) {
@@ -543,6 +543,7 @@ mod tests {
             assert_eq!((refused(&shared), lease.proof().unwrap().holds()), (vec![], true));
         }
     }
+
     #[tokio::test]
     async fn what_is_refused_before_it_could_be_used_is_never_used() {
         for another in [false, true] {

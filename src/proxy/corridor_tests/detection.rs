@@ -184,6 +184,30 @@ async fn an_end_of_tls_without_a_word_inside_heeds_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_came_at_the_last_moment_is_heard() {
+    let mut house = House::new("");
+    // An app that has answered HTTP is not dialled before its caller speaks.
+    let mut first = house.caller(GET).await;
+    say(&mut house.asked().await, OK).await;
+    read_until(&mut first, "hi").await;
+    let (mut caller, mut silent) = (house.caller("").await, house.caller("").await);
+    settle().await;
+    let start = Instant::now();
+    house.core.inbound.drain.advance(Phase::Draining);
+    sleep(Duration::from_millis(50)).await;
+    say(&mut caller, GET).await;
+    let mut app = house.asked().await;
+    say(&mut app, OK).await;
+    let answer = rest(&mut caller).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    assert_eq!(rest(&mut silent).await, "");
+    assert_eq!(start.elapsed(), Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_came_at_the_last_moment_is_heard_whatever_it_comes_by() {
     let dir = std::env::temp_dir().join(format!("outrigger-last-moment-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
