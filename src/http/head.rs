@@ -305,8 +305,7 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     }
 }
 
-/// Fields that no caller may set, in any spelling: servers that map `-` to `_`, or all that is no letter or digit to one sign,
-/// would take one for the other.
+/// Fields that no caller may set, in any spelling that a server may take for them ([`folded`]).
 fn reserved(name: &str, rules: &Rules<'_>) -> bool {
     if name.bytes().all(|byte| folded(byte) == byte) {
         let own = name.starts_with(OWN_PREFIX) && name != ATTEMPT.as_str() && name != MIRROR.as_str();
