@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::doors::LAST_HANDSHAKES;
 use super::{Core, Learned, connection};
 use crate::config::facts::Facts;
 use crate::config::problem::Problems;
@@ -443,11 +444,12 @@ async fn a_drain_ends_what_is_idle_and_lets_the_rest_finish() {
     let mut tunnel = house.caller("*1\r\n").await;
     settle().await;
     // Who came just now may be about to speak.
-    sleep(Duration::from_millis(100)).await;
+    sleep(LAST_HANDSHAKES).await;
     let start = Instant::now();
     house.core.inbound.drain.advance(Phase::Draining);
-    assert_eq!((rest(&mut idle).await, rest(&mut silent).await), (String::new(), String::new()));
-    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!((rest(&mut silent).await, start.elapsed()), (String::new(), Duration::ZERO));
+    // The next request may be on the way.
+    assert_eq!((rest(&mut idle).await, start.elapsed()), (String::new(), LAST_HANDSHAKES));
     sleep(Duration::from_secs(9)).await;
     say(&mut app, OK).await;
     let answer = rest(&mut busy).await;
@@ -461,6 +463,24 @@ async fn a_drain_ends_what_is_idle_and_lets_the_rest_finish() {
     let lines = house.lines().await;
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(lines[2].contains("reason=grace_over side=proxy") && lines[2].contains("bytes_in=8"), "{}", lines[2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_on_its_way_when_a_drain_begins_is_served_and_its_connection_ends() {
+    let mut house = House::new("");
+    let mut caller = house.caller(GET).await;
+    let mut app = house.asked().await;
+    say(&mut app, OK).await;
+    read_until(&mut caller, "hi").await;
+    sleep(LAST_HANDSHAKES * 10).await;
+    house.core.inbound.drain.advance(Phase::Draining);
+    sleep(LAST_HANDSHAKES / 2).await;
+    say(&mut caller, GET).await;
+    read_until(&mut app, "\r\n\r\n").await;
+    say(&mut app, OK).await;
+    let answer = rest(&mut caller).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]

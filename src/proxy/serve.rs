@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::doors::LAST_HANDSHAKES;
 use super::exchange::exchange;
@@ -61,13 +61,11 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
         .with_upgrades();
     let mut serving = pin!(serving);
     let mut drain = conn.drain.clone();
-    // hyper closes at once what has said nothing yet.
-    let due = Instant::now() + LAST_HANDSHAKES;
     let result = tokio::select! {
         // The connection first: a ready request is served before a drain begins.
         biased;
         result = serving.as_mut() => result,
-        _ = drain.reached(Phase::Draining) => match Box::pin(last_moment(&conn, serving.as_mut(), due)).await {
+        _ = drain.reached(Phase::Draining) => match Box::pin(last_moment(&conn, serving.as_mut())).await {
             Some(result) => result,
             None => {
                 serving.as_mut().graceful_shutdown();
@@ -83,15 +81,15 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     }
 }
 
-/// Serves on until `due` where the caller came just before the drain and its first request may still be on the way; the
-/// connection's end, if it comes to it.
-async fn last_moment<T: Future>(conn: &Conn, mut serving: Pin<&mut T>, due: Instant) -> Option<T::Output> {
+/// Serves on for a moment where the caller is silent, because its next request may be on the way, and hyper would close at
+/// once; the connection's end, if it comes to it.
+async fn last_moment<T: Future>(conn: &Conn, mut serving: Pin<&mut T>) -> Option<T::Output> {
     // Who is no longer believed to be who it was is heard no more.
-    if Instant::now() >= due || conn.proof.as_ref().is_some_and(|proof| !proof.holds()) {
+    if conn.proof.as_ref().is_some_and(|proof| !proof.holds()) {
         return None;
     }
     let mut drain = conn.drain.clone();
-    let mut over = pin!(timeout_at(due, drain.reached(Phase::Forced)));
+    let mut over = pin!(timeout(LAST_HANDSHAKES, drain.reached(Phase::Forced)));
     poll_fn(|cx| match serving.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         // What has begun is told in its answer that it is the last.

@@ -34,6 +34,8 @@ pub struct Identity {
     /// Where its chain came from.
     origin: String,
     chain: Vec<CertificateDer<'static>>,
+    /// SHA-256 of the leaf.
+    leaf: [u8; 32],
     /// The last second of the chain.
     shown_until: UnixTime,
     trust: Arc<Trust>,
@@ -92,8 +94,23 @@ impl Identity {
         let certified = CertifiedKey::from_der(chain.clone(), key.it, &provider)
             .map_err(|error| format!("{}: not the private key of {origin}: {error}", key.origin))?;
         let (server, client) = configs(certified, &trust, provider, tls12).map_err(|error| format!("TLS: {error}"))?;
+        let leaf = sha256(chain.first().map_or(&[][..], |leaf| leaf.as_ref()));
         let doors = Default::default();
-        Ok(Self { id, origin, chain, shown_until, trust, expiries, lists, digest, trusted, server, doors, client })
+        Ok(Self {
+            id,
+            origin,
+            chain,
+            leaf,
+            shown_until,
+            trust,
+            expiries,
+            lists,
+            digest,
+            trusted,
+            server,
+            doors,
+            client,
+        })
     }
 
     /// Whom the own certificate names.
@@ -108,7 +125,12 @@ impl Identity {
 
     /// SHA-256 of the own leaf in hex, as `openssl x509 -fingerprint -sha256` counts it.
     pub fn fingerprint(&self) -> String {
-        fingerprint(self.chain.first().map_or(&[][..], |leaf| leaf.as_ref()))
+        hex(&self.leaf)
+    }
+
+    /// Tells what it shows of itself from what another one does.
+    pub(super) fn leaf(&self) -> [u8; 32] {
+        self.leaf
     }
 
     /// Whether both were made of the same.
@@ -236,7 +258,17 @@ impl fmt::Debug for Identity {
 
 /// SHA-256 of a certificate's DER in hex.
 pub fn fingerprint(der: &[u8]) -> String {
-    digest::digest(&digest::SHA256, der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&sha256(der))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = Sum::new();
+    sum.0.update(bytes);
+    sum.end()
 }
 
 /// The name to call an endpoint by: what stands for it in the file, if it is a name, so that its server knows by SNI

@@ -2,10 +2,12 @@
 //!
 //! A connection is judged anew when whom we trust has changed, when something in its chain or among the roots and CRLs
 //! expires, when a reload means somebody else by its peer, or makes nobody of us, and when we are somebody else than we
-//! were to the other end. One that still verifies notices nothing of it.
+//! were to the other end. One that still verifies notices nothing of it, but that a server which was shown a leaf that we
+//! have replaced is sent nothing new over HTTP/1.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -25,10 +27,14 @@ pub struct Proof {
     id: SpiffeId,
     /// Who we were to it.
     own: SpiffeId,
+    /// The leaf that we have shown it.
+    shown: [u8; 32],
     chain: Chain,
     judged: Mutex<Judged>,
     /// Why it holds no longer.
     over: OnceLock<Untrusted>,
+    /// Whether a server would be shown another leaf now.
+    outlived: AtomicBool,
     /// The connection's own drain.
     drain: Drain,
     /// The task of a connection that obeys no drain, ended by force.
@@ -81,9 +87,11 @@ impl Proof {
         Ok(Arc::new(Self {
             id,
             own: identity.id().clone(),
+            shown: identity.leaf(),
             chain,
             judged: Mutex::new(judged),
             over: OnceLock::new(),
+            outlived: AtomicBool::new(false),
             drain: Drain::default(),
             task: OnceLock::new(),
         }))
@@ -97,6 +105,13 @@ impl Proof {
     /// Whether it still holds.
     pub fn holds(&self) -> bool {
         self.over.get().is_none()
+    }
+
+    /// Whether it holds, and the other end would be shown today what it was shown. An HTTP/1 server that no longer believes
+    /// an old leaf closes without a word, and a request that is on its way then is lost (RFC 9112 §9.5): who calls it by a
+    /// new one goes first.
+    pub fn is_current(&self) -> bool {
+        self.holds() && !self.outlived.load(Ordering::Relaxed)
     }
 
     /// Why it holds no longer.
@@ -140,7 +155,12 @@ impl Proof {
             Some(identity) => self.verdict(identity, seen, now),
             None => Err(Untrusted::NoIdentity),
         };
-        let Err(why) = verdict else { return Ok(()) };
+        let Err(why) = verdict else {
+            if identity.is_some_and(|identity| identity.leaf() != self.shown) {
+                self.outlived.store(true, Ordering::Relaxed);
+            }
+            return Ok(());
+        };
         if self.over.set(why.clone()).is_err() {
             return Ok(());
         }
@@ -169,7 +189,9 @@ impl Proof {
         let Some(identity) = identity else { return self.holds() };
         let judged = self.judged.lock();
         let meant = judged.called.as_ref().is_none_or(|called| called.wanted.is_of(&called.meant));
-        let news = self.own != *identity.id() || judged.trust != identity.trust();
+        let outlives =
+            judged.called.is_some() && self.shown != identity.leaf() && !self.outlived.load(Ordering::Relaxed);
+        let news = self.own != *identity.id() || judged.trust != identity.trust() || outlives;
         self.holds() && (!meant || news || judged.due <= now)
     }
 }

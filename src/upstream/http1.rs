@@ -71,9 +71,9 @@ impl One {
         self.kept.proof.as_ref()
     }
 
-    /// Whether its endpoint is still believed to be who it has proven to be.
+    /// Whether its endpoint is still believed to be who it has proven to be, and has seen who we are today.
     pub(super) fn is_believed(&self) -> bool {
-        self.kept.proof.as_ref().is_none_or(|proof| proof.holds())
+        self.kept.proof.as_ref().is_none_or(|proof| proof.is_current())
     }
 
     /// It is a tunnel from now on, which has this place among the requests in flight at the endpoint.

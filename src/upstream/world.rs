@@ -502,6 +502,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_was_shown_an_older_leaf_is_sent_nothing_new_over_http1() {
+        let (root, shared) = (authority(), upstreams());
+        let first = first(meshed(&[SERVER]), &shared);
+        let us = || identity(&root, "spiffe://shop/client");
+        shared.identity.replace(us(), UnixTime::now()).unwrap();
+        let server = identity(&root, SERVER);
+        let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
+        let (proof, endpoint) = (lease.proof().unwrap().clone(), first.peers[0].endpoints().all()[0].clone());
+        let idle = || endpoint.state(Instant::now()).pool.idle;
+        drop(lease);
+        assert_eq!((refused(&shared), idle()), (vec![], 1));
+        shared.identity.replace(us(), UnixTime::now()).unwrap();
+        assert_eq!((refused(&shared), proof.holds()), (vec![], true));
+        // No later than by the sweep it is closed, from here: no request of ours can be on its way then.
+        drop(endpoint.expire(Instant::now()));
+        assert_eq!(idle(), 0);
+        assert!(matches!(endpoint.turn(Instant::now(), Some(Version::Http1)), Turn::Now(Given::Connect(_))));
+        // Neither does one come back that was in use meanwhile.
+        let (lease, _stream) = shake(&first.peers[0], &server, || {}).await;
+        shared.identity.replace(us(), UnixTime::now()).unwrap();
+        assert_eq!(refused(&shared), []);
+        drop(lease);
+        assert_eq!(idle(), 0);
+    }
+
+    #[tokio::test]
     async fn until_it_is_in_force_the_next_world_changes_nothing() {
         let (root, shared) = (authority(), upstreams());
         let mut before = Plan::clone(&meshed(&[SERVER]));

@@ -83,9 +83,12 @@ fn roots_that_go_end_whom_they_vouched_for_and_nothing_else_does() {
     let by_old = keep(&store, &old.issue(CALLER), None);
     let peer_by_old = keep(&store, &old.issue(CALLER), peer(CALLER).1());
     let by_new = keep(&store, &new.issue(CALLER), None);
-    // Another leaf of our own is no news of others.
+    // Another leaf of our own is no news of others; only whom we call has seen the old one, and is looked at once.
     assert!(store.replace(identity(&own_new, &[&old, &new], None), now()).unwrap());
-    assert_eq!(look(&store, now()), (vec![], 0));
+    assert!(peer_by_old.is_current());
+    assert_eq!((look(&store, now()), look(&store, now())), ((vec![], 1), (vec![], 0)));
+    assert_eq!((peer_by_old.holds(), peer_by_old.is_current(), by_old.is_current()), (true, false, true));
+    assert_eq!(peer_by_old.drain().phase(), Phase::Open);
     // A root more is looked at, and hurts nobody.
     let third = Authority::root("third");
     assert!(store.replace(identity(&own_new, &[&old, &new, &third], None), now()).unwrap());
@@ -192,9 +195,9 @@ fn what_was_proven_to_whom_we_were_is_let_go_of_once_we_are_another() {
     let (caller, peer) = (keep(&store, &root.issue(CALLER), None), keep(&store, &root.issue(CALLER), peer(CALLER).1()));
     // A handshake that goes on meanwhile.
     let late = Proof::new(&store.current().unwrap(), Some(&root.issue(CALLER).certificates), None, now()).unwrap();
-    // A renewal of the same is no news.
+    // After a renewal of the same only new requests go another way.
     assert!(store.replace(us(OWN), now()).unwrap());
-    assert_eq!((look(&store, now()), caller.holds(), peer.holds()), ((vec![], 0), true, true));
+    assert_eq!((look(&store, now()), caller.is_current(), peer.holds()), ((vec![], 1), true, true));
     assert!(store.replace(us("spiffe://shop/other"), now()).unwrap());
     let (refused, looked) = look(&store, now());
     let why = Untrusted::OtherSelf { was: OWN.parse().unwrap(), is: "spiffe://shop/other".parse().unwrap() };
