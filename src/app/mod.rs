@@ -4,6 +4,7 @@ mod behind;
 mod data;
 mod discovery;
 mod exposed;
+mod spared;
 mod works;
 
 use std::ffi::OsString;
@@ -187,6 +188,7 @@ async fn serve(
     let follow = Follow::start(&core, &tasks);
     let (stop, opened) = (Drain::default(), Opened::default());
     let captured = app.captured;
+    spared::look(plan.redirect.as_deref(), captured);
     let running = Running { core, doors, refresher, prober, follow, dns, jwks, agent, stop, tasks, opened, captured };
     let wiring = Wiring::new(&running, upstreams, path, facts, variables.clone());
     let (reloader, reloads) = Reloader::new(wiring, loaded.hash, metrics.clone());

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::{FIRST_ENDPOINTS, Running};
+use super::{FIRST_ENDPOINTS, Running, spared};
 use crate::config::facts::Facts;
 use crate::control::certs::{self, Followed};
 use crate::control::dnsdoor::{self, DnsDoor, DnsState};
@@ -141,6 +141,7 @@ impl Works for Wiring {
         }
         let world = Arc::new(ready.next.into_force(&self.upstreams));
         self.core.world.store(world.clone());
+        spared::look(world.plan.redirect.as_deref(), self.captured);
         self.core.stale.keep(&world.peers);
         let (which, format) = plan.access_log.choice();
         self.core.access.choose(which, format);

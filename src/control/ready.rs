@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::House;
@@ -83,7 +83,10 @@ async fn ask(addr: &Addr) -> Option<String> {
     let connect = async {
         match addr {
             Addr::Tcp(to) => match inside() {
-                Some(inside) => inside.socket(to.is_ipv6()).await?.connect(*to).await.map(drop),
+                Some(inside) => {
+                    let socket = inside.socket(to.is_ipv6()).await?;
+                    TcpSocket::from_std_stream(socket.into()).connect(*to).await.map(drop)
+                }
                 None => TcpStream::connect(to).await.map(drop),
             },
             Addr::Unix(path) => UnixStream::connect(path).await.map(drop),

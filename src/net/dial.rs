@@ -7,13 +7,15 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::deadline::Deadline;
 use crate::ids::Addr;
 use crate::net::inside::inside;
 use crate::net::io::Io;
+use crate::net::ours::{self, Known, Ours};
 use crate::plan::capture::TO_APP;
 use crate::plan::peer::ToApp;
 use crate::reason::Reason;
@@ -78,9 +80,40 @@ async fn tcp(to: SocketAddr) -> io::Result<Io> {
     if let Some(io) = super::pipes::connect(Addr::Tcp(to)).await {
         return io;
     }
+    if ours::is_watched() && !to.ip().is_loopback() {
+        // Boxed, so that it makes no other connection larger.
+        return Box::pin(connect(socket(to)?, to)).await;
+    }
     let stream = TcpStream::connect(to).await?;
     tune(&stream)?;
     Ok(Io::Tcp(stream))
+}
+
+fn socket(to: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+/// Connects; where it may come back to this process it is known as ours before anybody can have accepted it.
+async fn connect(socket: Socket, to: SocketAddr) -> io::Result<Io> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let local = if ours::is_watched() { socket.local_addr()?.as_socket() } else { None };
+    let known = local.map(|local| Known::of(local, to));
+    let stream = TcpStream::from_std(socket.into())?;
+    let io = match known {
+        Some(known) => Io::Ours(Box::new(Ours::new(known, stream))),
+        None => Io::Tcp(stream),
+    };
+    if let Some(stream) = io.tcp() {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        tune(stream)?;
+    }
+    Ok(io)
 }
 
 async fn tcp_to_app(to_app: ToApp, to: SocketAddr) -> io::Result<Io> {
@@ -90,43 +123,40 @@ async fn tcp_to_app(to_app: ToApp, to: SocketAddr) -> io::Result<Io> {
     }
     let socket = match inside() {
         Some(inside) => inside.socket(to.is_ipv6()).await?,
-        None if to.is_ipv4() => TcpSocket::new_v4()?,
-        None => TcpSocket::new_v6()?,
+        None => socket(to)?,
     };
-    let (raw, field) = (SockRef::from(&socket), u32::from(TO_APP) << 2);
+    let field = u32::from(TO_APP) << 2;
     if to.is_ipv4() {
-        raw.set_tos_v4(field)?
+        socket.set_tos_v4(field)?
     } else {
-        raw.set_tclass_v6(field)?
+        socket.set_tclass_v6(field)?
     }
     if let Some(ip) = to_app.from {
         if to.is_ipv4() {
-            raw.set_ip_transparent_v4(true)?
+            socket.set_ip_transparent_v4(true)?
         } else {
-            raw.set_ip_transparent_v6(true)?
+            socket.set_ip_transparent_v6(true)?
         }
         bind_as(&socket, ip, to)?;
     }
-    let stream = socket.connect(to).await?;
-    tune(&stream)?;
-    Ok(Io::Tcp(stream))
+    connect(socket, to).await
 }
 
 /// Binds the caller's address, with a port that callers have no habit of. With the caller's own one this connection and
 /// the caller's, which goes to the same address and perhaps port, would be the same to the kernel, and never answered.
-fn bind_as(socket: &TcpSocket, ip: IpAddr, to: SocketAddr) -> io::Result<()> {
+fn bind_as(socket: &Socket, ip: IpAddr, to: SocketAddr) -> io::Result<()> {
     let scope = if let SocketAddr::V6(to) = to { to.scope_id() } else { 0 };
     let at = |port| match ip {
         IpAddr::V4(ip) => SocketAddr::from((ip, port)),
         IpAddr::V6(ip) => SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope)),
     };
     for _ in 0..TRIES {
-        match socket.bind(at(fastrand::u16(TO_APP_PORTS))) {
+        match socket.bind(&at(fastrand::u16(TO_APP_PORTS)).into()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             done => return done,
         }
     }
-    socket.bind(at(0))
+    socket.bind(&at(0).into())
 }
 
 /// Sets what every upstream TCP connection has: no delay, keep-alive probes, and an end to waiting for a dead host.
@@ -184,13 +214,13 @@ mod tests {
     async fn the_app_is_called_from_a_port_that_callers_do_not_have() {
         for (ip, to) in [("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1")] {
             let (ip, to): (IpAddr, _) = (ip.parse().unwrap(), addr(to));
-            let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+            let socket = socket(to).unwrap();
             if let Err(error) = bind_as(&socket, ip, to) {
                 assert!(to.is_ipv6(), "{error}");
                 eprintln!("not tried over IPv6, which this machine has not: {error}");
                 continue;
             }
-            let bound = socket.local_addr().unwrap();
+            let bound = socket.local_addr().unwrap().as_socket().unwrap();
             assert!(bound.ip() == ip && TO_APP_PORTS.contains(&bound.port()), "{bound}");
         }
     }

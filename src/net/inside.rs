@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use socket2::Socket;
 use tokio::io::Interest;
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::passing::{LONGEST, receive, receive_until, send};
@@ -109,17 +110,17 @@ impl Inside {
         self.control.lock().ask(&format!("{} {addr}", kind.word()), Instant::now() + PATIENCE)
     }
 
-    /// A socket of the app's network that is not connected yet. Cancel-safe.
+    /// A socket of the app's network that is not connected yet and never blocks. Cancel-safe.
     ///
     /// # Errors
     /// That there is no holder any more, or no IPv6 there.
-    pub async fn socket(&self, v6: bool) -> io::Result<TcpSocket> {
+    pub async fn socket(&self, v6: bool) -> io::Result<Socket> {
         let ready = if v6 { self.v6.as_ref() } else { Some(&self.v4) };
         let ready = ready.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
         let took = ready.async_io(Interest::READABLE, || receive(ready, &mut [0; 1])).await;
         let (_, mut fds) = took.map_err(gone)?;
         let fd = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(TcpSocket::from_std_stream(std::net::TcpStream::from(fd)))
+        Ok(Socket::from(fd))
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use super::ours::Ours;
 use super::prefixed::Prefixed;
 
 /// A two-way byte stream that can be sent between threads.
@@ -20,6 +21,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 pub enum Io {
     /// A TCP connection.
     Tcp(TcpStream),
+    /// One that this process made, where it may come back to it.
+    Ours(Box<Ours>),
     /// A Unix stream connection.
     Unix(UnixStream),
     /// One of them whose first bytes were taken to look at.
@@ -54,6 +57,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            Self::Ours(ours) => Some(&ours.stream),
             Self::Prefixed(inner) => inner.get_ref().tcp(),
             Self::Tls(inner) => inner.get_ref().0.tcp(),
             Self::Unix(_) | Self::Boxed(_) => None,
@@ -85,6 +89,7 @@ macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self.get_mut() {
             Io::Tcp($io) => $call,
+            Io::Ours($io) => $call,
             Io::Unix($io) => $call,
             Io::Prefixed($io) => $call,
             Io::Tls($io) => $call,
@@ -115,6 +120,7 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(io) => io.is_write_vectored(),
+            Self::Ours(io) => io.is_write_vectored(),
             Self::Unix(io) => io.is_write_vectored(),
             Self::Prefixed(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),

@@ -8,6 +8,7 @@ pub mod inside;
 pub mod io;
 pub mod lenient;
 pub mod origdst;
+pub mod ours;
 pub mod passing;
 #[cfg(test)]
 pub mod pipes;

@@ -31,6 +31,19 @@ pub struct Capture {
     pub app: AppCapture,
 }
 
+impl Capture {
+    /// Whether the rules let go what a user of a group sends.
+    pub fn lets_go(&self, uid: u32, gid: u32) -> bool {
+        self.uid == uid || self.gid == Some(gid)
+    }
+
+    /// Whom they let go for being the sidecar, in words.
+    pub fn sidecar(&self) -> String {
+        let group = self.gid.map_or_else(String::new, |gid| format!(" or group {gid}"));
+        format!("user {}{group}", self.uid)
+    }
+}
+
 /// How an app is captured that runs under the sidecar, where the rules for the whole network namespace are not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AppCapture {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::process::geteuid;
 use tokio::time::Instant;
 
 use super::Conn;
@@ -13,11 +14,13 @@ use crate::call::Failure;
 use crate::ids::{ClientAddr, Door};
 use crate::net::io::{Io, Resets};
 use crate::net::origdst::OriginalDst;
+use crate::net::ours::came_back;
 use crate::net::sniff::is_for_a_proxy;
 use crate::plan::Plan;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, PeerKind};
+use crate::plan::redirect::Capture as Rules;
 use crate::plan::virtual_ips::is_virtual;
 use crate::reason::Reason;
 use crate::upstream::dialled::Going;
@@ -152,10 +155,24 @@ fn at(world: &World, going: Going) -> Result<Led, Failure> {
 
 /// Serves a captured connection of the service. What the file declares of a peer binds here as at a port of its own.
 pub async fn serve(conn: Conn, io: Io) {
+    if let (Some(client), Some(to)) = (conn.caller.client.0, conn.caller.original.0)
+        && came_back(client, to)
+    {
+        return refused(&conn, &io, &Failure::new(Reason::Looped, brought_back(&conn.core.world.load().plan)));
+    }
     match declared(&conn) {
         Some(Protocol::Tcp) => opaque(Arc::new(conn), io).await,
         _ => detect(conn, io).await,
     }
+}
+
+/// Said of a connection of this process that the kernel's rules brought back to it.
+fn brought_back(plan: &Plan) -> String {
+    let (own, spared) = (geteuid().as_raw(), plan.redirect.as_deref().map(Rules::sidecar).unwrap_or_default());
+    format!(
+        "the kernel's rules brought this sidecar's own connection back to it: it runs as user {own}, and by the file they \
+         let {spared} go; run it as whom they let go, or set `redirect.uid: {own}` and run `outrigger redirect apply` again"
+    )
 }
 
 /// What the file declares to be spoken at the address.

@@ -61,13 +61,17 @@ impl House {
     }
 
     async fn captured(&self, side: Door, to: SocketAddr, first: &[u8]) -> DuplexStream {
+        self.captured_from(ClientAddr(None), side, to, first).await
+    }
+
+    async fn captured_from(&self, client: ClientAddr, side: Door, to: SocketAddr, first: &[u8]) -> DuplexStream {
         let (mut ours, theirs) = duplex(PIPE);
         ours.write_all(first).await.unwrap();
         let door = match side {
             Door::Outbound => self.plan.doors.iter().find(|door| door.side == side).unwrap(),
             Door::Inbound => self.plan.capture.as_ref().unwrap().door(&self.plan.doors, to.port()).unwrap(),
         };
-        let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst(Some(to)) };
+        let caller = crate::proxy::Caller { client, original: OriginalDst(Some(to)) };
         let learned = self.core.destinations.of(to, Instant::now());
         self.serve_at(door, caller, &learned, Io::boxed(theirs));
         ours
@@ -433,4 +437,26 @@ async fn tls_of_the_services_own_is_carried_where_nothing_else_is_asked_for() {
     assert_eq!(heard, hello);
     say(&mut server, "answer").await;
     read_until(&mut caller, "answer").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_process_sent_is_not_sent_again() {
+    for first in [PING, &get("nobody"), &get("a"), &hello("a"), b""] {
+        let (house, mut net) = house(", otherwise: pass");
+        let client: SocketAddr = "203.0.113.7:4711".parse().unwrap();
+        let to = net.outside.0;
+        crate::net::ours::watch(crate::net::ours::Watch::Captured);
+        let known = crate::net::ours::Known::of(client, to);
+        let caller = |client| house.captured_from(ClientAddr(Some(client)), Door::Outbound, to, first);
+        assert_eq!(rest(&mut caller(client).await).await, "");
+        assert_eq!(net.reached(), ".");
+        // From another port it is somebody else's.
+        let other = caller(SocketAddr::new(client.ip(), 4712)).await;
+        settle().await;
+        assert_ne!(net.reached(), ".");
+        drop((other, known));
+        let lines = house.lines().await;
+        assert!(lines[0].contains(" reason=looped side=proxy ") && lines[0].contains("redirect.uid"), "{lines:#?}");
+        assert!(!lines[1..].iter().any(|line| line.contains("looped")), "{lines:#?}");
+    }
 }

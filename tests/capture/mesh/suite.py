@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -377,6 +379,54 @@ def it_is_explained_where_connections_go(mesh):
 def own_listeners_are_not_dialled(mesh):
     told = mesh.web.call("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{mesh.web.v4}:15006/")
     assert told in ("508", "403"), told
+
+
+@case
+def what_a_sidecar_sends_does_not_come_back_to_it(mesh):
+    """The rules let somebody else go: each call comes back once, and ends."""
+    host = hosts.Host(mesh.lab, "astray", 8, NAMES)
+    mesh.apply(host, "web")
+    file = mesh.lab.path("astray.yaml")
+    ready = lambda: host.listens(15006) and host.listens(15001)
+    talk = ("import socket, sys\ntry:\n    with socket.create_connection((sys.argv[1], 80), timeout=10) as s:\n"
+            "        if len(sys.argv) > 2: s.sendall(bytes.fromhex(sys.argv[2]))\n        print(s.recv(100))\n"
+            "except ConnectionResetError: print('reset')\n")
+    hello = ssl.MemoryBIO()
+    context = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="nobody.mesh")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.do_handshake()
+    said = [[], [b"*1\r\n$4\r\nPING\r\n".hex()], [hello.read().hex()]]
+
+    def came():
+        pages = host.run("curl", "-sS", "http://127.0.0.1:15000/metrics")
+        return int(re.search(r'^outrigger_door_connections_accepted_total{door="outbound"} (\d+)', pages, re.M)[1])
+
+    # By the file the rules let user 1337 go and this is root; then it is 1337 and the rules have been given another.
+    for user, more, most in ((("env",), [], 3), (None, ["--uid", "1400"], 40)):
+        host.run(mesh.lab.binary, "redirect", "apply", "-c", file, *more)
+        who = user or ("setpriv", "--reuid", str(hosts.SIDECAR), "--regid", str(hosts.SIDECAR), "--clear-groups")
+        sidecar = host.start(f"sidecar-{most}", [mesh.lab.binary, "run", "-c", file], ready=ready, user=who)
+        before = came()
+        for address in (mesh.out.v4, mesh.out.v6):
+            for what in said:
+                got = host.call(sys.executable, "-c", talk, address, *what).strip()
+                assert got in ("reset", "b''"), (address, what, got)
+                assert came() - before <= most, (came() - before, sidecar.output()[-2000:])
+                # Once it is certain, at once.
+                before, most = came(), 3
+            before = came()
+            code = host.call("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", f"http://{at(address)}/", ok=False)
+            assert code != 28, "curl waited in vain"
+            assert came() - before <= 6, (came() - before, sidecar.output()[-2000:])
+            before = came()
+        told = "this sidecar is user 0, group 0: its own connections would be brought back" in sidecar.output()
+        assert told == (user is not None), sidecar.output()
+        assert " reason=looped " in sidecar.output(), sidecar.output()
+        sidecar.stop()
+
+
+def at(address):
+    return f"[{address}]" if ":" in address else address
 
 
 @case
