@@ -3,12 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::collect::is_name;
 use super::kind::{Scalar, Wrong};
 use crate::ids::Addr;
 use crate::spiffe::{IdMatch, NotSpiffe, is_trust_domain};
+
+/// So many bits of an IPv6 address say that an IPv4 one follows.
+const MAPPED: u8 = 96;
 
 /// Patterns of the schema; the parsers below are stricter.
 const ADDR: &str = r"^(unix:/.+|(\[[0-9A-Fa-f:.]+(%[^\]]+)?\]|[0-9.]+):[0-9]{1,5})$";
@@ -123,7 +126,7 @@ scalars! {
     /// Addresses that begin with the same bits.
     Network(IpNet) "network",
         "a network such as `10.0.0.0/8`, or an address", r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
-        |text| network(text).ok_or_else(Wrong::default), ToString::to_string;
+        |text| network(text)?.ok_or_else(Wrong::default), ToString::to_string;
 
     /// A name server.
     NameServer(SocketAddr) "name-server",
@@ -236,7 +239,7 @@ impl Scalar for AllowEntry {
     }
 
     fn parse(text: &str) -> Result<Self, Wrong> {
-        match network(text) {
+        match network(text)? {
             Some(net) => Ok(Self::Net(net)),
             None if is_host(text) && !looks_like_ip(text) => Ok(Self::Host(plain(text))),
             None => Err(Wrong::default()),
@@ -387,8 +390,20 @@ fn upgrade(text: &str) -> Result<String, Wrong> {
     }
 }
 
-fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+/// A network, where the text is one or an address. Addresses are compared as IPv4 where they are IPv4 ones written as IPv6
+/// (RFC 4291 §2.5.5.2), so networks are read so too.
+fn network(text: &str) -> Result<Option<IpNet>, Wrong> {
+    let net = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let Some(IpNet::V6(wide)) = net else { return Ok(net) };
+    let Some(ip) = wide.addr().to_ipv4_mapped() else { return Ok(net) };
+    match wide.prefix_len().checked_sub(MAPPED) {
+        Some(prefix) => Ok(Ipv4Net::new(ip, prefix).ok().map(IpNet::V4)),
+        None => {
+            let why = "begins with an IPv4 address written as IPv6, of which the first 96 bits are the same for all";
+            let meant = Ipv4Net::new(ip, wide.prefix_len()).ok().map(|net| net.to_string());
+            Err(Wrong { why: Some(why.into()), hint: meant })
+        }
+    }
 }
 
 /// A host in the form in which it is compared.
@@ -456,6 +471,28 @@ mod tests {
             ("[::1]:5353", Ok("[::1]:5353")),
             ("dns:53", Err("")),
         ]);
+    }
+
+    #[test]
+    fn an_ipv4_network_is_one_in_any_notation() {
+        let wide = "begins with an IPv4 address written as IPv6, of which the first 96 bits are the same for all";
+        let table = [
+            ("::ffff:127.0.0.1", Ok("127.0.0.1/32")),
+            ("::ffff:10.77.0.0/112", Ok("10.77.0.0/16")),
+            ("::ffff:a4d:0/112", Ok("10.77.0.0/16")),
+            ("::ffff:0:0/96", Ok("0.0.0.0/0")),
+            ("::ffff:10.0.0.0/8", Err(wide)),
+            ("::ffff:0:0/95", Err(wide)),
+            ("::ffff:10.0.0.1/129", Err("")),
+            // Others are what they are.
+            ("::/0", Ok("::/0")),
+            ("::/8", Ok("::/8")),
+            ("::10.0.0.1", Ok("::a00:1/128")),
+            ("fd00::/8", Ok("fd00::/8")),
+            ("10.0.0.1", Ok("10.0.0.1/32")),
+        ];
+        check::<Network>(&table);
+        check::<AllowEntry>(&table);
     }
 
     #[test]
