@@ -143,7 +143,7 @@ section! {
         listen "listen": Set<OneOrMore<Listen>> = Asks(Facts::outbound);
         /// What happens to names that no peer has: `pass` where only this machine reaches the door, else `deny`.
         otherwise "otherwise": Option<Set<Otherwise>> = Follows("pass");
-        /// Names, addresses or networks to pass although they are loopback, link-local or otherwise special.
+        /// Names, addresses or networks to pass although they are special, as loopback is, or of a peer with `mtls`.
         allow "allow": Set<List<AllowEntry>> = Is("[]");
         /// Protocols that may follow an HTTP/1 upgrade, besides websocket.
         upgrades "upgrades": Set<List<Upgrade>> = Is("[]");

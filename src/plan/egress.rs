@@ -55,6 +55,11 @@ fn everywhere(own: SocketAddr, ip: IpAddr) -> bool {
     listens.is_unspecified() && (listens.is_ipv6() || ip.is_ipv4())
 }
 
+/// Whether the file lists the address, or a network with it, as one that may be dialled whatever it is.
+pub fn is_listed(ip: IpAddr, egress: &Egress) -> bool {
+    allowed(ip, egress, "")
+}
+
 fn allowed(ip: IpAddr, egress: &Egress, host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     egress.allow.iter().any(|entry| match entry {

@@ -12,6 +12,7 @@ use super::target::{Led, of_conn};
 use super::tunnel::Opaque;
 use crate::call::Failure;
 use crate::ids::{ClientAddr, Door};
+use crate::net::here::is_here;
 use crate::net::io::{Io, Resets};
 use crate::net::origdst::OriginalDst;
 use crate::net::ours::came_back;
@@ -19,6 +20,7 @@ use crate::net::sniff::is_for_a_proxy;
 use crate::plan::Plan;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
+use crate::plan::egress::is_listed;
 use crate::plan::peer::{Addresses, PeerKind};
 use crate::plan::redirect::Capture as Rules;
 use crate::plan::virtual_ips::is_virtual;
@@ -58,23 +60,43 @@ pub enum Way<E = Arc<Endpoint>> {
     Passed,
 }
 
-/// The way of an address in this World. Where two peers have an endpoint there, it is the first one's in the file.
-///
-/// # Errors
-/// `NoRoute` where it is nobody's and `otherwise` is `deny`.
-pub fn way(world: &World, to: SocketAddr) -> Result<Way, Failure> {
-    decide(&world.plan, to, || {
-        let named = world.peers.iter().enumerate().filter(|(_, peer)| peer.kind() == PeerKind::Named);
-        let mut held = named.filter_map(|(index, peer)| Some((index, peer.endpoint_at(to)?)));
-        held.next()
-    })
+/// Whether what is sent says on its way what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bytes {
+    /// Whoever is on the way can read it.
+    Plain,
+    /// It is the service's own TLS.
+    Tls,
 }
 
-/// The way of an address by the plan; `held` finds the peer that has an endpoint there.
+/// The way of plain bytes to an address in this World. Where two peers have an endpoint there, it is the first one's in
+/// the file.
 ///
 /// # Errors
-/// `NoRoute` where it is nobody's and `otherwise` is `deny`.
-pub fn decide<E>(plan: &Plan, to: SocketAddr, held: impl FnOnce() -> Option<(usize, E)>) -> Result<Way<E>, Failure> {
+/// `NoRoute` where it is nobody's and `otherwise` is `deny`, `AddressRefused` where it is of a host of the mesh.
+pub fn way(world: &World, to: SocketAddr) -> Result<Way, Failure> {
+    way_of(world, to, Bytes::Plain)
+}
+
+fn way_of(world: &World, to: SocketAddr, bytes: Bytes) -> Result<Way, Failure> {
+    let named = || world.peers.iter().enumerate().filter(|(_, peer)| peer.kind() == PeerKind::Named);
+    let held = || named().find_map(|(index, peer)| Some((index, peer.endpoint_at(to)?)));
+    let meshed =
+        || named().find(|(_, peer)| peer.source().mtls.is_some() && peer.is_on(to.ip())).map(|(index, _)| index);
+    decide(&world.plan, (to, bytes), held, meshed)
+}
+
+/// The way of an address by the plan; `held` finds the peer that has an endpoint there, `meshed` one that is called by
+/// mutual TLS and has an endpoint at that IP address.
+///
+/// # Errors
+/// `NoRoute` where it is nobody's and `otherwise` is `deny`, `AddressRefused` where it is of a host of the mesh.
+pub fn decide<E>(
+    plan: &Plan,
+    (to, bytes): (SocketAddr, Bytes),
+    held: impl FnOnce() -> Option<(usize, E)>,
+    meshed: impl FnOnce() -> Option<usize>,
+) -> Result<Way<E>, Failure> {
     if let Some(index) = plan.virtual_peer(to) {
         return Ok(Way::Peer(index));
     }
@@ -85,12 +107,34 @@ pub fn decide<E>(plan: &Plan, to: SocketAddr, held: impl FnOnce() -> Option<(usi
         return Ok(Way::Endpoint(index, endpoint));
     }
     match plan.capture.as_ref().map(|capture| capture.otherwise) {
-        Some(Otherwise::Pass) => Ok(Way::Passed),
+        Some(Otherwise::Pass) => match meshed().filter(|_| bytes == Bytes::Plain) {
+            Some(index) if downgrades(plan, to) => Err(downgraded(plan, index, to)),
+            _ => Ok(Way::Passed),
+        },
         Some(Otherwise::Deny) | None => {
             let todo = "list it under peers, or set outbound.otherwise to pass";
             Err(Failure::new(Reason::NoRoute, format!("no peer has an endpoint at {to}; {todo}")))
         }
     }
+}
+
+/// Whether plain bytes to a host of the mesh, at a port that no peer has, are what mutual TLS is to prevent. A service
+/// dials the port of the other one, where the file has that of its sidecar: passed on as they are, the bytes would reach
+/// the peer readable by all on the way and from nobody, and nobody would notice. What else runs on that host cannot be
+/// told from it by its address, so the file has to. What stays on this machine is on no way.
+fn downgrades(plan: &Plan, to: SocketAddr) -> bool {
+    !is_listed(to.ip(), &plan.egress) && !is_here(to)
+}
+
+fn downgraded(plan: &Plan, index: usize, to: SocketAddr) -> Failure {
+    let peer = plan.peers.get(index).map_or("", |peer| peer.name.as_str());
+    let detail = format!(
+        "{to} is at an address of the peer `{peer}`, which is called by mutual TLS, and no peer has this port: nothing is \
+         sent there in plaintext; add it to the addresses of `{peer}` if its sidecar takes that port, else give it a peer \
+         with `mtls: off`, or list {} under outbound.allow",
+        to.ip()
+    );
+    Failure::new(Reason::AddressRefused, detail)
 }
 
 /// The peer that a server name names, at the port that was dialled.
@@ -101,10 +145,10 @@ pub fn by_server_name(plan: &Plan, sni: &str, port: u16) -> Option<usize> {
 /// Whom a connection of the service leads to by the address it dialled.
 ///
 /// # Errors
-/// `NoRoute`, `Looped`, or why there is no peer for the address.
-pub fn led(world: &World, to: SocketAddr) -> Result<Led, Failure> {
+/// `NoRoute`, `AddressRefused`, `Looped`, or why there is no peer for the address.
+pub fn led(world: &World, to: SocketAddr, bytes: Bytes) -> Result<Led, Failure> {
     let of = |index: usize, only| world.peers.get(index).map(|peer| Led { peer: peer.clone(), only });
-    let led = match way(world, to)? {
+    let led = match way_of(world, to, bytes)? {
         Way::Peer(index) => of(index, None),
         Way::Endpoint(index, endpoint) => of(index, Some(endpoint)),
         Way::Passed => return at(world, Going::Out(to)),
@@ -182,6 +226,12 @@ fn declared(conn: &Conn) -> Option<Protocol> {
     Some(world.peers.get(index)?.source().protocol)
 }
 
+/// Why the address that was dialled leads nowhere, whatever is said but a name.
+pub fn astray(conn: &Conn) -> Option<Failure> {
+    let to = conn.caller.original.0.filter(|_| conn.is_led_by_address())?;
+    way(&conn.core.world.load(), to).err()
+}
+
 /// Whether a request is for an HTTP proxy that the service itself has chosen, which gets the bytes as they are.
 pub fn is_for_another_proxy(conn: &Conn, seen: &[u8]) -> bool {
     let Some(to) = conn.caller.original.0.filter(|_| conn.is_led_by_address() && is_for_a_proxy(seen)) else {
@@ -196,7 +246,10 @@ pub async fn tls(conn: Arc<Conn>, io: Io, sni: &str, dialled: Option<(Opaque, Io
     let world = conn.core.world.load_full();
     let led = match named(&conn, &world, sni) {
         Some(peer) => Ok(Led { peer, only: None }),
-        None => of_conn(&conn, &world),
+        None => match conn.caller.original.0.filter(|_| conn.is_led_by_address()) {
+            Some(to) => led(&world, to, Bytes::Tls),
+            None => of_conn(&conn, &world),
+        },
     };
     let mut record = match (led, dialled) {
         (Ok(led), Some((mut record, peer))) if record.leads_to(&led) => {

@@ -151,7 +151,12 @@ pub(super) async fn detect(conn: Conn, mut io: Io) {
     conn.learned.saw(found.what(&seen));
     match found {
         Found::Nothing => {}
-        Found::Late if seen.is_empty() => {}
+        Found::Late if seen.is_empty() => {
+            // Nobody else tells who waits for a server that is not dialled.
+            if let Some(failure) = captured::astray(&conn) {
+                captured::refused(&conn, &io, &failure);
+            }
+        }
         Found::Unreached if conn.is_captured() => io.reset_on_close(),
         Found::Unreached => {}
         // Connected and closed, as a health check does: nobody was called who is to be told of.
@@ -245,8 +250,10 @@ async fn find(conn: &Arc<Conn>, io: &mut Io, seen: &mut BytesMut) -> Found {
     let ending = ending(conn.drain.clone());
     let Some(led) = early else {
         // For the first byte, as long as a kept-alive connection may be idle; the rest has the head's clock in `sniff`.
-        // Who has still to prove who it is takes no place for so long: it comes to speak TLS.
-        let silent = if conn.is_unproven() { Duration::ZERO } else { limits.keep_alive };
+        // Who has still to prove who it is takes no place for so long: it comes to speak TLS. And who can only be led by a
+        // name may be waiting for its server to speak.
+        let short = conn.is_unproven() || captured::astray(conn).is_some();
+        let silent = if short { Duration::ZERO } else { limits.keep_alive };
         return tokio::select! {
             wire = timeout(first_bytes(silent, limits.head_timeout), sniffing) => match wire {
                 Ok(wire) => heard(wire),

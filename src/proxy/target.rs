@@ -6,7 +6,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::Conn;
-use super::captured::{self, Way};
+use super::captured::{self, Bytes, Way};
 use super::route::Taken;
 use crate::call::Failure;
 use crate::deadline::Deadline;
@@ -71,7 +71,7 @@ pub fn aim(conn: &Conn, world: &World, parts: &Parts, facts: &Facts) -> Result<A
             (None, Some(to)) => match captured::way(world, to)? {
                 Way::Peer(index) => Some(index),
                 // Whom the caller dialled it gets: no route leads elsewhere.
-                Way::Endpoint(..) | Way::Passed => return captured::led(world, to).map(Aim::of),
+                Way::Endpoint(..) | Way::Passed => return captured::led(world, to, Bytes::Plain).map(Aim::of),
             },
         },
         Leads::Dialled => {
@@ -153,7 +153,7 @@ pub fn of_conn(conn: &Conn, world: &World) -> Result<Led, Failure> {
             Ok(Led { peer, only: None })
         }
         (Leads::Dialled, Some(to)) => captured::app(conn, world, to),
-        (Leads::ByAuthority, Some(to)) => captured::led(world, to),
+        (Leads::ByAuthority, Some(to)) => captured::led(world, to, Bytes::Plain),
         (Leads::Dialled | Leads::ByAuthority, None) => Err(Failure::new(
             Reason::WrongProtocol,
             "this port speaks HTTP and CONNECT; give an opaque peer a port of its own with peers.NAME.listen",

@@ -2,8 +2,8 @@
 //!
 //! Made when the endpoints or what the file asks for change, never on the way of a request.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
@@ -84,6 +84,8 @@ pub struct EndpointSet {
     mixed: bool,
     /// By address, IPv4 as such; made when a captured connection first asks.
     by_addr: OnceLock<HashMap<SocketAddr, usize>>,
+    /// The machines that they are on; made in the same way.
+    hosts: OnceLock<HashSet<IpAddr>>,
 }
 
 impl EndpointSet {
@@ -94,7 +96,8 @@ impl EndpointSet {
         let subset = |rule: &Arc<SubsetRule>| (rule.clone(), prepared(&part(&known, rule)));
         let subsets = policy.subsets.iter().map(subset).collect();
         let has = |ipv6: bool| known.iter().any(|(endpoint, _)| endpoint.is_ipv6() == Some(ipv6));
-        Self { whole: prepared(&known), subsets, spill, mixed: has(true) && has(false), all, by_addr: OnceLock::new() }
+        let (whole, mixed) = (prepared(&known), has(true) && has(false));
+        Self { whole, subsets, spill, mixed, all, by_addr: OnceLock::new(), hosts: OnceLock::new() }
     }
 
     /// The endpoint at an address, whatever weight it has.
@@ -105,6 +108,12 @@ impl EndpointSet {
             all.rev().filter_map(|(at, endpoint)| Some((canonical(endpoint.addr().tcp()?), at))).collect()
         };
         self.all.get(*self.by_addr.get_or_init(index).get(&canonical(addr))?)
+    }
+
+    /// Whether one has this IP address, at whatever port.
+    pub fn is_on(&self, host: IpAddr) -> bool {
+        let hosts = || self.all.iter().filter_map(|endpoint| Some(canonical(endpoint.addr().tcp()?).ip())).collect();
+        self.hosts.get_or_init(hosts).contains(&host.to_canonical())
     }
 
     /// Whether there are addresses of both IP families.

@@ -1,7 +1,7 @@
 //! A living peer: its endpoints, the policy in force, and where discovery stands.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -403,6 +403,11 @@ impl Peer {
     /// The endpoint at an address, whatever weight it has.
     pub fn endpoint_at(&self, addr: SocketAddr) -> Option<Arc<Endpoint>> {
         self.endpoints.load().at(addr).cloned()
+    }
+
+    /// Whether an endpoint has this IP address, at whatever port.
+    pub fn is_on(&self, host: IpAddr) -> bool {
+        self.endpoints.load().is_on(host)
     }
 
     /// The endpoints in force.

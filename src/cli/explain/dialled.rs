@@ -1,7 +1,7 @@
 //! A captured connection: whether the kernel's rules bring it here, to which door, and where what was dialled leads, by
 //! the data path's own decisions.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::decide::tell_door;
@@ -17,7 +17,7 @@ use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerSource, ToApp};
 use crate::plan::redirect::Capture as Rules;
 use crate::plan::virtual_ips::is_virtual;
-use crate::proxy::captured::{self, Way};
+use crate::proxy::captured::{self, Bytes, Way};
 use crate::reason::Reason;
 use crate::upstream::adhoc::default_policy;
 use crate::upstream::dialled::outside;
@@ -124,15 +124,19 @@ pub(super) fn app(loaded: &Loaded, to: SocketAddr) -> Option<PeerPlan> {
     Some(PeerPlan { name, kind, source, policy: capture.app.clone(), routes: capture.routes.clone() })
 }
 
-/// Where the address leads by itself.
+/// Where the address leads by itself, for what is no TLS.
 ///
 /// # Errors
 /// It leads nowhere.
 pub(super) fn way(loaded: &Loaded, asking: &Asking, to: SocketAddr) -> Result<Way<()>, Failure> {
-    let way = captured::decide(&loaded.plan, to, || {
-        let mut held = named(loaded).filter(|(_, peer)| holds(asking, peer, to) == Some(true));
-        held.next().map(|(index, _)| (index, ()))
-    })?;
+    way_of(loaded, asking, to, Bytes::Plain)
+}
+
+fn way_of(loaded: &Loaded, asking: &Asking, to: SocketAddr, bytes: Bytes) -> Result<Way<()>, Failure> {
+    let held = || named(loaded).find(|(_, peer)| holds(asking, peer, to) == Some(true)).map(|(index, _)| (index, ()));
+    let on = |peer: &PeerPlan| peer.source.mtls.is_some() && is_on(asking, peer, to.ip());
+    let meshed = || named(loaded).find(|(_, peer)| on(peer)).map(|(index, _)| index);
+    let way = captured::decide(&loaded.plan, (to, bytes), held, meshed)?;
     if matches!(way, Way::Passed) && is_itself(&Addr::Tcp(to), &loaded.plan.egress) {
         return Err(Failure::new(Reason::Looped, format!("{to} is a listener of this sidecar itself")));
     }
@@ -152,6 +156,16 @@ fn holds(asking: &Asking, peer: &PeerPlan, to: SocketAddr) -> Option<bool> {
     }
 }
 
+/// Whether the peer is known to have an endpoint at this IP address.
+fn is_on(asking: &Asking, peer: &PeerPlan, host: IpAddr) -> bool {
+    let same = |addr: SocketAddr| addr.ip().to_canonical() == host.to_canonical();
+    match (&asking.living, &peer.source.addresses) {
+        (Some(living), _) => living.addresses(peer.name.as_str()).any(same),
+        (None, Addresses::Static(specs)) => specs.iter().filter_map(|spec| spec.addr.tcp()).any(same),
+        (None, _) => false,
+    }
+}
+
 /// Bytes that nobody looks into, or TLS for this server name: where they lead, and how whom they lead to is called.
 pub(super) fn bytes<'l>(
     loaded: &'l Loaded,
@@ -159,7 +173,7 @@ pub(super) fn bytes<'l>(
     (to, sni): (SocketAddr, Option<&str>),
     mut said: Explained<'l>,
 ) -> Explained<'l> {
-    let way = way(loaded, asking, to);
+    let way = way_of(loaded, asking, to, if sni.is_some() { Bytes::Tls } else { Bytes::Plain });
     let binds = declared(loaded, &way) == Some(Protocol::Tcp);
     let by_name = sni.filter(|_| !binds).and_then(|sni| captured::by_server_name(&loaded.plan, sni, to.port()));
     let peer = by_name.and_then(|index| Some((index, loaded.plan.peers.get(index)?)));

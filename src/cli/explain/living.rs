@@ -1,5 +1,7 @@
 //! The endpoints that the peers of a running sidecar have now, as its admin server tells.
 
+use std::net::SocketAddr;
+
 use serde::Deserialize;
 
 use crate::cli::strict::state;
@@ -29,6 +31,12 @@ impl Living {
     /// It does not answer as one.
     pub fn ask(admin: &str) -> Result<Self, String> {
         state(admin)
+    }
+
+    /// The addresses of a peer of the file.
+    pub fn addresses(&self, peer: &str) -> impl Iterator<Item = SocketAddr> {
+        let named = self.peers.iter().filter(move |one| one.kind == "named" && one.name == peer);
+        named.flat_map(|one| &one.endpoints).filter_map(|endpoint| endpoint.address.parse().ok())
     }
 
     /// Whether a peer of the file has an endpoint there.

@@ -433,6 +433,32 @@ fn what_the_rules_leave_alone_and_what_comes_in() {
 }
 
 #[test]
+fn plaintext_to_a_host_of_the_mesh_is_told_as_refused() {
+    let file = "service: s\nredirect: {}\nidentity: { workload-api: unix:/x }\npeers:\n  \
+                db: { static: [198.51.100.7:15006], mtls: { id: spiffe://shop/db } }\n  \
+                late: { dns: \"late.shop:15006\", mtls: { id: spiffe://shop/late } }\n";
+    let living =
+        "{\"peers\":[{\"name\":\"late\",\"kind\":\"named\",\"endpoints\":[{\"address\":\"198.51.100.9:15006\"}]}]}";
+    let refused = "403, reason address_refused (side policy): ";
+    for (asking, about, what) in [
+        (
+            "GET | to 198.51.100.7:5432",
+            "refused",
+            format!("{refused}198.51.100.7:5432 is at an address of the peer `db`"),
+        ),
+        ("GET | to 198.51.100.7:5432", "shown as", "a reset".to_owned()),
+        ("GET | http://x/ | to 198.51.100.7:80", "refused", refused.to_owned()),
+        ("GET | https://x/ | to 198.51.100.7:443", "endpoint", "198.51.100.7:443 itself".to_owned()),
+        ("GET | http://db/ | to 198.51.100.7:80", "peer", "db, by its host `db`".to_owned()),
+        ("GET | to 198.51.100.9:5432", "endpoint", "198.51.100.9:5432 itself".to_owned()),
+        (&format!("GET | to 198.51.100.9:5432 | {living}"), "refused", "of the peer `late`".to_owned()),
+    ] {
+        let text = explain_in(file, asking);
+        assert!(says(&text, about, &what), "{asking}: {about} {what}\n{text}");
+    }
+}
+
+#[test]
 fn a_captured_connection_is_told_in_full() {
     let file = "service: s\nredirect: {}\npeers: { db: { static: [10.1.2.3:5432], protocol: tcp, retry: off } }\n";
     let text = explain_in(file, "GET | to 10.1.2.3:5432");

@@ -25,7 +25,9 @@ pub fn lint(config: &Config, asks_identity: bool, problems: &mut Problems) {
     open_proxy(config, problems);
     super::dns::lint(config, problems);
     for (_, peer) in &config.peers.0 {
-        if !captured {
+        if captured {
+            only_at_a_sidecars_port(config, peer, problems);
+        } else {
             opaque_without_port(peer, problems);
         }
         port_in_the_open(peer, problems);
@@ -126,6 +128,26 @@ fn open_proxy(config: &Config, problems: &mut Problems) {
 fn opaque_without_port(peer: &Set<Peer>, problems: &mut Problems) {
     if peer.protocol.value == Protocol::Tcp && peer.listen.is_none() {
         let text = "`tcp` without a `listen` of its own: the shared outbound port reaches it by CONNECT only";
+        peer.protocol.warn(problems, text);
+    }
+}
+
+/// The port at which a sidecar takes what is for its service, unless its file says otherwise.
+const SIDECAR: u16 = 15006;
+
+/// A service dials the port of the other one, which is nobody's where the addresses have that of its sidecar.
+fn only_at_a_sidecars_port(config: &Config, peer: &Set<Peer>, problems: &mut Problems) {
+    let outbound = config.redirect.as_ref().is_some_and(|redirect| redirect.outbound.0.is_some());
+    let meshed = peer.mtls.as_ref().is_some_and(|mtls| mtls.value.0.is_some());
+    if !outbound || config.dns.listen.is_some() || !meshed || peer.protocol.value != Protocol::Tcp {
+        return;
+    }
+    let fixed = peer.fixed.iter().flat_map(|list| &list.0).filter_map(|endpoint| endpoint.address.as_ref());
+    let fixed = fixed.filter_map(|address| Some(address.value.0.tcp()?.port()));
+    let mut ports = fixed.chain(peer.dns.iter().map(|name| name.value.0.1)).peekable();
+    if ports.peek().is_some() && ports.all(|port| port == SIDECAR) {
+        let text = "only who dials a sidecar's port reaches it, as that is all its addresses have: other ports there are \
+                    refused (`address_refused`); list those that the service dials, or have it ask the DNS door (`dns.listen`)";
         peer.protocol.warn(problems, text);
     }
 }

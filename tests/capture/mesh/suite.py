@@ -382,6 +382,23 @@ def own_listeners_are_not_dialled(mesh):
 
 
 @case
+def nothing_is_sent_in_plaintext_to_a_host_of_the_mesh(mesh):
+    """A port that the peer's addresses do not have."""
+    talk = ("import socket, sys\ntry:\n    with socket.create_connection((sys.argv[1], 7777), timeout=20) as s:\n"
+            "        s.sendall(b'\\0\\1' + sys.argv[2].encode())\n        print(s.recv(100))\nexcept ConnectionResetError: print('reset')\n")
+    marker = "never-to-be-seen-on-the-way"
+    assert mesh.web.call(sys.executable, "-c", talk, mesh.data.v4, marker).strip() == "reset"
+    asked = mesh.web.call("curl", "-sS", "--max-time", "10", f"http://{mesh.data.v4}:7777/{marker}")
+    assert "address_refused" in asked and "peer `data`" in asked, asked
+    # By its name it is a peer's, and goes to that.
+    assert answer(mesh.web, f"http://shop.mesh:7777/{marker}")["name"].startswith("shop-")
+    assert mesh.log(mesh.web).count(f"original={mesh.data.v4}:7777 reason=address_refused") == 1, mesh.log(mesh.web)[-3000:]
+    answer(mesh.web, "http://out.example/after-all-that")
+    wait_for(lambda: b"after-all-that" in mesh.seen_on_the_way.read_bytes(), "the watcher has seen what came later")
+    assert marker.encode() not in mesh.seen_on_the_way.read_bytes(), "plaintext on the wire"
+
+
+@case
 def what_a_sidecar_sends_does_not_come_back_to_it(mesh):
     """The rules let somebody else go: each call comes back once, and ends."""
     host = hosts.Host(mesh.lab, "astray", 8, NAMES)

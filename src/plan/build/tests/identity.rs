@@ -65,3 +65,35 @@ fn a_build_without_the_workload_api_says_so() {
         "f:2:27: identity.workload-api: this program was built without the Workload API (cargo's feature `spiffe`)"
     );
 }
+
+#[test]
+fn an_opaque_peer_that_only_a_sidecars_port_leads_to_is_told_of() {
+    let warned = |redirect: &str, peer: &str| {
+        let text = format!(
+            "service: a\nidentity: {{ workload-api: unix:/x }}\n{redirect}peers: {{ db: {{ mtls: {{ id: spiffe://a/db }}, {peer} }} }}\n"
+        );
+        let mut problems = Problems::new("f");
+        let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
+        build(&document.config, Path::new("/"), &mut problems);
+        assert!(!problems.has_errors(), "{problems}");
+        problems.to_string().contains("peers.db.protocol: only who dials a sidecar's port reaches it")
+    };
+    let captured = "redirect: {}\n";
+    let named = "redirect: {}\ndns: { listen: 127.0.0.1:15053 }\n";
+    for (redirect, peer, expect) in [
+        (captured, "static: [\"10.0.0.3:15006\"], protocol: tcp", true),
+        (captured, "dns: \"db.shop:15006\", protocol: tcp", true),
+        (captured, "static: [\"10.0.0.3:15006\", \"10.0.0.3:5432\"], protocol: tcp", false),
+        (captured, "static: [\"10.0.0.3:15006\"]", false),
+        (captured, "srv: _db._tcp.shop, protocol: tcp", false),
+        (named, "static: [\"10.0.0.3:15006\"], protocol: tcp", false),
+        (
+            "redirect: { outbound: off }\ninbound: { app: 127.0.0.1:8 }\n",
+            "static: [\"10.0.0.3:15006\"], protocol: tcp",
+            false,
+        ),
+        ("", "static: [\"10.0.0.3:15006\"], protocol: tcp", false),
+    ] {
+        assert_eq!(warned(redirect, peer), expect, "{redirect}{peer}");
+    }
+}
