@@ -35,7 +35,7 @@ section! {
         claims "claims": Option<Set<Claims>> = Unset("{ scope: orders.write }");
         /// Networks that the connection comes from.
         addresses "addresses": Option<Set<OneOrMore<Network>>> = Unset("[10.0.0.0/8]");
-        /// Ports of this service that the connection came to.
+        /// Ports that were dialled; in `deny` also others of the same app.
         ports "ports": Option<Set<OneOrMore<Count<1, 65535>>>> = Unset("[15006]");
     }
 }

@@ -1,11 +1,12 @@
 //! Who may ask what of the service: rules that deny, then rules that allow. Pure: it is given facts and says yes or no.
 //!
 //! A doubt never helps the caller. A rule that denies means all spellings that a server may take for its own (letter case,
-//! a slash at the end, `_` for `-` in a field's name, an address in any notation); one that allows means only what it says.
+//! a slash at the end, `_` for `-` in a field's name, an address in any notation) and all ports that lead to the app; one
+//! that allows means only what it says.
 //! What cannot be seen in opaque bytes (a path, say) is taken to be there by a rule that denies, and to be missing by one
 //! that allows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName};
@@ -13,9 +14,11 @@ use http::{Method, Uri};
 use ipnet::IpNet;
 
 use super::claims::{ClaimRule, Claims};
+use super::door::{DoorPlan, Leads};
 use super::host::HostRule;
 use super::matching::TextMatch;
 use super::path::decoded;
+use super::peer::{Addresses, PeerPlan};
 use super::route::Line;
 use crate::spiffe::{IdMatch, SpiffeId};
 
@@ -43,7 +46,7 @@ pub struct Rule {
     pub from: Vec<IdMatch>,
     /// From where.
     pub addresses: Vec<IpNet>,
-    /// The ports of this service that it came to.
+    /// The ports of this service that it came to; by a rule that denies also those by which it could have come.
     pub ports: Vec<u16>,
     /// The methods.
     pub methods: Vec<Method>,
@@ -73,10 +76,41 @@ pub struct Facts<'a> {
     pub identity: Option<&'a SpiffeId>,
     /// From where; `None` is a Unix socket.
     pub address: Option<IpAddr>,
-    /// The port of this service that it came to; `None` is a Unix socket.
-    pub port: Option<u16>,
+    /// The ports of this service that it came by.
+    pub ports: Ports,
     /// What is asked; `None` is opaque bytes.
     pub request: Option<Asked<'a>>,
+}
+
+/// The ports by which a connection is known: several lead to one app, and a caller has the choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// The one that its caller dialled; `None` is a Unix socket.
+    pub dialled: Option<u16>,
+    /// Its door's, and that at which the app listens that it leads to.
+    pub others: [Option<u16>; 2],
+}
+
+impl Ports {
+    /// Those of a connection to this door, which was going to `original` where it was captured.
+    pub fn of(door: &DoorPlan, peers: &[PeerPlan], original: Option<SocketAddr>) -> Self {
+        let listens = door.listen.tcp().map(|addr| addr.port());
+        let dialled = original.map(|addr| addr.port()).or(listens);
+        let app = |index: usize| match &peers.get(index)?.source.addresses {
+            Addresses::Static(specs) => specs.first()?.addr.tcp().map(|addr| addr.port()),
+            _ => None,
+        };
+        let others = match door.leads {
+            Leads::Peer(index) => [listens, app(index)],
+            // A door that leads to any port says nothing of one, and none of the others leads there.
+            Leads::Dialled | Leads::ByAuthority => [None, None],
+        };
+        Self { dialled, others }
+    }
+
+    fn have(&self, port: u16, sense: Sense) -> bool {
+        self.dialled == Some(port) || (sense == Sense::Wide && self.others.contains(&Some(port)))
+    }
 }
 
 /// A request as it was sent, its head normalised and its path normal where [`Policy::judges_paths`].
@@ -130,10 +164,13 @@ impl Policy {
         self.deny.is_empty() && self.allow.is_empty()
     }
 
-    /// Whether a rule for this port looks at paths, which must be normal then.
-    pub fn judges_paths(&self, port: Option<u16>) -> bool {
-        let mut all = self.deny.iter().chain(&self.allow);
-        all.any(|rule| !rule.paths.is_empty() && rule.means_port(port))
+    /// Whether a rule for these ports looks at paths, which must be normal then.
+    pub fn judges_paths(&self, ports: &Ports) -> bool {
+        let looks = |rules: &[Rule], sense| {
+            let mut rules = rules.iter();
+            rules.any(|rule| !rule.paths.is_empty() && rule.means_port(ports, sense))
+        };
+        looks(&self.deny, Sense::Wide) || looks(&self.allow, Sense::Narrow)
     }
 
     /// The names of all claims that rules ask for, each once.
@@ -188,25 +225,26 @@ impl Rule {
     /// Whether it asks for claims and allows all else of a request that carries no token.
     fn lacks_token(&self, facts: &Facts<'_>) -> bool {
         let rest = |asked| self.means_head(asked, Sense::Narrow);
-        !self.claims.is_empty() && self.means_caller(facts) && facts.request.as_ref().is_some_and(rest)
+        !self.claims.is_empty() && self.means_caller(facts, Sense::Narrow) && facts.request.as_ref().is_some_and(rest)
     }
 
-    fn means_port(&self, port: Option<u16>) -> bool {
-        self.ports.is_empty() || port.is_some_and(|port| self.ports.contains(&port))
+    fn means_port(&self, ports: &Ports, sense: Sense) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|port| ports.have(*port, sense))
     }
 
     fn means(&self, facts: &Facts<'_>, sense: Sense) -> bool {
-        self.means_caller(facts)
+        self.means_caller(facts, sense)
             && match &facts.request {
                 Some(asked) => self.means_head(asked, sense) && self.means_token(asked.tokens, sense),
                 None => sense == Sense::Wide || !self.needs_request(),
             }
     }
 
-    fn means_caller(&self, facts: &Facts<'_>) -> bool {
+    fn means_caller(&self, facts: &Facts<'_>, sense: Sense) -> bool {
         let from = self.from.is_empty() || facts.identity.is_some_and(|id| self.from.iter().any(|one| one.means(id)));
         let within = |ip: IpAddr| self.addresses.iter().any(|net| net.contains(&ip));
-        from && self.means_port(facts.port) && (self.addresses.is_empty() || facts.address.is_some_and(within))
+        let address = self.addresses.is_empty() || facts.address.is_some_and(within);
+        from && address && self.means_port(&facts.ports, sense)
     }
 
     /// Whether one token says all that is asked for; who has none has no claim, which a rule that denies may ask for.

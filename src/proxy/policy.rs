@@ -16,7 +16,7 @@ use crate::jwt::tokens::Held;
 use crate::plan::claims::Claims;
 use crate::plan::door::Mtls;
 use crate::plan::path;
-use crate::plan::policy::{Asked, Facts, Policy, Verdict};
+use crate::plan::policy::{Asked, Facts, Policy, Ports, Verdict};
 use crate::reason::Reason;
 use crate::upstream::world::World;
 
@@ -113,7 +113,7 @@ fn who(conn: &Conn) -> Facts<'_> {
     Facts {
         identity: conn.identity(),
         address: conn.caller.client.0.map(|addr| addr.ip()),
-        port: conn.port(),
+        ports: Ports::of(&conn.door, &conn.plan.peers, conn.caller.original.0),
         request: None,
     }
 }
@@ -129,7 +129,7 @@ pub fn judge<'p>(
     head: &head::Facts,
     inside: (bool, &[Arc<Claims>]),
 ) -> Result<Verdict<'p>, Failure> {
-    if policy.judges_paths(who.port)
+    if policy.judges_paths(&who.ports)
         && let Some(why) = path::ambiguity(parts.uri.path())
     {
         let detail =

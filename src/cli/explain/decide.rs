@@ -21,7 +21,7 @@ use crate::plan::door::{DoorPlan, Leads, Mtls, Otherwise, Protocol};
 use crate::plan::egress::judge;
 use crate::plan::matching::Asked;
 use crate::plan::peer::{PeerKind, PeerPlan};
-use crate::plan::policy::{Facts as Who, Verdict};
+use crate::plan::policy::{Facts as Who, Ports, Verdict};
 use crate::plan::route::{self as planned, NewPath, Route, Split, Sticky};
 use crate::plan::rules::Priority;
 use crate::proxy::bounds;
@@ -92,7 +92,8 @@ fn request<'l>(
         return said.refused(&failure);
     }
     let judged = tokens::held(loaded, asking, &parts, &mut said).and_then(|held| {
-        let verdict = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &held));
+        let verdict =
+            policy::judge(&loaded.plan.policy, &who(loaded, asking, door), &parts, &facts, (rules.tls, &held));
         verdict.and_then(|verdict| policy::settled(verdict).map(|()| verdict))
     });
     if let Err(failure) = authorized(loaded, door, judged, &mut said) {
@@ -137,11 +138,11 @@ fn by_address<'l>(
 }
 
 /// What is known of the caller.
-fn who<'a>(asking: &'a Asking, door: &DoorPlan) -> Who<'a> {
+fn who<'a>(loaded: &Loaded, asking: &'a Asking, door: &DoorPlan) -> Who<'a> {
     Who {
         identity: asking.identity.as_ref(),
         address: asking.address.map(|ip| ip.to_canonical()),
-        port: asking.dialled.or(door.listen.tcp()).map(|addr| addr.port()),
+        ports: Ports::of(door, &loaded.plan.peers, asking.dialled),
         request: None,
     }
 }
@@ -243,7 +244,7 @@ fn unseen<'l>(
     mut said: Explained<'l>,
 ) -> Explained<'l> {
     let sni = asking.url.as_ref().and_then(Uri::host).map(plain).unwrap_or_default();
-    let port = who(asking, door).port;
+    let port = who(loaded, asking, door).ports.dialled;
     let is_opaque = matches!(door.protocol, Protocol::Auto | Protocol::Tcp);
     // Nobody notices that captured TLS is carried.
     let ends = door.protocol != Protocol::Tcp && door.mtls == Mtls::Off && !(is_opaque && asking.dialled.is_some());
@@ -257,7 +258,7 @@ fn unseen<'l>(
         let detail = "this door takes mutual TLS only (`inbound.mtls: strict`); `--identity` says who calls";
         return said.refused(&Failure::new(Reason::PlaintextRefused, detail));
     }
-    let judged = policy::opaque(&loaded.plan.policy, &who(asking, door));
+    let judged = policy::opaque(&loaded.plan.policy, &who(loaded, asking, door));
     if let Err(failure) = authorized(loaded, door, judged, &mut said) {
         return said.refused(&failure);
     }

@@ -459,6 +459,21 @@ fn plaintext_to_a_host_of_the_mesh_is_told_as_refused() {
 }
 
 #[test]
+fn rules_mean_all_ports_that_lead_to_an_app_where_they_deny() {
+    let file =
+        "service: s\nredirect: {}\ninbound:\n  app: 127.0.0.1:8080\n  deny: { ports: [8080], paths: [\"/admin/*\"] }\n";
+    for asking in ["to 192.0.2.7:8080", "from 192.0.2.1"] {
+        let text = explain_in(file, &format!("GET | http://s/admin/x | in | {asking}"));
+        assert!(
+            says(&text, "refused", "403, reason denied (side policy): `inbound.deny` (line 5)"),
+            "{asking}: {text}"
+        );
+    }
+    let text = explain_in(file, "GET | http://s/admin/x | in | to 192.0.2.7:9090");
+    assert!(says(&text, "authorization", "no rule denies it"), "{text}");
+}
+
+#[test]
 fn a_captured_connection_is_told_in_full() {
     let file = "service: s\nredirect: {}\npeers: { db: { static: [10.1.2.3:5432], protocol: tcp, retry: off } }\n";
     let text = explain_in(file, "GET | to 10.1.2.3:5432");

@@ -125,14 +125,16 @@ pub fn lint(inbound: &Inbound, policy: &Policy, doors: &Doors, problems: &mut Pr
     if policy.audit && policy.is_empty() && inbound.jwt.0.is_empty() {
         inbound.authorization.warn(problems, "there is nothing to audit: neither `allow` nor `deny` has a rule");
     }
-    let ports: Vec<u16> = listens(inbound);
-    for set in deny.iter().chain(allow) {
+    let (listens, leads): (Vec<u16>, Vec<u16>) = (listens(inbound), leads(inbound));
+    let denies = deny.iter().map(|set| (set, &*leads));
+    for (set, more) in denies.chain(allow.iter().map(|set| (set, &[][..]))) {
         if let Some(from) = set.from.as_ref().filter(|_| !doors.identities) {
             from.warn(problems, "matches nobody: a caller in plaintext has no identity");
         }
         for port in set.ports.iter().flat_map(|ports| &ports.0) {
             // Port 0 is any that the system chooses.
-            if !doors.captured && !ports.contains(&0) && !ports.iter().any(|own| u64::from(*own) == port.value.0) {
+            let mut known = listens.iter().chain(more);
+            if !doors.captured && !listens.contains(&0) && !known.any(|own| u64::from(*own) == port.value.0) {
                 port.warn(problems, "matches nothing: no inbound port is listed with this number");
             }
         }
@@ -181,7 +183,7 @@ fn denials(deny: &[Set<AccessRule>], allow: &[Set<AccessRule>], doors: &Doors, p
         }
         for host in set.hosts.iter().flat_map(|hosts| &hosts.0).filter(|host| host.value.0.1.is_some()) {
             let text = "its port is not looked at: it is the caller's word, so `deny` means the host with any; `ports` \
-                        are those that were connected to";
+                        are those of this service";
             host.warn(problems, text);
         }
     }
@@ -192,6 +194,12 @@ pub fn listens(inbound: &Inbound) -> Vec<u16> {
     let own = inbound.listen.0.iter().filter(|_| inbound.app.is_some());
     let more = inbound.ports.0.iter().filter_map(|port| port.listen.as_ref());
     own.chain(more).filter_map(|listen| Some(listen.value.0.tcp()?.port())).collect()
+}
+
+/// The ports of the apps behind them.
+fn leads(inbound: &Inbound) -> Vec<u16> {
+    let apps = inbound.app.iter().chain(inbound.ports.0.iter().filter_map(|port| port.app.as_ref()));
+    apps.filter_map(|app| Some(app.value.0.tcp()?.port())).collect()
 }
 
 fn speaks_http(inbound: &Inbound) -> bool {

@@ -12,7 +12,7 @@ use crate::config::problem::Problems;
 use crate::config::read;
 use crate::plan::claims::Claims;
 use crate::plan::path::{ambiguity, decoded};
-use crate::plan::policy::{Asked, Facts, Policy, Verdict};
+use crate::plan::policy::{Asked, Facts, Policy, Ports, Verdict};
 
 pub(super) fn file(inbound: &str) -> String {
     format!("service: s\ninbound:\n  app: 127.0.0.1:8080\n{inbound}\n")
@@ -37,7 +37,8 @@ pub(super) fn policy(inbound: &str) -> Policy {
 /// opaque bytes. A character of a field is a byte.
 pub(super) fn decide(policy: &Policy, words: &str) -> String {
     let (mut method, mut uri, mut host, mut headers) = (None, "/", "s", HeaderMap::new());
-    let (mut identity, mut address, mut port, mut tunnel, mut body) = (None, None, Some(15006), false, false);
+    let (mut identity, mut address, mut tunnel, mut body) = (None, None, false, false);
+    let mut ports = Ports { dialled: Some(15006), others: [None, None] };
     let mut tokens = Vec::new();
     for word in words.split(' ') {
         match (word.split_once('='), word.split_once(':')) {
@@ -47,7 +48,9 @@ pub(super) fn decide(policy: &Policy, words: &str) -> String {
             (Some(("host", text)), _) => host = text,
             (Some(("as", text)), _) => identity = Some(text.parse().unwrap()),
             (Some(("at", text)), _) => address = Some(text.parse().unwrap()),
-            (Some(("on", text)), _) => port = text.parse().ok(),
+            (Some(("on", text)), _) => ports.dialled = text.parse().ok(),
+            (Some(("door", text)), _) => ports.others[0] = text.parse().ok(),
+            (Some(("app", text)), _) => ports.others[1] = text.parse().ok(),
             (_, Some(("token", json))) => tokens.push(Arc::new(Claims(serde_json::from_str(json).unwrap()))),
             (_, Some((name, value))) => {
                 let bytes: Vec<u8> = value.chars().map(|one| u8::try_from(one).unwrap()).collect();
@@ -69,7 +72,7 @@ pub(super) fn decide(policy: &Policy, words: &str) -> String {
         body,
         tokens: &tokens,
     });
-    match policy.decide(&Facts { identity: identity.as_ref(), address, port, request }) {
+    match policy.decide(&Facts { identity: identity.as_ref(), address, ports, request }) {
         Verdict::Free => "free".into(),
         Verdict::Probe => "probe".into(),
         Verdict::NoneAllows => "none".into(),
@@ -217,6 +220,9 @@ fn ports_tunnels_and_probes_have_rules_of_their_own() {
                 ("POST / at=10.1.2.3", "none"),
                 ("GET / on=unix", "none"),
                 ("tcp", "none"),
+                // What allows means the port that was dialled alone.
+                ("GET / on=8 door=15006 app=15006", "none"),
+                ("POST / at=10.1.2.3 on=8 door=7 app=7", "none"),
             ],
         ),
         (
@@ -302,6 +308,7 @@ fn what_can_mean_nothing_is_told() {
         ("  authorization: audit", "warning: inbound.authorization: there is nothing to audit"),
         ("  deny: { from: spiffe://a/b }", "f:4:17: warning: inbound.deny.from: matches nobody: a caller in plaintext"),
         ("  allow: { ports: 8 }", "warning: inbound.allow.ports: matches nothing: no inbound port"),
+        (&format!("{ports}  deny: {{ ports: [7, 15006, 8, 9] }}"), "warning: inbound.deny.ports[3]: matches nothing"),
         (&format!("{ports}  allow: {{ ports: [7, 15006, 9] }}"), "warning: inbound.allow.ports[2]: matches nothing"),
         (
             "  deny: { paths: /a/*, methods: [GET, POST] }\n  allow: { paths: [/a/b, /a/c/*], methods: GET }",

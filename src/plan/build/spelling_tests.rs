@@ -330,3 +330,21 @@ fn a_trust_domain_without_roots_is_told_of() {
         assert!(told.contains(&expect), "{told}");
     }
 }
+
+#[test]
+fn a_port_is_denied_by_each_that_leads_to_the_same_app() {
+    check(&[(
+        "  deny: [{ ports: 8080, paths: /a }, { ports: 15006, methods: PUT }, { ports: 9090 }]",
+        &[
+            ("GET /a on=8080 door=15006 app=8080", "deny[0]"),
+            ("GET /a on=15006 door=15006 app=8080", "deny[0]"),
+            ("GET /a on=unix app=8080", "deny[0]"),
+            ("GET /a on=15006 door=15006 app=8081", "free"),
+            ("GET /b on=15006 door=15006 app=8080", "free"),
+            ("PUT /b on=8080 door=15006 app=8080", "deny[1]"),
+            ("tcp on=15006 door=15006 app=8080", "deny[0]"),
+            ("GET / on=9090", "deny[2]"),
+            ("PUT /a on=9091", "free"),
+        ],
+    )]);
+}

@@ -89,3 +89,36 @@ async fn plaintext_to_a_host_of_the_mesh_goes_nowhere_unless_the_file_says_so() 
         read_until(&mut net.1.recv().await.unwrap(), "PING\r\n").await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_denied_at_one_port_of_an_app_is_denied_at_the_others() {
+    let app = pipes::listen_tcp().0;
+    let file = |rules: &str| {
+        format!(
+            "service: s\nadmin: {{ listen: off }}\nredirect: {{ mode: redirect }}\n\
+             inbound: {{ listen: \"[::]:15006\", app: \"{app}\", {rules} }}\n"
+        )
+    };
+    let of = |port: u16| SocketAddr::from(([10, 1, 1, 1], port));
+    for (rule, path, status) in [
+        ("deny: { ports: [PORT], paths: [\"/admin/*\"] }", "/admin/x", "403"),
+        ("deny: { ports: [PORT], paths: [\"/admin/*\"] }", "//admin/x", "400"),
+        ("deny: { ports: [PORT], methods: [PUT] }", "/admin/x", "503"),
+        ("allow: { ports: [PORT] }", "/admin/x", ""),
+    ] {
+        for ruled in [app.port(), 15006] {
+            for dialled in [app.port(), 15006] {
+                let house = House::of(&file(&rule.replace("PORT", &ruled.to_string())), mpsc::channel(1).1);
+                let expect = match status {
+                    "" if ruled == dialled => "503",
+                    "" => "403",
+                    status => status,
+                };
+                let get = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+                let mut caller = house.coming(of(dialled), &get).await;
+                let got = read_until(&mut caller, "\r\n").await;
+                assert!(got.starts_with(&format!("HTTP/1.1 {expect} ")), "{rule} {ruled} {dialled} {path}: {got}");
+            }
+        }
+    }
+}
