@@ -448,7 +448,6 @@ async fn a_drain_ends_what_is_idle_and_lets_the_rest_finish() {
     let start = Instant::now();
     house.core.inbound.drain.advance(Phase::Draining);
     assert_eq!((rest(&mut silent).await, start.elapsed()), (String::new(), Duration::ZERO));
-    // The next request may be on the way.
     assert_eq!((rest(&mut idle).await, start.elapsed()), (String::new(), LAST_HANDSHAKES));
     sleep(Duration::from_secs(9)).await;
     say(&mut app, OK).await;
@@ -482,9 +481,9 @@ async fn a_request_that_is_on_its_way_when_a_drain_begins_is_served_and_its_conn
         say(&mut caller, after).await;
         read_until(&mut app, "\r\n\r\n").await;
         say(&mut app, OK).await;
-        let answer = rest(&mut caller).await;
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
-        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        let answer = rest(&mut caller).await.to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.ends_with("hi"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
     }
 }
 
