@@ -281,7 +281,9 @@ impl Means {
         let exe = environment.exe();
         let app = plan.redirect.as_deref().map(|capture| capture.app);
         let user = app.and_then(|app| app.uid.map(|uid| (uid, app.gid.unwrap_or(uid))));
-        let (mut behind, mut lasting) = (Behind { user, ..Behind::default() }, Lasting::None);
+        // What a service manager gave the sidecar is not for an app that could take its rules away with it.
+        let bare = app.is_some_and(|app| app.by != By::Off || app.uid.is_some());
+        let (mut behind, mut lasting) = (Behind { user, bare, ..Behind::default() }, Lasting::None);
         let captured = match self {
             Self::None => Captured::Not,
             Self::Rules(held, who) => {
@@ -303,6 +305,7 @@ impl Means {
                 Captured::Proxy
             }
         };
+        behind.bare &= behind.launcher.is_empty();
         Ok(Settled { behind, captured, lasting })
     }
 }

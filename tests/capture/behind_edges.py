@@ -1,6 +1,8 @@
 """`run -- APP` where something changes or fails while the app runs: the file, the holder of its network, who it is."""
 
+import contextlib
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -162,6 +164,55 @@ def another_user_gets_no_capability(lab, _):
         refused(lab, Way(app, lab.as_user(USER, "net_admin"), more=", app-uid: 1000"), "redirect.app-uid", "CAP_SETUID and CAP_SETGID")
 
 
+def delegated(lab):
+    """What starts a command in a control group that belongs to the user of the sidecar."""
+    root = next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2")
+    folder = pathlib.Path(root, f"lab-{os.getpid()}")
+    folder.mkdir()
+    lab.at_end(lambda: until(lambda: removed(folder), "the control group is empty"))
+    for path in (folder, folder / "cgroup.procs"):
+        os.chown(path, USER, USER)
+    return ["sh", "-c", f'echo 0 >{folder}/cgroup.procs && exec "$@"', "sh"]
+
+
+def removed(folder):
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        return True
+
+
+def capabilities(said):
+    """Which of its sets have any in them."""
+    lines = [line.split() for line in said.splitlines() if line.startswith("Cap")]
+    same(len(lines), 4, said)
+    return sorted(name for name, value in lines if int(value, 16))
+
+
+def what_is_captured_gets_no_capability(lab, _):
+    """A service manager gives the sidecar some to hand on; by each way of capturing the app gets none of them."""
+    prepare(lab)
+    script = ("sh", "-c", "grep -h ^Cap /proc/self/status | grep -v Bnd")
+    given = lambda *more: lab.as_user(USER, "net_bind_service", *more)
+    group = [*delegated(lab), *given("net_admin")]
+    for name, way, says in [
+        ("group", Way("rules", group), "the app alone is captured, as control group"),
+        ("namespace", Way("namespace", given()), "a network of its own"),
+        ("auto", Way("auto", given()), "a network of its own"),
+        ("proxy", Way("proxy", given()), ""),
+        ("tproxy", Way("auto", given("net_raw"), more=", mode: tproxy"), "nothing is done for the app alone"),
+    ]:
+        done = way.run(lab, *script)
+        has(done.stderr, says)
+        same(capabilities(done.stdout), [], name)
+    # Nothing was to be done to this one.
+    same(capabilities(Way("'off'", given()).run(lab, *script).stdout), ["CapAmb:", "CapEff:", "CapInh:", "CapPrm:"], "off")
+    # Where rules stand already, which it could take away.
+    lab.redirect("apply", "--uid", "1337", file=Way("auto").file(lab))
+    done = Way("auto", group).run(lab, *script)
+    has(done.stderr, "are in force here")
+    same(capabilities(done.stdout), [], "rules that stand")
+
+
 def the_holders_end_is_the_sidecars(lab, _):
     """It is told and ends both in order, as a failure; and no holder is left behind by whoever ends in order."""
     prepare(lab)
@@ -263,7 +314,7 @@ def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
 
 
 CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked, whoever_the_app_is_to_be_it_is,
-         another_user_gets_no_capability, the_holders_end_is_the_sidecars,
+         another_user_gets_no_capability, what_is_captured_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
          an_app_calls_itself_by_its_own_address, two_containers_of_a_pod,
          neighbours_over_ipv6_are_reached_without_a_default_route)
