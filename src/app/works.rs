@@ -119,10 +119,10 @@ impl Works for Wiring {
     }
 
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
-        self.doors.closed().await;
-        let prepared = self.doors.prepare(plan);
+        futures_util::future::join(self.doors.closed(), self.dns.closed()).await;
+        let prepared = self.doors.prepare(plan).await;
         let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
-        let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
+        let names = self.dns.prepare(plan).await.map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
         let before = self.core.world.load_full();
         let next = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
         let world = next.world();

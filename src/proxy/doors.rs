@@ -124,11 +124,11 @@ impl Doors {
         let _ = timeout(10 * LAST_HANDSHAKES, futures_util::future::join_all(all)).await;
     }
 
-    /// Binds the doors of `plan` that are not open yet. Dropping the result unbinds them.
+    /// Binds the doors of `plan` that are not open yet. Dropping the result, or this, unbinds them.
     ///
     /// # Errors
-    /// Every door that could not be bound.
-    pub fn prepare(&self, plan: &Arc<Plan>) -> Result<Prepared, Vec<DoorError>> {
+    /// Every door that could not be bound; after one that was waited for in vain none is tried.
+    pub async fn prepare(&self, plan: &Arc<Plan>) -> Result<Prepared, Vec<DoorError>> {
         let listening = self.listening();
         let (mut prepared, mut errors) = (Prepared { plan: plan.clone(), bound: Vec::new() }, Vec::new());
         for door in &plan.doors {
@@ -148,11 +148,15 @@ impl Doors {
             }
             let socket = match door.side {
                 Door::Inbound => bind(&door.listen, foreign),
-                Door::Outbound => bind_for_app(&door.listen),
+                Door::Outbound => bind_for_app(&door.listen).await,
             };
             match socket {
                 Ok(socket) => prepared.bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    errors.push(DoorError::of(door, error));
+                    break;
+                }
                 Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),
             }
         }

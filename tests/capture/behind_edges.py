@@ -1,6 +1,7 @@
 """`run -- APP` where something changes or fails while the app runs: the file, the holder of its network, who it is."""
 
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -43,6 +44,10 @@ class Running:
     def app(self):
         """Its process."""
         return int(self.said().split("pid=")[1].split()[0])
+
+    def admin(self, path, *more):
+        """What its admin server answers, within five seconds."""
+        return out("curl", "-sS", "-m", "5", *more, "--unix-socket", self.lab.folder / "admin", f"http://admin{path}")
 
     def reload(self, *changes, ask=True):
         """Changes words of the file and waits for what is said of it."""
@@ -96,36 +101,62 @@ def reloads_leave_the_app_where_it_is(lab, _):
         pass
 
 
-def field(process, name):
-    """A line of its status."""
-    lines = open(f"/proc/{process}/status").read().splitlines()
-    return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
-
-
 def doors(app):
     """The ports of the machine's 70xx at which the app's network listens."""
     said = out("nsenter", "-t", app, "-n", "ss", "-Hltn")
     return sorted(port for port in (int(line.split()[3].rsplit(":", 1)[1]) for line in said.splitlines()) if port // 1000 == 7)
 
 
-def a_slow_holder_gives_what_was_asked(lab, _):
-    """A signal, or an answer after its time, puts no later request off."""
+def unread(holder):
+    """The bytes of questions that the holder has not looked at."""
+    [line] = [line for line in out("ss", "-Hxp").splitlines() if f"pid={holder},fd=0)" in line]
+    return int(line.split()[2])
+
+
+def with_admin(lab, way):
+    """The same with an admin server."""
+    file = way.file
+    way.file = lambda lab: lab.file(file(lab).read_text().replace('admin: "off"', f'admin: {{ listen: "unix:{lab.folder}/admin" }}'))
+    lab.folder.chmod(0o777)
+    return way
+
+
+def a_slow_holder_holds_up_nobody_else(lab, _):
+    """While it is asked in vain for a door all else is done; an answer after its time is nobody else's, and nobody's door."""
     prepare(lab)
-    with Running(lab, ways(lab)["namespace"]) as running:
-        app, sidecar = running.app(), running.process.pid
+    with Running(lab, with_admin(lab, ways(lab)["namespace"])) as running:
+        app = running.app()
         [holder] = find_processes("hold-network")
         os.kill(holder, signal.SIGSTOP)
         running.reload(("payments: {", 'payments: { listen: "127.0.0.1:7001",'), ask=False)
-        asleep = lambda: open(f"/proc/{sidecar}/wchan").read() not in ("0", "ep_poll")
         running.process.send_signal(signal.SIGHUP)
-        until(asleep, "it asks the holder")
-        running.process.send_signal(signal.SIGWINCH)
-        until(lambda: int(field(sidecar, "ShdPnd"), 16) == 0 and int(field(sidecar, "SigPnd"), 16) == 0, "the signal came")
+        until(lambda: unread(holder) > 0, "it asks the holder")
+        same(json.loads(running.admin("/state"))["service"], "shop")
+        same(running.admin("/live", "-o", "/dev/null", "-w", "%{http_code}"), "200")
+        same((call(), running.ends()), (VIA, 0), "the reload goes on")
         os.kill(holder, signal.SIGCONT)
         until(lambda: running.ends() > 0, "the reload is done")
         same(doors(app), [7001], running.said())
+        # Asked for in vain, and not wanted any more when it comes.
+        os.kill(holder, signal.SIGSTOP)
+        running.reload(("7001", "7002"), ask=False)
+        last = json.loads(running.admin("/reload", "-X", "POST", "-m", "20"))
+        has(str(last), "the process that holds the app's network does not answer: is it stopped?", "127.0.0.1:7002")
+        same((last["applied"], doors(app)), (False, [7001]), running.said())
+        running.reload(("7002", "7001"))
+        os.kill(holder, signal.SIGCONT)
+        until(lambda: unread(holder) == 0, "the holder has answered")
+        until(lambda: doors(app) == [7001], "what came too late is closed")
         running.reload(("7001", "7002"))
         same(doors(app), [7002], running.said())
+        # The end does not wait for it either.
+        os.kill(holder, signal.SIGSTOP)
+        running.reload(("7002", "7003"), ask=False)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: unread(holder) > 0, "it asks the holder once more")
+        running.process.terminate()
+        same((running.process.wait(8), running.process.stdout.read().strip()), (0, f"last {VIA}"), running.said())
+        until(lambda: not find_processes("hold-network"), "a stopped holder ends as well")
 
 
 def whoever_the_app_is_to_be_it_is(lab, _):
@@ -313,7 +344,7 @@ def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
     same(ways(lab)["namespace"].run(lab, *by_ipv6).stdout, VIA)
 
 
-CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked, whoever_the_app_is_to_be_it_is,
+CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_holds_up_nobody_else, whoever_the_app_is_to_be_it_is,
          another_user_gets_no_capability, what_is_captured_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
          an_app_calls_itself_by_its_own_address, two_containers_of_a_pod,
