@@ -336,6 +336,41 @@ def two_containers_of_a_pod(lab, _):
         running.process.kill()
 
 
+def groups_of_two_containers(lab, _):
+    """Nor does one take the other's control group for left over, while its app is not in there yet."""
+    prepare(lab)
+    container = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+    # Its app waits a second for the addresses of a peer, of which the name server says nothing.
+    slow = Way("rules", container)
+    text = slow.file(lab).read_text().replace("peers: {", 'peers: { slow: { dns: "slow.test:80" },').replace(f"[{OUTSIDE[0]}] }}", "[10.9.0.99] }")
+    slow.file = lambda lab: lab.file(text, "slow.yaml")
+    other = Way("rules", container)
+    moved = (text.replace("15006", "25006").replace("9000", "9100").replace("15053", "25053").replace("dns: all", "dns: 'off'")
+             + 'outbound: { listen: ["127.0.0.1:25001", "[::1]:25001"] }\n')
+    other.file = lambda lab: lab.file(moved, "other.yaml")
+    app = ("sh", "-c", f"echo open; grep ^0: /proc/self/cgroup; curl -sS -m 20 {BY_ADDRESS}; echo; exec sleep 60")
+    root = pathlib.Path(next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2"))
+    made = lambda: {path.stat().st_ino for path in root.glob("**/outrigger-*")}
+    before = made()
+    first = subprocess.Popen(slow.argv(lab, *app), stdout=subprocess.PIPE, stderr=(log := lab.folder / "first.log").open("w"), text=True)
+    try:
+        until(lambda: made() - before, "its group is made")
+        sidecar = int(pathlib.Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text())
+        os.kill(sidecar, signal.SIGSTOP)
+        same(log.read_text().count("the app runs"), 0, "stopped in time")
+        with Running(lab, other, *app) as second:
+            there = second.process.stdout.readline()
+            os.kill(sidecar, signal.SIGCONT)
+            same(first.stdout.readline().strip(), "open", log.read_text())
+            here = first.stdout.readline()
+            assert here != there, f"both in {here}"
+            same((first.stdout.readline().strip(), second.process.stdout.readline().strip()), (VIA, VIA), log.read_text())
+            second.process.kill()
+    finally:
+        first.kill()
+        first.wait()
+
+
 def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
     prepare(lab)
     lab.start([*lab.prefix["outside"], python(lab), ENDS, "peer", OUTSIDE[1], "8080"])
@@ -347,5 +382,5 @@ def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
 CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_holds_up_nobody_else, whoever_the_app_is_to_be_it_is,
          another_user_gets_no_capability, what_is_captured_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
-         an_app_calls_itself_by_its_own_address, two_containers_of_a_pod,
+         an_app_calls_itself_by_its_own_address, two_containers_of_a_pod, groups_of_two_containers,
          neighbours_over_ipv6_are_reached_without_a_default_route)
