@@ -100,11 +100,14 @@ fn make_folder(parent: &Path) -> io::Result<(PathBuf, String, File)> {
 
 /// Makes a group ours as long as what is returned is open; `None` where it is somebody's, or gone.
 fn own(folder: &Path) -> io::Result<Option<File>> {
-    let gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound);
-    let lock = match File::open(folder) {
-        Err(error) if gone(&error) => return Ok(None),
-        opened => opened?,
-    };
+    match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => locked(folder, opened?),
+    }
+}
+
+/// The same for one that was opened already.
+fn locked(folder: &Path, lock: File) -> io::Result<Option<File>> {
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => return Ok(None),
         locked => locked?,
@@ -113,7 +116,7 @@ fn own(folder: &Path) -> io::Result<Option<File>> {
     let number = lock.metadata()?.ino();
     match fs::metadata(folder) {
         Ok(there) => Ok((there.ino() == number).then_some(lock)),
-        Err(error) if gone(&error) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -221,21 +224,19 @@ mod tests {
         fs::remove_dir_all(parent).unwrap();
     }
 
-    /// As many as there are sidecars that start at once in as many containers.
     #[test]
-    fn whoever_makes_one_while_others_sweep_keeps_it() {
-        let parent = folder("many");
-        std::thread::scope(|scope| {
-            let one = || {
-                for _ in 0..200 {
-                    sweep(&parent);
-                    let (folder, _, lock) = make_folder(&parent).unwrap();
-                    assert_eq!(fs::metadata(&folder).unwrap().ino(), lock.metadata().unwrap().ino());
-                    fs::remove_dir(&folder).unwrap();
-                }
-            };
-            (0..4).for_each(|_| drop(scope.spawn(one)));
-        });
+    fn what_is_taken_away_before_it_is_locked_is_nobodys() {
+        let parent = folder("between");
+        let group = parent.join("outrigger-1");
+        for made_anew in [false, true] {
+            fs::create_dir(&group).unwrap();
+            let opened = File::open(&group).unwrap();
+            sweep(&parent);
+            if made_anew {
+                fs::create_dir(&group).unwrap();
+            }
+            assert!(locked(&group, opened).unwrap().is_none(), "{made_anew}");
+        }
         fs::remove_dir_all(parent).unwrap();
     }
 }
