@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::sync::Mutex;
@@ -205,6 +206,9 @@ fn gone(error: io::Error) -> io::Error {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
             io::Error::new(error.kind(), "the process that holds the app's network does not answer: is it stopped?")
         }
+        _ if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => io::Error::other(
+            "too many descriptors of this user are on their way between processes: raise the limit of open files (`ulimit -n`)",
+        ),
         _ => error,
     }
 }
@@ -239,7 +243,7 @@ mod tests {
         let ((late, _), (right, meant)) = (listener(), listener());
         send(&holder, b"1 open", &[late.as_fd()]).unwrap();
         // The first time the port is taken by what came too late.
-        send(&holder, format!("2 {}", rustix::io::Errno::ADDRINUSE.raw_os_error()).as_bytes(), &[]).unwrap();
+        send(&holder, format!("2 {}", Errno::ADDRINUSE.raw_os_error()).as_bytes(), &[]).unwrap();
         send(&holder, b"3 open", &[right.as_fd()]).unwrap();
         let got = control.ask("tcp 127.0.0.1:2", PATIENCE).await.map(std::net::TcpListener::from).unwrap();
         assert_eq!(got.local_addr().unwrap(), meant);
@@ -298,7 +302,7 @@ mod tests {
                 () = tokio::task::yield_now() => {}
             }
         }
-        send(&holder, format!("1 {}", rustix::io::Errno::ADDRINUSE.raw_os_error()).as_bytes(), &[]).unwrap();
+        send(&holder, format!("1 {}", Errno::ADDRINUSE.raw_os_error()).as_bytes(), &[]).unwrap();
         assert_eq!(first.await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         send(&holder, b"2 open", &[right.as_fd()]).unwrap();
         let got = std::net::TcpListener::from(second.await.unwrap());

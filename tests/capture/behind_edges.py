@@ -159,6 +159,37 @@ def a_slow_holder_holds_up_nobody_else(lab, _):
         until(lambda: not find_processes("hold-network"), "a stopped holder ends as well")
 
 
+# Puts descriptors on their way until the kernel takes no more of this user, and a line given, takes them back.
+FULL = """
+import array, socket
+ways = []
+try:
+    while True:
+        ways.append(socket.socketpair())
+        for _ in range(50):
+            ways[-1][0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))])
+except OSError as full:
+    print("ready" if full.errno == 109 else full, flush=True)
+input()
+"""
+
+
+def what_the_system_refuses_a_while_ends_nothing(lab, _):
+    """A user may have as many descriptors on their way between processes as one may open: past it, a door is refused."""
+    prepare(lab)
+    few = ["prlimit", "--nofile=300:300", *lab.as_user(USER)]
+    with Running(lab, Way("namespace", few)) as running:
+        app = running.app()
+        others = lab.start([*few, python(lab), "-c", FULL], stdin=subprocess.PIPE)
+        running.reload(("payments: {", 'payments: { listen: "127.0.0.1:7001",'))
+        has(running.said(), "127.0.0.1:7001 cannot be bound: too many descriptors of this user are on their way")
+        same(doors(app), [])
+        same(call(), VIA)
+        others.communicate("\n")
+        running.reload()
+        same((doors(app), call()), ([7001], VIA), running.said())
+
+
 def whoever_the_app_is_to_be_it_is(lab, _):
     """`app-uid` holds in each way of capturing, or the start is refused."""
     prepare(lab)
@@ -379,7 +410,8 @@ def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
     same(ways(lab)["namespace"].run(lab, *by_ipv6).stdout, VIA)
 
 
-CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_holds_up_nobody_else, whoever_the_app_is_to_be_it_is,
+CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_holds_up_nobody_else, what_the_system_refuses_a_while_ends_nothing,
+         whoever_the_app_is_to_be_it_is,
          another_user_gets_no_capability, what_is_captured_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
          an_app_calls_itself_by_its_own_address, two_containers_of_a_pod, groups_of_two_containers,
