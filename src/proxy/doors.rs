@@ -15,7 +15,6 @@ use crate::life::tasks::Tasks;
 use crate::net::accept::{Backoff, Bound, Listener, bind, bind_for_app};
 use crate::net::io::Io;
 use crate::plan::Plan;
-use crate::plan::build::check::collide;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
@@ -49,15 +48,6 @@ fn other_side(wanted: Door) -> std::io::Error {
         Door::Outbound => Door::Inbound,
     };
     std::io::Error::other(format!("it is open as an {} listener; changing sides needs a restart", is.word()))
-}
-
-/// The open door of our own that stands in the way of a new one, in words.
-fn overlap(door: &DoorPlan, listening: &[(Door, Addr)]) -> Option<std::io::Error> {
-    let (side, listen) = listening.iter().find(|(_, listen)| collide(listen, &door.listen))?;
-    Some(std::io::Error::other(format!(
-        "it overlaps this sidecar's own open {} listener {listen}; restart, or reload once without either",
-        side.word()
-    )))
 }
 
 /// Every open listener.
@@ -157,7 +147,7 @@ impl Doors {
                     errors.push(DoorError::of(door, error));
                     break;
                 }
-                Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),
+                Err(error) => errors.push(DoorError::of(door, error)),
             }
         }
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }

@@ -143,6 +143,11 @@ impl DnsDoor {
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }
     }
 
+    /// Every open listener.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.open.lock().iter().map(|open| open.listen).collect()
+    }
+
     /// Puts `plan` in force: its names, its servers, its listeners.
     ///
     /// # Errors
@@ -178,7 +183,7 @@ impl DnsDoor {
     /// What `/state` tells of it; `None` while it listens nowhere.
     pub fn state(&self) -> Option<DnsState> {
         let plan = self.shared.plan.load();
-        let listen: Vec<String> = self.open.lock().iter().map(|open| open.listen.to_string()).collect();
+        let listen: Vec<String> = self.listening().iter().map(SocketAddr::to_string).collect();
         let host = |host: &str, ip: crate::plan::virtual_ips::VirtualIp| {
             let peers = plan.hosts.peers(host).filter_map(|at| plan.peers.get(at));
             let peers = peers.map(|peer| PeerName::to_string(&peer.name)).collect();
