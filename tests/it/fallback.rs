@@ -120,6 +120,62 @@ fn an_earlier_answer_is_given_to_the_same_get_and_to_no_other() {
 }
 
 #[test]
+fn an_earlier_answer_of_one_subset_is_given_to_no_request_for_another() {
+    const V1: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
+    const V2: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo";
+    const MADE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+    const BUSY: &str = "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n";
+    let (standby, one, two) =
+        (App::http(STANDBY), App::script([BUSY, V1, BUSY, BUSY, BUSY]), App::script([V2, BUSY, MADE, BUSY]));
+    let version = |app: &App, n: u8| format!("{{ address: '{}', metadata: {{ version: '{n}' }} }}", app.addr);
+    let sidecar = Sidecar::start(&format!(
+        "service: caller\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  standby: {{ static: ['{}'] }}\n  \
+         shop: {{ static: [{}, {}], fallback: {{ stale: {{ for: 1h }}, statuses: [503] }}, eject: off, \
+         routes: [{{ match: {{ headers: {{ x-next: '1' }} }}, subset: {{ version: '2' }} }}, {{ subset: {{ version: '1' }} }}] }}\n",
+        standby.addr,
+        version(&one, 1),
+        version(&two, 2),
+    ));
+    let stable = |status: &str, body: &str| {
+        let answer = ask(&sidecar, "GET", "\r\n");
+        assert!(answer.starts_with(status) && answer.ends_with(body), "{answer}");
+    };
+    let next = |method: &str, status: &str, body: &str| {
+        let answer = ask(&sidecar, method, "x-next: 1\r\ncontent-length: 0\r\n\r\n");
+        assert!(answer.starts_with(status) && answer.ends_with(body), "{answer}");
+    };
+    next("GET", "HTTP/1.1 200 ", "two");
+    // Version 1 has answered nothing yet, and then neither takes the other's place.
+    stable("HTTP/1.1 503 ", "");
+    stable("HTTP/1.1 200 ", "one");
+    next("GET", "HTTP/1.1 200 ", "two");
+    stable("HTTP/1.1 200 ", "one");
+    // What is changed through one is changed for the other, too.
+    next("POST", "HTTP/1.1 204 ", "");
+    next("GET", "HTTP/1.1 503 ", "");
+    stable("HTTP/1.1 503 ", "");
+}
+
+#[test]
+fn what_its_peer_s_guards_keep_out_is_not_copied() {
+    let (next, shop) = (App::http(STANDBY), App::script([""]));
+    let more = "retry: { attempts: 1 }, breaker: { failures: 50%, volume: 2, open-for: 1h }, routes: [{ mirror: { peer: standby } }]";
+    let sidecar = sidecar(shop.addr, &next, more);
+    let mut forwarded = 0;
+    for (n, rest) in ["\r\n", "content-length: 5\r\n\r\nhello"].repeat(4).into_iter().enumerate() {
+        let answer = ask(&sidecar, if n % 2 == 0 { "GET" } else { "POST" }, rest);
+        assert_eq!(answer.contains("reason=circuit_open"), n >= 2, "{n}: {answer}");
+        if n < 2 {
+            forwarded += 1;
+            next.next();
+        }
+    }
+    assert_eq!(sidecar.metric(&["outrigger_mirrored_total", "standby"]), f64::from(forwarded));
+    assert_eq!(sidecar.metric(&["outrigger_mirror_dropped_total", "standby"]), 0.0);
+    next.unseen();
+}
+
+#[test]
 fn a_copy_goes_to_the_mirror_and_its_answer_nowhere() {
     let (next, shop) = (App::http("HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nbad"), App::http(STANDBY));
     let sidecar = sidecar(shop.addr, &next, "routes: [{ mirror: { peer: standby } }]");
