@@ -298,6 +298,27 @@ pub fn mark(headers: &mut HeaderMap, n: u32) {
     }
 }
 
+/// Takes back what [`mark`] said; the other fields stay in their order.
+pub fn unmark(headers: &mut HeaderMap) {
+    if !headers.contains_key(ATTEMPT) {
+        return;
+    }
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter(|(name, _)| *name != ATTEMPT) {
+        if *name != TRACE_STATE {
+            kept.append(name.clone(), value.clone());
+            continue;
+        }
+        let others: Vec<&str> = list(value).filter(|one| !one.starts_with(TRACE_MARK)).collect();
+        if let Ok(value) = HeaderValue::try_from(others.join(","))
+            && !others.is_empty()
+        {
+            kept.append(TRACE_STATE, value);
+        }
+    }
+    *headers = kept;
+}
+
 fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -19,6 +19,7 @@ use crate::call::attempt::Call;
 use crate::call::retry::call;
 use crate::call::trail::Trail;
 use crate::http::body::Body;
+use crate::http::head;
 use crate::plan::fallback::{Fallback, Instead};
 use crate::plan::matching::is_grpc;
 use crate::plan::peer::PeerPolicy;
@@ -169,7 +170,11 @@ impl Kept {
         if first.deadline.passed(Instant::now()) {
             return None;
         }
-        if let (Some(unsent), Err(_)) = (unsent, answer) {
+        if let (Some(mut unsent), Err(_)) = (unsent, answer) {
+            if !first.marked {
+                // To the peer that stands in it is no further attempt, wherever it was tried before.
+                head::unmark(unsent.headers_mut());
+            }
             return Some(*unsent);
         }
         let head = self.head.take()?;

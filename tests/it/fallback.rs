@@ -40,6 +40,38 @@ fn another_peer_gets_what_was_never_sent_whatever_its_method() {
 }
 
 #[test]
+fn to_a_peer_that_stands_in_it_is_a_first_attempt_and_what_both_try_adds_up() {
+    let (standby, breaks) = (App::script([""]), App::script([""]));
+    let retry = |attempts: u8| format!("retry: {{ attempts: {attempts}, backoff: {{ base: 1ms, cap: 1ms }} }}");
+    let sidecar = Sidecar::start(&format!(
+        "service: caller\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  standby: {{ static: ['{}'], {} }}\n  \
+         shop: {{ static: ['{}', '127.0.0.1:{}'], balance: round-robin, eject: off, {}, fallback: {{ peer: standby }} }}\n",
+        standby.addr,
+        retry(3),
+        breaks.addr,
+        free_port(),
+        retry(2),
+    ));
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: other=1\r\n\r\n";
+    // One of two begins at the endpoint that breaks off, and finds nobody at the other then.
+    for request in 1..=2 {
+        let answer = ask(&sidecar, "GET", trace);
+        assert!(answer.contains("its fallback standby failed too"), "{answer}");
+        for n in 1..=3 {
+            let seen = standby.next();
+            let marked = (n > 1).then(|| n.to_string());
+            let state = marked.as_ref().map_or("other=1".into(), |n| format!("outrigger=a:{n},other=1"));
+            assert_eq!(field(&seen, "x-outrigger-attempt"), marked, "{request}");
+            assert_eq!(field(&seen, "tracestate"), Some(state), "{request}");
+        }
+        let asked = ["shop", "standby"].map(|peer| sidecar.metric(&["outrigger_attempts_total", peer]));
+        assert_eq!(asked, [2.0, 3.0].map(|each| each * f64::from(request)));
+        standby.unseen();
+    }
+    sidecar.says(&["fallback=standby", " attempts=5 "]);
+}
+
+#[test]
 fn what_may_have_been_done_is_not_done_again_elsewhere() {
     let (standby, shop) = (App::http(STANDBY), App::script([""]));
     let sidecar = sidecar(shop.addr, &standby, "fallback: { peer: standby }");
