@@ -16,6 +16,7 @@ use crate::condition::Condition;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::head;
+use crate::http::mark::mark;
 use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::plan::rules::Rules;
@@ -177,7 +178,7 @@ impl<'a> Tries<'a> {
         self.rest(pause).await;
         let request = unsent.or_else(|| spare.and_then(Spare::again));
         let mut request = request.ok_or_else(|| Failure::new(reason, detail))?;
-        head::mark(request.headers_mut(), self.attempts + 1);
+        mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
     }
 
@@ -201,7 +202,7 @@ impl<'a> Tries<'a> {
         };
         self.rest(pause).await;
         let mut request = spare.and_then(Spare::again).ok_or_else(failure)?;
-        head::mark(request.headers_mut(), self.attempts + 1);
+        mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
     }
 
@@ -224,7 +225,7 @@ impl<'a> Tries<'a> {
         }
         unread::discard(self.call.peer, answer);
         self.rest(pause).await;
-        head::mark(request.headers_mut(), self.attempts + 1);
+        mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
     }
 

@@ -13,7 +13,7 @@ use super::retry::{Spare, informational, send};
 use super::trail::Trail;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
-use crate::http::head;
+use crate::http::mark::mark;
 use crate::http::time_left;
 use crate::plan::rules::HedgeRule;
 use crate::reason::Reason;
@@ -211,7 +211,7 @@ impl<'a> Tries<'a> {
         let mut request = spare.again()?;
         self.attempts += 1;
         trail.made(peer);
-        head::mark(request.headers_mut(), self.attempts);
+        mark(request.headers_mut(), self.attempts);
         in_flight.asks();
         let (endpoint, mut beside) = (in_flight.endpoint().clone(), Trail::default());
         beside.begin(&endpoint, in_flight);

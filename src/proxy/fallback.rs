@@ -19,7 +19,7 @@ use crate::call::attempt::Call;
 use crate::call::retry::call;
 use crate::call::trail::Trail;
 use crate::http::body::Body;
-use crate::http::head;
+use crate::http::mark::unmark;
 use crate::plan::fallback::{Fallback, Instead};
 use crate::plan::matching::is_grpc;
 use crate::plan::peer::PeerPolicy;
@@ -173,7 +173,7 @@ impl Kept {
         if let (Some(mut unsent), Err(_)) = (unsent, answer) {
             if !first.marked {
                 // To the peer that stands in it is no further attempt, wherever it was tried before.
-                head::unmark(unsent.headers_mut());
+                unmark(unsent.headers_mut());
             }
             return Some(*unsent);
         }

@@ -453,28 +453,6 @@ fn who_has_waited_for_a_full_endpoint_does_not_wait_for_all_others_too() {
 }
 
 #[test]
-fn an_endpoint_that_its_limit_keeps_from_is_passed_over_and_no_attempt() {
-    let (full, free) = (script(&["…"]), script(&[OK]));
-    for more in ["", "hedge: 10s, "] {
-        let sidecar = sidecar(&format!(
-            "shop: {{ static: ['{}', '{}'], balance: round-robin, {more}breaker: {{ endpoint: {{ in-flight: 1 }} }} }}",
-            full.addr, free.addr
-        ));
-        let mut held = Caller::connect(sidecar.outbound);
-        held.send("GET /held HTTP/1.1\r\nHost: shop\r\n\r\n");
-        // Round robin: it is the first's turn again and again.
-        full.next();
-        for n in 0..4 {
-            let answer = ask(&sidecar, "GET", &format!("x-request-id: n{n}\r\n\r\n"));
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{more}: {answer}");
-            let line = sidecar.says(&[&format!("request_id=n{n}")]);
-            assert!(line.contains(" attempts=1 "), "{more}: {line}");
-        }
-        assert_eq!(sidecar.metric(&["outrigger_attempts_total", "shop"]), 5.0);
-    }
-}
-
-#[test]
 fn a_part_of_a_split_does_not_stand_in_for_itself() {
     let sidecar = sidecar(&format!(
         "standby: {{ static: ['{}'] }}\n  shop: {{ static: ['127.0.0.1:1'], routes: [{{ split: {{ standby: 1 }}, fallback: {{ peer: standby }} }}] }}",
