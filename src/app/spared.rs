@@ -27,11 +27,14 @@ fn unspared(capture: &Capture, uid: u32, gid: u32) -> Option<String> {
     if capture.lets_go(uid, gid) || (capture.outbound.is_none() && capture.dns.is_none()) {
         return None;
     }
-    let what = if capture.outbound.is_some() { "connections" } else { "questions to name servers" };
+    let what = match capture.outbound {
+        Some(_) => "connections would be brought back to it, and end as `looped`",
+        None => "questions to name servers would be brought back to it, and get no answer",
+    };
     Some(format!(
-        "redirect: by the file the kernel's rules let {} go, and this sidecar is user {uid}, group {gid}: its own {what} \
-         would be brought back to it, and end as `looped`; run it as whom they let go, or set `redirect.uid: {uid}` (for \
-         an app of another user) and run `outrigger redirect apply` again",
+        "redirect: by the file the kernel's rules let {} go, and this sidecar is user {uid}, group {gid}: its own {what}; \
+         run it as whom they let go, or set `redirect.uid: {uid}` (for an app of another user) and run `outrigger redirect \
+         apply` again",
         capture.sidecar()
     ))
 }
