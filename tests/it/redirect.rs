@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::{Folder, free_port};
+use crate::harness::{Folder, Sidecar, free_port};
 
 fn redirect(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).arg("redirect").args(arguments).output().unwrap();
@@ -91,4 +91,20 @@ fn what_an_app_is_to_be_put_into_must_be_there() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(126) && said.contains(words) && said.lines().count() == 1, "{said}");
     }
+}
+
+#[test]
+fn a_sidecar_that_the_rules_do_not_let_go_says_so_at_its_start_and_at_a_reload() {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    let own: u32 = String::from_utf8(id.stdout).unwrap().trim().parse().unwrap();
+    let text = |uid: u32| {
+        format!("service: s\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\nredirect: {{ uid: {uid} }}\n")
+    };
+    let told = |uid: u32| format!("let user {uid} go, and this sidecar is user {own}, group");
+    let sidecar = Sidecar::start(&text(4_000_001));
+    sidecar.says(&["WARN", &told(4_000_001)]);
+    sidecar.rewrite(&text(own));
+    sidecar.says(&["the file is in force"]);
+    sidecar.rewrite(&text(4_000_002));
+    sidecar.says(&["WARN", &told(4_000_002)]);
 }
