@@ -5,38 +5,56 @@ use tracing::warn;
 
 use crate::control::reload::Captured;
 use crate::net::ours::{Watch, watch};
-use crate::plan::redirect::Capture;
+use crate::plan::redirect::{Capture, Pick};
 
 /// Tells where they do not, and has the doors look out for what comes back. What is made for an app alone knows this
 /// process by itself.
 pub(super) fn look(capture: Option<&Capture>, captured: Captured) {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let said = capture.filter(|_| captured == Captured::Not).and_then(|capture| unspared(capture, uid, gid));
-    watch(match (capture.and_then(|capture| capture.outbound.as_ref()), &said) {
+    let taken = capture.filter(|_| captured == Captured::Not).and_then(|capture| taken(capture, uid, gid));
+    watch(match (capture.and_then(|capture| capture.outbound.as_ref()), taken) {
         (None, _) => Watch::Off,
-        (Some(_), None) => Watch::Spared,
-        (Some(_), Some(_)) => Watch::Captured,
+        (Some(_), Some(Taken::Connections)) => Watch::Captured,
+        (Some(_), None | Some(Taken::Questions)) => Watch::Spared,
     });
-    if let Some(said) = said {
-        warn!("{said}");
+    if let (Some(capture), Some(taken)) = (capture, taken) {
+        warn!("{}", words(capture, taken, uid, gid));
     }
 }
 
-/// Why what a sidecar of this user and group sends is captured too.
-fn unspared(capture: &Capture, uid: u32, gid: u32) -> Option<String> {
-    if capture.lets_go(uid, gid) || (capture.outbound.is_none() && capture.dns.is_none()) {
+/// What of a sidecar's own the rules take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// Connections.
+    Connections,
+    /// Questions to name servers alone.
+    Questions,
+}
+
+/// What the rules take of what this user and group send.
+fn taken(capture: &Capture, uid: u32, gid: u32) -> Option<Taken> {
+    let uids = |pick: &Pick| pick.uids.contains(&uid);
+    let outbound = capture.outbound.as_ref();
+    if capture.lets_go(uid, gid) || outbound.is_some_and(|way| uids(&way.except)) {
         return None;
     }
-    let what = match capture.outbound {
-        Some(_) => "connections would be brought back to it, and end as `looped`",
-        None => "questions to name servers would be brought back to it, and get no answer",
+    match outbound {
+        Some(way) if way.only.uids.is_empty() || uids(&way.only) => Some(Taken::Connections),
+        _ => capture.dns.as_ref().map(|_| Taken::Questions),
+    }
+}
+
+fn words(capture: &Capture, taken: Taken, uid: u32, gid: u32) -> String {
+    let what = match taken {
+        Taken::Connections => "connections would be brought back to it, and end as `looped`",
+        Taken::Questions => "questions to name servers would be brought back to it, and get no answer",
     };
-    Some(format!(
+    format!(
         "redirect: by the file the kernel's rules let {} go, and this sidecar is user {uid}, group {gid}: its own {what}; \
          run it as whom they let go, or set `redirect.uid: {uid}` (for an app of another user) and run `outrigger redirect \
          apply` again",
         capture.sidecar()
-    ))
+    )
 }
 
 #[cfg(test)]
@@ -56,7 +74,8 @@ mod tests {
             let document = crate::config::read(&text, &Facts::PLAIN, &|_| None, &mut problems).unwrap();
             let plan = crate::plan::build::build(&document.config, Path::new("/"), &mut problems).plan;
             assert!(!problems.has_errors(), "{problems}");
-            unspared(plan.redirect.as_deref().unwrap(), uid, gid)
+            let capture = plan.redirect.as_deref().unwrap();
+            taken(capture, uid, gid).map(|taken| words(capture, taken, uid, gid))
         };
         for (redirect, uid, gid, expect) in [
             ("", 1337, 0, None),
@@ -66,6 +85,10 @@ mod tests {
             ("uid: 5, gid: 7", 7, 5, Some("let user 5 or group 7 go, and this sidecar is user 7, group 5")),
             ("inbound: off", 0, 0, Some("its own connections")),
             ("outbound: off", 0, 0, None),
+            ("outbound: { except: { uids: [0] } }, dns: all", 0, 0, None),
+            ("outbound: { only: { uids: [1000] } }", 0, 0, None),
+            ("outbound: { only: { uids: [1000] } }", 1000, 0, Some("its own connections")),
+            ("outbound: { only: { uids: [1000] } }, dns: all", 0, 0, Some("its own questions to name servers")),
             ("outbound: off, dns: all", 0, 0, Some("its own questions to name servers")),
         ] {
             match (said(redirect, uid, gid), expect) {
