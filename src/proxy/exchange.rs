@@ -337,6 +337,10 @@ fn tell(answer: Response<Bytes>, mut record: Box<Exchange>) -> Response<Reply> {
     Response::from_parts(parts, Reply::text(Bytes::new(), Some(record)))
 }
 
+/// Marks an answer over HTTP/2 after which its connection ends, as a field says it over HTTP/1.
+#[derive(Clone, Copy)]
+pub struct Last;
+
 /// The invented answer; the record ends when it is sent.
 fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     let kind = record.peer.as_ref().map(|peer| peer.kind());
@@ -345,6 +349,9 @@ fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     bounds::tell(record.quotas.as_deref(), &mut parts.headers);
     if let Some(route) = &record.route {
         route.response.make(&mut parts.headers);
+    }
+    if failure.reason == Reason::PlaintextRefused && !record.http1() {
+        parts.extensions.insert(Last);
     }
     let head_only = *record.method() == Method::HEAD;
     record.failed(failure, parts.status);

@@ -12,9 +12,10 @@ use http::{Request, Response};
 use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::exchange::exchange;
+use super::exchange::{Last, exchange};
 use super::upgrade::Takeover;
 use super::{Conn, record};
 use crate::http::body::{Body, Http2Body, content_length};
@@ -45,12 +46,14 @@ struct Shared {
     calm: Mutex<Calm>,
     /// More was cancelled than is borne.
     flooded: AtomicBool,
+    /// The last answer of the connection is on its way.
+    last: Notify,
 }
 
 impl Shared {
     fn new(conn: Arc<Conn>) -> Arc<Self> {
         let calm = Mutex::new(Calm::new(Instant::now()));
-        Arc::new(Self { conn, unsent: Unsent::new(), calm, flooded: AtomicBool::new(false) })
+        Arc::new(Self { conn, unsent: Unsent::new(), calm, flooded: AtomicBool::new(false), last: Notify::new() })
     }
 
     /// The caller cancelled a stream before its end. The connection learns it with the next stream: without one there
@@ -88,7 +91,11 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
     let mut drain = conn.drain.clone();
     // When a caller that was told to go should have done so.
     let mut last_word = None;
-    let idle = tokio::time::sleep(limits.keep_alive);
+    let mut refused = false;
+    // Who has still to prove who it is comes to speak TLS: whatever it asks, its place is not for long.
+    let unproven = conn.is_unproven();
+    let silence = if unproven { limits.head_timeout.min(limits.keep_alive) } else { limits.keep_alive };
+    let idle = tokio::time::sleep(silence);
     tokio::pin!(idle);
     loop {
         tokio::select! {
@@ -104,8 +111,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 // no longer believed to be who it was. Elsewhere each is served (RFC 9113 §8.7).
                 Some(Ok((_, mut respond))) if is_too_late(conn, last_word) => respond.send_reset(Code::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
-                    if last_word.is_none() {
-                        idle.as_mut().reset(Instant::now() + limits.keep_alive);
+                    if last_word.is_none() && !unproven {
+                        idle.as_mut().reset(Instant::now() + silence);
                     }
                     // Boxed: tokio moves a task about ten times on its way, and this is one of kilobytes for each request.
                     conn.tasks().spawn(Box::pin(stream(shared.clone(), request, respond)));
@@ -119,13 +126,19 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 }
                 idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
             },
+            () = shared.last.notified(), if !refused => {
+                refused = true;
+                idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
+            }
             () = idle.as_mut() => {
                 let next = match (serving.has_streams(), last_word) {
                     // Told to go, it neither went nor answered.
                     (false, Some(_)) => return,
-                    (false, None) => tell_to_go(&mut serving, &mut last_word),
+                    // Nor does it read why.
+                    (true, Some(_)) if refused => return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await,
                     (true, Some(_)) => Instant::now() + LAST_WORD,
-                    (true, None) => Instant::now() + limits.keep_alive,
+                    (true, None) if !unproven => Instant::now() + silence,
+                    (_, None) => tell_to_go(&mut serving, &mut last_word),
                 };
                 idle.as_mut().reset(next);
             }
@@ -208,8 +221,13 @@ async fn stream(shared: Arc<Shared>, request: Request<RecvStream>, respond: Send
     };
     let (mut parts, body) = answer.into_parts();
     let takeover = parts.extensions.remove::<Takeover>();
+    let is_last = parts.extensions.remove::<Last>().is_some();
     let end = body.is_end_stream() && takeover.is_none();
-    let Ok(sending) = respond.lock().send_response(Response::from_parts(parts, ()), end) else { return };
+    let sending = respond.lock().send_response(Response::from_parts(parts, ()), end);
+    if is_last {
+        shared.last.notify_one();
+    }
+    let Ok(sending) = sending else { return };
     let sending = Sending::new(sending, &shared.unsent);
     match takeover {
         Some(takeover) => takeover.give(sending),
