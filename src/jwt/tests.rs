@@ -14,6 +14,7 @@ use super::source::{ASK_AGAIN, Source};
 use super::testing::{Signer, encoded, set};
 use super::token::{Fault, read};
 use super::tokens::Tokens;
+use crate::config::jwt::Target;
 use crate::plan::claims::Claims;
 use crate::plan::jwt::{IssuerPlan, JwtPlan, KeysPlan, Place};
 use crate::telemetry::metrics::Metrics;
@@ -28,7 +29,7 @@ pub(super) fn issuer(place: Place) -> IssuerPlan {
             text: "https://login.test/k".into(),
             host: "login.test".into(),
             port: 443,
-            target: "/k".into(),
+            target: Target("/k".into()),
             roots: None,
         },
         place,
