@@ -20,6 +20,7 @@ use super::mirror;
 use super::policy;
 use super::record::Exchange;
 use super::route::Taken;
+use super::sender;
 use super::stale::Filling;
 use super::target::{Target, aim, target};
 use super::tokens;
@@ -30,7 +31,7 @@ use crate::call::retry::call;
 use crate::deadline::Deadline;
 use crate::http::body::{Body, content_length};
 use crate::http::guard::{Guard, Guarded, Progress};
-use crate::http::head::{self, Facts, Rules};
+use crate::http::head::{self, Facts};
 use crate::http::hop;
 use crate::ids::Door;
 use crate::reason::Reason;
@@ -246,18 +247,7 @@ async fn routed(
 
 /// The head's facts; the record learns who is meant.
 fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts, Failure> {
-    let rules = Rules {
-        forward_proxy: conn.side() == Door::Outbound,
-        trusted: conn.trusted,
-        fills: conn.proof.is_some(),
-        client: conn.client_field.as_ref(),
-        tls: conn.tls,
-        upgrades: &conn.door.upgrades,
-        default_authority: Some(&NO_HOST).filter(|_| conn.side() == Door::Inbound),
-        fields: conn.door.limits.fields,
-        bytes: conn.door.limits.head,
-    };
-    let facts = match head::request(parts, &rules) {
+    let facts = match sender::judge(&conn.door, &conn.sender(), parts) {
         Ok(facts) => facts,
         Err(error) => {
             // A refusal too is told as gRPC does.
@@ -266,9 +256,6 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
         }
     };
     record.grpc = facts.grpc;
-    if let Some(certificate) = &conn.client_cert {
-        parts.headers.insert(head::CLIENT_CERT, certificate.clone());
-    }
     record.host = Some(facts.authority.raw().clone());
     record.id = Some(facts.id.clone());
     if facts.absolute && conn.side() == Door::Outbound {
@@ -276,9 +263,6 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
     }
     Ok(facts)
 }
-
-/// What an HTTP/1.0 request without a Host is addressed to; HTTP/1.1 upstream demands one.
-static NO_HOST: HeaderValue = HeaderValue::from_static("localhost");
 
 /// A forward proxy names itself (RFC 9110 §7.6.3); a sidecar does not, because some servers stop compressing on it.
 const VIA: HeaderValue = HeaderValue::from_static("1.1 outrigger");

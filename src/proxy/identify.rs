@@ -3,18 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use rustls_pki_types::UnixTime;
 use tokio::time::timeout;
 
 use super::connection::declared;
+use super::sender::client_cert;
 use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
 use super::{Conn, record};
 use crate::net::io::Io;
 use crate::reason::Reason;
-use crate::spiffe::SpiffeId;
-use crate::tls::identity::{Identity, fingerprint};
+use crate::tls::identity::fingerprint;
 use crate::tls::proof::Proof;
 use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
 
@@ -42,7 +41,8 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
             return record::refused(&conn, untrusted.reason(Role::Client), &untrusted.to_string());
         }
     };
-    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, proof.id()));
+    let leaf = chain.and_then(<[_]>::first);
+    let client_cert = leaf.and_then(|leaf| client_cert(identity.id(), &fingerprint(leaf), proof.id()));
     let stream = Io::Tls(Box::new(stream.into()));
     let Some(inner) = Arc::into_inner(conn) else { return };
     store.proofs.keep(&proof);
@@ -54,13 +54,6 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
         Some(b"http/1.1") => serve_http1(Arc::new(conn), stream).await,
         _ => declared(conn, stream).await,
     }
-}
-
-/// What the app is told of a caller, in the form of Envoy's `x-forwarded-client-cert`. A SPIFFE ID has no character that
-/// would need quotes there.
-fn forwarded(identity: &Identity, leaf: &[u8], id: &SpiffeId) -> Option<HeaderValue> {
-    let (own, hash) = (identity.id(), fingerprint(leaf));
-    HeaderValue::try_from(format!("By={own};Hash={hash};URI={id}")).ok()
 }
 
 fn handshake_failed(conn: &Conn, error: &io::Error) {

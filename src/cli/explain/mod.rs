@@ -4,6 +4,7 @@ mod decide;
 mod dialled;
 mod living;
 mod rules;
+mod sender;
 mod tokens;
 
 use std::fmt::Write as _;

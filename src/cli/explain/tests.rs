@@ -283,6 +283,45 @@ inbound:
 }
 
 #[test]
+fn what_the_sidecar_itself_writes_of_a_caller_is_seen_by_the_rules() {
+    let denied = "`inbound.deny[0]` (line 5) denies it";
+    for (rule, asking, about, what) in [
+        ("x-forwarded-client-cert: { regex: \".*evil.*\" }", "spiffe://shop/evil | from 127.0.0.1", "refused", denied),
+        (
+            "x-forwarded-client-cert: { regex: \".*evil.*\" }",
+            "spiffe://shop/good",
+            "authorization",
+            "no rule denies it",
+        ),
+        (
+            "x-forwarded-client-cert: { present: true }",
+            "x-forwarded-client-cert: a",
+            "authorization",
+            "no rule denies it",
+        ),
+        ("x-forwarded-client-cert: { present: false }", "x-forwarded-client-cert: a", "refused", denied),
+        ("x-forwarded-proto: http", "x-forwarded-proto: https", "refused", denied),
+        ("x-forwarded-proto: https", "x-forwarded-proto: https", "authorization", "no rule denies it"),
+        // A proven caller is a sidecar of the mesh, whose word holds.
+        ("x-forwarded-proto: https", "spiffe://shop/a | x-forwarded-proto: https", "refused", denied),
+        ("x-forwarded-for: 127.0.0.1", "from ::ffff:127.0.0.1", "refused", denied),
+        ("x-forwarded-for: 127.0.0.1", "", "caller", "rules see `x-forwarded-for: unknown` (`--address` says where"),
+        ("x-forwarded-for: 6.6.6.6", "from 1.1.1.1 | x-forwarded-for: 6.6.6.6", "authorization", "no rule denies it"),
+        ("x-forwarded-for: 6.6.6.6", "from 10.1.1.1 | x-forwarded-for: 6.6.6.6", "refused", denied),
+        ("forwarded: { prefix: for=6 }", "from 1.1.1.1 | forwarded: for=6", "authorization", "no rule denies it"),
+        ("forwarded: { prefix: for=6 }", "from 10.1.1.1 | forwarded: for=6", "refused", denied),
+        ("x-forwarded-proto: http", "spiffe://shop/a | forwarded: for=6", "authorization", "no rule denies it"),
+    ] {
+        let file = format!(
+            "service: s\ninbound:\n  app: 127.0.0.1:8080\n  trusted: [10.0.0.0/8]\n  deny: [{{ headers: {{ {rule} }} }}]\n"
+        );
+        let more = if asking.is_empty() { String::new() } else { format!(" | {asking}") };
+        let text = explain_in(&file, &format!("GET | http://s/x | in{more}"));
+        assert!(says(&text, about, what), "{rule}: {asking}: {about} {what}\n{text}");
+    }
+}
+
+#[test]
 fn tokens_and_claims_are_told_with_their_lines() {
     let file = "service: s
 inbound:
