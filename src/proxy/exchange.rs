@@ -110,7 +110,7 @@ async fn pass(
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
     let http10 = parts.version == Version::HTTP_10;
-    let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
+    let body = guarded((conn, &world), &parts, body, deadline, policy.body_idle, record)?;
     if http10 {
         parts.version = Version::HTTP_11;
     }
@@ -269,7 +269,7 @@ const VIA: HeaderValue = HeaderValue::from_static("1.1 outrigger");
 
 /// Puts a request's body under guard; one that is known to be empty costs nothing.
 fn guarded(
-    conn: &Conn,
+    (conn, world): (&Conn, &World),
     parts: &Parts,
     body: Body,
     deadline: Deadline,
@@ -288,7 +288,8 @@ fn guarded(
     let progress = Arc::new(Progress::default());
     record.progress = Some(progress.clone());
     let guard = Guard::new(idle.min(conn.door.limits.body_idle), deadline, most);
-    Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress))))
+    let judged = world.plan.judged_fields.clone().filter(|_| conn.side() == Door::Inbound);
+    Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress).without(judged))))
 }
 
 /// Makes a peer's head one for the caller's leg.

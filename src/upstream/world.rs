@@ -325,6 +325,7 @@ mod tests {
             gates: Default::default(),
             policy: Default::default(),
             jwt: None,
+            judged_fields: None,
         })
     }
 

@@ -300,3 +300,39 @@ async fn an_http2_connection_in_plaintext_ends_in_order_with_the_first_refusal_f
     let _ = ended.await.unwrap();
     assert_eq!(seconds(start), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_trailer_brings_the_app_nothing_that_rules_or_tokens_judge_in_heads() {
+    const DENY: &str = ", deny: [{ headers: { x-debug: \"1\" } }]";
+    const ALLOW: &str = ", allow: [{ headers: { x-debug: { present: false } } }]";
+    const TOKEN: &str = ", jwt: [{ issuer: i, audiences: any, jwks: \"https://i/k\", token: x-debug }]";
+    for (rules, passes) in [
+        ("", true),
+        (DENY, false),
+        (ALLOW, false),
+        (TOKEN, false),
+        (", deny: [{ paths: /y }]", true),
+        (", authorization: audit, deny: [{ headers: { x-debug: \"1\" } }]", true),
+    ] {
+        let mut two = Two::new(rules).await;
+        for (name, judged) in [("x-debug", true), ("x_debug", true), ("x-sum", false)] {
+            let mut ready = two.send.clone().ready().await.unwrap();
+            let request = Request::post("http://a/x").body(()).unwrap();
+            let (answer, mut up) = ready.send_request(request, false).unwrap();
+            up.send_data("hi".into(), false).unwrap();
+            let trailers =
+                [(name, "1"), ("x-other", "2")].map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            up.send_trailers(trailers.into_iter().collect()).unwrap();
+            let (request, mut respond) = two.next().await;
+            let mut body = request.into_body();
+            while let Some(piece) = body.data().await {
+                body.flow_control().release_capacity(piece.unwrap().len()).unwrap();
+            }
+            let got = body.trailers().await.unwrap().unwrap();
+            assert_eq!(got.contains_key(name), passes || !judged, "{rules}: {name}: {got:?}");
+            assert_eq!(got["x-other"], "2", "{rules}");
+            respond.send_response(Response::new(()), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    }
+}
