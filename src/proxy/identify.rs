@@ -15,7 +15,7 @@ use crate::net::io::Io;
 use crate::reason::Reason;
 use crate::tls::identity::fingerprint;
 use crate::tls::proof::Proof;
-use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
+use crate::tls::untrusted::{Role, Untrusted, refused_by_peer, too_old};
 
 /// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
 pub async fn identify(conn: Arc<Conn>, io: Io) {
@@ -60,6 +60,9 @@ fn handshake_failed(conn: &Conn, error: &io::Error) {
     match (Untrusted::of_io(error), refused_by_peer(error)) {
         (Some(untrusted), _) => record::refused(conn, untrusted.reason(Role::Client), &untrusted.to_string()),
         (None, Some(why)) => record::refused(conn, Reason::RefusedByClient, why),
-        (None, None) => record::refused(conn, Reason::ClientTlsFailed, &format!("mutual TLS: {error}")),
+        (None, None) => {
+            let why = too_old(error).map_or_else(|| error.to_string(), str::to_owned);
+            record::refused(conn, Reason::ClientTlsFailed, &format!("mutual TLS: {why}"));
+        }
     }
 }

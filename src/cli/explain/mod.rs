@@ -82,6 +82,15 @@ pub fn url(text: &str) -> Result<Uri, String> {
     }
 }
 
+/// Reads where a captured connection was going; an IPv4 address in IPv6's notation is called over IPv4.
+///
+/// # Errors
+/// What was expected.
+pub fn dialled(text: &str) -> Result<SocketAddr, String> {
+    let to: SocketAddr = text.parse().map_err(|_| "expected an address with a port, such as `10.1.2.3:5432`")?;
+    Ok(SocketAddr::new(to.ip().to_canonical(), to.port()))
+}
+
 /// Reads a field of the command line, `name: value`.
 ///
 /// # Errors

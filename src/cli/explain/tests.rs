@@ -35,7 +35,7 @@ fn explain_in(file: &str, arguments: &str) -> String {
         match word {
             "in" => inbound = true,
             word if word.starts_with("spiffe:") => identity = Some(word.parse().unwrap()),
-            word if word.starts_with("to ") => dialled = Some(word[3..].parse().unwrap()),
+            word if word.starts_with("to ") => dialled = Some(super::dialled(&word[3..]).unwrap()),
             word if word.starts_with("{\"peers") => living = Some(serde_json::from_str(word).unwrap()),
             word if word.starts_with('{') => said = Some(claims(word).unwrap()),
             word if word.starts_with("from ") => address = Some(word[5..].parse().unwrap()),
@@ -423,6 +423,11 @@ fn what_was_dialled_leads_where_nothing_more_is_said() {
             "404, reason no_route (side policy): 240.240.9.9:80 is a virtual address",
         ),
         ("GET | to 127.0.0.1:15001", "captured", "no, loopback never is"),
+        ("GET | to [::ffff:127.0.0.1]:80", "captured", "no, loopback never is"),
+        ("GET | to 0.0.0.0:80", "captured", "no, the kernel takes it for loopback"),
+        ("GET | to [::]:80", "captured", "no, the kernel takes it for loopback"),
+        ("GET | to [::ffff:10.0.0.3]:5432", "door", "outbound 127.0.0.1:15001"),
+        ("GET | to [::ffff:10.0.0.3]:5432", "peer", "data, which has an endpoint at 10.0.0.3:5432"),
     ]);
 }
 
