@@ -36,6 +36,10 @@ const STREAMS: u32 = 250;
 /// How long a caller without streams may take to answer a GOAWAY by leaving; h2 waits for its PING's answer.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// How long after the last answer of a connection its caller is told to go: there are HTTP/2 libraries (Python's h2, as used
+/// by httpx) that throw an answer away which they read together with a GOAWAY.
+const AFTER_LAST: Duration = Duration::from_millis(100);
+
 /// Bytes of answers that wait in a stream's send buffer.
 const SEND_BUFFER: usize = 128 * 1024;
 
@@ -111,7 +115,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 // no longer believed to be who it was. Elsewhere each is served (RFC 9113 §8.7).
                 Some(Ok((_, mut respond))) if is_too_late(conn, last_word) => respond.send_reset(Code::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
-                    if last_word.is_none() && !unproven {
+                    if last_word.is_none() && !unproven && !refused {
                         idle.as_mut().reset(Instant::now() + silence);
                     }
                     // Boxed: tokio moves a task about ten times on its way, and this is one of kilobytes for each request.
@@ -128,7 +132,9 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
             },
             () = shared.last.notified(), if !refused => {
                 refused = true;
-                idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
+                if last_word.is_none() {
+                    idle.as_mut().reset(Instant::now() + AFTER_LAST);
+                }
             }
             () = idle.as_mut() => {
                 let next = match (serving.has_streams(), last_word) {
@@ -137,7 +143,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                     // Nor does it read why.
                     (true, Some(_)) if refused => return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await,
                     (true, Some(_)) => Instant::now() + LAST_WORD,
-                    (true, None) if !unproven => Instant::now() + silence,
+                    (true, None) if !unproven && !refused => Instant::now() + silence,
                     (_, None) => tell_to_go(&mut serving, &mut last_word),
                 };
                 idle.as_mut().reset(next);
