@@ -137,18 +137,34 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 }
             }
             () = idle.as_mut() => {
-                let next = match (serving.has_streams(), last_word) {
-                    // Told to go, it neither went nor answered.
-                    (false, Some(_)) => return,
-                    // Nor does it read why.
-                    (true, Some(_)) if refused => return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await,
-                    (true, Some(_)) => Instant::now() + LAST_WORD,
-                    (true, None) if !unproven && !refused => Instant::now() + silence,
-                    (_, None) => tell_to_go(&mut serving, &mut last_word),
-                };
+                // It does not even read why. Who came before its door was strict may have more under way.
+                if unproven && refused && last_word.is_some() && serving.has_streams() {
+                    return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await;
+                }
+                let lasting = Some(silence).filter(|_| !unproven && !refused);
+                let Some(next) = idled(&mut serving, &mut last_word, lasting) else { return };
                 idle.as_mut().reset(next);
             }
         }
+    }
+}
+
+/// When to look again at a connection whose time is over; `None` where it is to end. With streams it is let be for as
+/// long as `lasting`.
+fn idled<T>(
+    serving: &mut Connection<T, Piece>,
+    last_word: &mut Option<Instant>,
+    lasting: Option<Duration>,
+) -> Option<Instant>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    match (serving.has_streams(), *last_word, lasting) {
+        // Told to go, it neither went nor answered.
+        (false, Some(_), _) => None,
+        (true, Some(_), _) => Some(Instant::now() + LAST_WORD),
+        (true, None, Some(lasting)) => Some(Instant::now() + lasting),
+        (_, None, _) => Some(tell_to_go(serving, last_word)),
     }
 }
 
