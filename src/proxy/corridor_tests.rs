@@ -40,7 +40,6 @@ mod http2;
 mod paths;
 mod routes;
 mod tunnels;
-mod uncarried;
 
 const GET: &str = "GET /path HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";

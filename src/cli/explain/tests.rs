@@ -3,6 +3,8 @@
 use super::*;
 use crate::control::load::load_text;
 
+mod refused;
+
 const FILE: &str = "service: s
 inbound:
   app: 127.0.0.1:8080
@@ -35,7 +37,7 @@ fn explain_in(file: &str, arguments: &str) -> String {
         match word {
             "in" => inbound = true,
             word if word.starts_with("spiffe:") => identity = Some(word.parse().unwrap()),
-            word if word.starts_with("to ") => dialled = Some(word[3..].parse().unwrap()),
+            word if word.starts_with("to ") => dialled = Some(super::dialled(&word[3..]).unwrap()),
             word if word.starts_with("{\"peers") => living = Some(serde_json::from_str(word).unwrap()),
             word if word.starts_with('{') => said = Some(claims(word).unwrap()),
             word if word.starts_with("from ") => address = Some(word[5..].parse().unwrap()),
@@ -283,6 +285,45 @@ inbound:
 }
 
 #[test]
+fn what_the_sidecar_itself_writes_of_a_caller_is_seen_by_the_rules() {
+    let denied = "`inbound.deny[0]` (line 5) denies it";
+    for (rule, asking, about, what) in [
+        ("x-forwarded-client-cert: { regex: \".*evil.*\" }", "spiffe://shop/evil | from 127.0.0.1", "refused", denied),
+        (
+            "x-forwarded-client-cert: { regex: \".*evil.*\" }",
+            "spiffe://shop/good",
+            "authorization",
+            "no rule denies it",
+        ),
+        (
+            "x-forwarded-client-cert: { present: true }",
+            "x-forwarded-client-cert: a",
+            "authorization",
+            "no rule denies it",
+        ),
+        ("x-forwarded-client-cert: { present: false }", "x-forwarded-client-cert: a", "refused", denied),
+        ("x-forwarded-proto: http", "x-forwarded-proto: https", "refused", denied),
+        ("x-forwarded-proto: https", "x-forwarded-proto: https", "authorization", "no rule denies it"),
+        // A proven caller is a sidecar of the mesh, whose word holds.
+        ("x-forwarded-proto: https", "spiffe://shop/a | x-forwarded-proto: https", "refused", denied),
+        ("x-forwarded-for: 127.0.0.1", "from ::ffff:127.0.0.1", "refused", denied),
+        ("x-forwarded-for: 127.0.0.1", "", "caller", "rules see `x-forwarded-for: unknown` (`--address` says where"),
+        ("x-forwarded-for: 6.6.6.6", "from 1.1.1.1 | x-forwarded-for: 6.6.6.6", "authorization", "no rule denies it"),
+        ("x-forwarded-for: 6.6.6.6", "from 10.1.1.1 | x-forwarded-for: 6.6.6.6", "refused", denied),
+        ("forwarded: { prefix: for=6 }", "from 1.1.1.1 | forwarded: for=6", "authorization", "no rule denies it"),
+        ("forwarded: { prefix: for=6 }", "from 10.1.1.1 | forwarded: for=6", "refused", denied),
+        ("x-forwarded-proto: http", "spiffe://shop/a | forwarded: for=6", "authorization", "no rule denies it"),
+    ] {
+        let file = format!(
+            "service: s\ninbound:\n  app: 127.0.0.1:8080\n  trusted: [10.0.0.0/8]\n  deny: [{{ headers: {{ {rule} }} }}]\n"
+        );
+        let more = if asking.is_empty() { String::new() } else { format!(" | {asking}") };
+        let text = explain_in(&file, &format!("GET | http://s/x | in{more}"));
+        assert!(says(&text, about, what), "{rule}: {asking}: {about} {what}\n{text}");
+    }
+}
+
+#[test]
 fn tokens_and_claims_are_told_with_their_lines() {
     let file = "service: s
 inbound:
@@ -384,6 +425,11 @@ fn what_was_dialled_leads_where_nothing_more_is_said() {
             "404, reason no_route (side policy): 240.240.9.9:80 is a virtual address",
         ),
         ("GET | to 127.0.0.1:15001", "captured", "no, loopback never is"),
+        ("GET | to [::ffff:127.0.0.1]:80", "captured", "no, loopback never is"),
+        ("GET | to 0.0.0.0:80", "captured", "no, the kernel takes it for loopback"),
+        ("GET | to [::]:80", "captured", "no, the kernel takes it for loopback"),
+        ("GET | to [::ffff:10.0.0.3]:5432", "door", "outbound 127.0.0.1:15001"),
+        ("GET | to [::ffff:10.0.0.3]:5432", "peer", "data, which has an endpoint at 10.0.0.3:5432"),
     ]);
 }
 
@@ -430,47 +476,6 @@ fn what_the_rules_leave_alone_and_what_comes_in() {
     assert!(says(&text, "address shown", "its caller's: the app is called at 192.0.2.7 and not on loopback"), "{text}");
     let text = explain_in(FILE, "GET | to 10.7.7.7:5432");
     assert_eq!(text, "/f has no outbound connections captured: give it `redirect`, or leave --dialled away");
-}
-
-#[test]
-fn plaintext_to_a_host_of_the_mesh_is_told_as_refused() {
-    let file = "service: s\nredirect: {}\nidentity: { workload-api: unix:/x }\npeers:\n  \
-                db: { static: [198.51.100.7:15006], mtls: { id: spiffe://shop/db } }\n  \
-                late: { dns: \"late.shop:15006\", mtls: { id: spiffe://shop/late } }\n";
-    let living =
-        "{\"peers\":[{\"name\":\"late\",\"kind\":\"named\",\"endpoints\":[{\"address\":\"198.51.100.9:15006\"}]}]}";
-    let refused = "403, reason address_refused (side policy): ";
-    for (asking, about, what) in [
-        (
-            "GET | to 198.51.100.7:5432",
-            "refused",
-            format!("{refused}198.51.100.7:5432 is at an address of the peer `db`"),
-        ),
-        ("GET | to 198.51.100.7:5432", "shown as", "a reset".to_owned()),
-        ("GET | http://x/ | to 198.51.100.7:80", "refused", refused.to_owned()),
-        ("GET | https://x/ | to 198.51.100.7:443", "endpoint", "198.51.100.7:443 itself".to_owned()),
-        ("GET | http://db/ | to 198.51.100.7:80", "peer", "db, by its host `db`".to_owned()),
-        ("GET | to 198.51.100.9:5432", "endpoint", "198.51.100.9:5432 itself".to_owned()),
-        (&format!("GET | to 198.51.100.9:5432 | {living}"), "refused", "of the peer `late`".to_owned()),
-    ] {
-        let text = explain_in(file, asking);
-        assert!(says(&text, about, &what), "{asking}: {about} {what}\n{text}");
-    }
-}
-
-#[test]
-fn rules_mean_all_ports_that_lead_to_an_app_where_they_deny() {
-    let file =
-        "service: s\nredirect: {}\ninbound:\n  app: 127.0.0.1:8080\n  deny: { ports: [8080], paths: [\"/admin/*\"] }\n";
-    for asking in ["to 192.0.2.7:8080", "from 192.0.2.1"] {
-        let text = explain_in(file, &format!("GET | http://s/admin/x | in | {asking}"));
-        assert!(
-            says(&text, "refused", "403, reason denied (side policy): `inbound.deny` (line 5)"),
-            "{asking}: {text}"
-        );
-    }
-    let text = explain_in(file, "GET | http://s/admin/x | in | to 192.0.2.7:9090");
-    assert!(says(&text, "authorization", "no rule denies it"), "{text}");
 }
 
 #[test]

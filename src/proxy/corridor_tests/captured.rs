@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use super::*;
 use crate::plan::door::Protocol;
 
+mod uncarried;
+
 /// Everything that a captured connection may reach, each with the far ends of the connections to it.
-pub(super) struct Net {
+struct Net {
     /// Two endpoints of the peer `a`.
     a: [(SocketAddr, mpsc::Receiver<DuplexStream>); 2],
     /// The endpoint of `b`.
@@ -14,12 +16,12 @@ pub(super) struct Net {
     /// The endpoint of `db`, whose protocol is declared to be opaque.
     db: (SocketAddr, mpsc::Receiver<DuplexStream>),
     /// Nobody's.
-    pub(super) outside: (SocketAddr, mpsc::Receiver<DuplexStream>),
+    outside: (SocketAddr, mpsc::Receiver<DuplexStream>),
 }
 
 impl Net {
     /// The names of those that were connected to since, `.` where nobody was.
-    pub(super) fn reached(&mut self) -> &'static str {
+    fn reached(&mut self) -> &'static str {
         let [a1, a2] = &mut self.a;
         let all = [("a1", a1), ("a2", a2), ("b", &mut self.b), ("db", &mut self.db), ("out", &mut self.outside)];
         let reached: Vec<_> = all.into_iter().filter_map(|(name, it)| it.1.try_recv().ok().map(|_| name)).collect();
@@ -31,7 +33,7 @@ impl Net {
     }
 }
 
-pub(super) fn house(more: &str) -> (House, Net) {
+fn house(more: &str) -> (House, Net) {
     let [a1, a2, b, db, outside] = [(); 5].map(|()| pipes::listen_tcp());
     let text = format!(
         "service: s\nadmin: {{ listen: off }}\nredirect: {{ mode: redirect }}\noutbound: {{ listen: [\"127.0.0.1:15001\", \"[::1]:15001\"]{more} }}\npeers:\n  \
@@ -51,12 +53,12 @@ impl House {
     }
 
     /// A connection of the service that was going to `to`.
-    pub(super) async fn going(&self, to: impl Into<SocketAddr>, first: impl AsRef<[u8]>) -> DuplexStream {
+    async fn going(&self, to: impl Into<SocketAddr>, first: impl AsRef<[u8]>) -> DuplexStream {
         self.captured(Door::Outbound, to.into(), first.as_ref()).await
     }
 
     /// A connection of the network that was going to `to`.
-    pub(super) async fn coming(&self, to: SocketAddr, first: &str) -> DuplexStream {
+    async fn coming(&self, to: SocketAddr, first: &str) -> DuplexStream {
         self.captured(Door::Inbound, to, first.as_bytes()).await
     }
 
@@ -64,13 +66,7 @@ impl House {
         self.captured_from(ClientAddr(None), side, to, first).await
     }
 
-    pub(super) async fn captured_from(
-        &self,
-        client: ClientAddr,
-        side: Door,
-        to: SocketAddr,
-        first: &[u8],
-    ) -> DuplexStream {
+    async fn captured_from(&self, client: ClientAddr, side: Door, to: SocketAddr, first: &[u8]) -> DuplexStream {
         let (mut ours, theirs) = duplex(PIPE);
         ours.write_all(first).await.unwrap();
         let door = match side {
@@ -84,12 +80,12 @@ impl House {
     }
 }
 
-pub(super) fn get(host: &str) -> Vec<u8> {
+fn get(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
 /// A ClientHello for this name.
-pub(super) fn hello(name: &str) -> Vec<u8> {
+fn hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -102,7 +98,7 @@ pub(super) fn hello(name: &str) -> Vec<u8> {
     hello
 }
 
-pub(super) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 #[tokio::test(start_paused = true)]
 async fn a_name_leads_first_then_the_address_then_otherwise() {

@@ -1,9 +1,7 @@
 //! Captured connections that are not carried: our own that came back, plaintext to hosts of the mesh, ports that are denied.
 
-use std::net::SocketAddr;
-
-use super::captured::{PING, get, hello, house};
-use super::*;
+use super::super::*;
+use super::{PING, SocketAddr, get, hello, house};
 use crate::proxy::captured;
 
 #[tokio::test(start_paused = true)]
