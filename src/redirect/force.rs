@@ -302,7 +302,7 @@ pub fn cannot(what: &str, error: &io::Error) -> String {
         }
         Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOENT) => {
             "the kernel has no nf_tables, or a part of it is missing (`modprobe nf_tables nft_chain_nat nft_redir \
-             nft_fib_inet nft_tproxy nft_socket` on the host); `outrigger redirect script --iptables | sh` does without"
+             nft_ct nft_fib_inet nft_tproxy nft_socket` on the host); `outrigger redirect script --iptables | sh` does without"
         }
         Some(Errno::AGAIN) => "something changes the kernel's tables all the time, or it does not answer: try again",
         Some(Errno::NETDOWN | Errno::NODEV) => "the loopback interface is down: `ip link set lo up`",

@@ -104,7 +104,7 @@ def the_iptables_script_does_the_same(lab, _):
             for end in ("", "-restore"):
                 (folder / f"{name}{end}").symlink_to(find(f"{name}-{kind}{end}"))
         sh = ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-e"]
-        saved = [[find(f"{name}-{kind}-save"), "-t", table] for name in programs for table in ("nat", "mangle")]
+        saved = [[find(f"{name}-{kind}-save"), "-t", table] for name in programs for table in ("nat", "mangle", "filter")]
 
         def view():
             lines = [line for one in saved for line in out(*one).splitlines()]
