@@ -255,11 +255,14 @@ impl Builder<'_> {
         // A packet that opens a connection must not be taken for one of an old connection with the same ports.
         let matches = vec![Match::Tcp, Match::Opened, Match::Transparent];
         let actions = vec![Action::Mark(self.capture.mark), Action::Return];
+        // What opens a connection goes there whatever the kernel takes it for, or where it keeps no list of it.
+        let opens = [Match::Tcp, Match::Opening, Match::ToHere];
         // Answers to what was sent from here may still carry addresses that are to be translated back.
         let others = [Match::Tcp, Match::Original, Match::ToHere];
         let rules = vec![
             Rule::new([Match::In("lo".into())], Action::Return, "loopback"),
             Rule { matches, actions, why: "connections that the sidecar has".into() },
+            Rule::new(opens, Action::Goto(IN.into()), "new connections to this machine"),
             Rule::new(others, Action::Goto(IN.into()), "connections to this machine"),
         ];
         base(INBOUND, Kind::Filter, Hook::Prerouting, MANGLE, rules)
@@ -364,7 +367,12 @@ impl Builder<'_> {
 
     fn tproxy(&self, door: DoorPorts) -> Vec<Rule> {
         let mark = self.capture.mark;
-        self.to_door(door, |port| vec![Action::Tproxy(port), Action::Mark(mark), Action::Accept])
+        let mut rules = self.to_door(door, |port| vec![Action::Tproxy(port), Action::Mark(mark), Action::Accept]);
+        // Where nobody listens at the door the rule ends there, and the next would be the app; connections from before go on.
+        let mut nobody = self.drop("nobody at the door");
+        nobody.matches.push(Match::Opening);
+        rules.push(nobody);
+        rules
     }
 
     /// The last rules, of both families at once where that is the same.

@@ -68,6 +68,41 @@ def forged_packets_lead_past_no_door(lab, _):
                 same(by(lab.dial("pod", APP, outside, 80)), "outbound > outside", how)
 
 
+def rules_that_hide_connections_lead_past_no_door(lab, _):
+    """The kernel has no state of such connections, and asks no rule of translation about them."""
+    for mode in ("redirect", "tproxy"):
+        for how in rules(lab, mode):
+            out("nft", "-f", "-", input="table inet hidden {\n"
+                "chain in { type filter hook prerouting priority -300; tcp dport { 22, 8080 } notrack; }\n"
+                "chain out { type filter hook output priority -300; tcp dport { 80, 81 } notrack; tcp sport 22 notrack; }\n}\n")
+            for ip, outside in zip(POD, OUTSIDE):
+                said = by(lab.dial("outside", APP, ip, 8080, *SOON))
+                if said == "app":
+                    raise AssertionError(f"{how}: to {ip}: {said}")
+                closed(by(lab.dial("pod", APP, outside, 80, *SOON)), f"{how}: to {outside}")
+                same(by(lab.dial("outside", APP, ip, 22)), "app", how)
+                if how != "tproxy by iptables":
+                    same(by(lab.dial("pod", APP, outside, 81)), "outside", how)
+                    same(by(lab.dial("pod", SIDECAR, outside, 80)), "outside", how)
+            out("nft", "delete", "table", "inet", "hidden")
+
+
+def without_a_door_nobody_comes_in(lab, _):
+    for mode in ("redirect", "tproxy"):
+        for how in rules(lab, mode):
+            door = lab.children[-3]
+            door.kill()
+            door.wait()
+            for ip in POD:
+                closed(by(lab.dial("outside", APP, ip, 8080, *SOON)), f"{how}: {ip} without a door")
+                same(by(lab.dial("outside", APP, ip, 22)), "app", f"{how}: an excepted port")
+            flags = ("--onward", "--to-app", "--v4", *(("--transparent",) if mode == "tproxy" else ()))
+            rights = ("net_raw",) if mode == "tproxy" else ()
+            lab.serve("pod", SIDECAR, "inbound", 15006, capabilities=rights, flags=flags)
+            same(by(lab.dial("outside", APP, POD[0], 8080)), "inbound > app", how)
+            closed(by(lab.dial("outside", APP, POD[1], 8080, *SOON)), f"{how}: over IPv6 with a door for IPv4")
+
+
 def nobody_gets_past_the_rules_of_one_app(lab, _):
     """An app that listens at an address of its pod, as many do, with rules for it alone."""
     behind.prepare(lab)
@@ -91,4 +126,5 @@ def greeting(lab, port, own_port):
     return said["who"], said.get("peer", [None])[0]
 
 
-CASES = (forged_packets_lead_past_no_door, nobody_gets_past_the_rules_of_one_app)
+CASES = (forged_packets_lead_past_no_door, rules_that_hide_connections_lead_past_no_door, without_a_door_nobody_comes_in,
+         nobody_gets_past_the_rules_of_one_app)

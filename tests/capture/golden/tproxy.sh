@@ -53,10 +53,12 @@ iptables-restore -w --noflush <<'END'
 -A outrigger-inbound -i lo -m comment --comment "loopback" -j RETURN
 -A outrigger-inbound -p tcp ! --syn -m socket --transparent -m comment --comment "connections that the sidecar has" -j MARK --set-mark 0x539
 -A outrigger-inbound -p tcp ! --syn -m socket --transparent -m comment --comment "connections that the sidecar has" -j RETURN
+-A outrigger-inbound -p tcp --syn -m addrtype --dst-type LOCAL -m comment --comment "new connections to this machine" -g outrigger-in
 -A outrigger-inbound -p tcp -m conntrack --ctdir ORIGINAL -m addrtype --dst-type LOCAL -m comment --comment "connections to this machine" -g outrigger-in
 -A outrigger-in -p tcp --dport 15006:15006 -m comment --comment "a port of the sidecar" -j RETURN
 -A outrigger-in -p tcp --dport 22:22 -m comment --comment "inbound.except.ports" -j RETURN
 -A outrigger-in -p tcp -m comment --comment "to the door" -j TPROXY --on-port 15006 --tproxy-mark 0x539
+-A outrigger-in -p tcp --syn -m comment --comment "nobody at the door" -j DROP
 -A outrigger-back -m owner --uid-owner 1337 -p tcp -m dscp --dscp 0x0f -m comment --comment "the inbound door calls the app" -j CONNMARK --set-mark 0x539
 -A outrigger-back -m conntrack --ctdir REPLY -m connmark --mark 0x539 -m comment --comment "the app answers" -j MARK --set-mark 0x539
 -I PREROUTING 1 -j outrigger-inbound
@@ -105,10 +107,12 @@ ip6tables-restore -w --noflush <<'END'
 -A outrigger-inbound -i lo -m comment --comment "loopback" -j RETURN
 -A outrigger-inbound -p tcp ! --syn -m socket --transparent -m comment --comment "connections that the sidecar has" -j MARK --set-mark 0x539
 -A outrigger-inbound -p tcp ! --syn -m socket --transparent -m comment --comment "connections that the sidecar has" -j RETURN
+-A outrigger-inbound -p tcp --syn -m addrtype --dst-type LOCAL -m comment --comment "new connections to this machine" -g outrigger-in
 -A outrigger-inbound -p tcp -m conntrack --ctdir ORIGINAL -m addrtype --dst-type LOCAL -m comment --comment "connections to this machine" -g outrigger-in
 -A outrigger-in -p tcp --dport 15006:15006 -m comment --comment "a port of the sidecar" -j RETURN
 -A outrigger-in -p tcp --dport 22:22 -m comment --comment "inbound.except.ports" -j RETURN
 -A outrigger-in -p tcp -m comment --comment "to the door" -j TPROXY --on-port 15006 --tproxy-mark 0x539
+-A outrigger-in -p tcp --syn -m comment --comment "nobody at the door" -j DROP
 -A outrigger-back -m owner --uid-owner 1337 -p tcp -m dscp --dscp 0x0f -m comment --comment "the inbound door calls the app" -j CONNMARK --set-mark 0x539
 -A outrigger-back -m conntrack --ctdir REPLY -m connmark --mark 0x539 -m comment --comment "the app answers" -j MARK --set-mark 0x539
 -I PREROUTING 1 -j outrigger-inbound
