@@ -15,7 +15,7 @@ use crate::config::facts::Facts;
 use crate::config::problem::Problems;
 use crate::control::load::read_bytes;
 use crate::plan::build::redirect::capture;
-use crate::plan::redirect::Capture;
+use crate::plan::redirect::{Capture, is_link_local};
 use crate::redirect::build::ruleset;
 use crate::redirect::force::{self, InForce};
 use crate::redirect::routing::What;
@@ -231,6 +231,11 @@ fn test(capture: &Capture, to: Option<SocketAddr>, timeout: Duration) -> Done {
     }
     if let Some(why) = probe::exempt(capture) {
         return Err(why);
+    }
+    if let Some(to) = to.filter(|to| is_link_local(to.ip())) {
+        return Err(format!(
+            "connections to link-local addresses such as {to} are never captured: name another by `--to`"
+        ));
     }
     let findings = probe::probe(capture, to, force::has_ipv6(), timeout);
     let said: Vec<Option<bool>> = findings.iter().map(probe::Finding::captured).collect();

@@ -25,6 +25,9 @@ use crate::plan::redirect::{AppCapture, Capture, DNS_PORT, DoorPorts, Mode, Pick
 /// What the names of all our chains begin with; a table with any other chain is not ours.
 pub const PREFIX: &str = "outrigger-";
 
+/// Why addresses of one link are left alone.
+pub(super) const LINK_LOCAL: &str = "link-local";
+
 // iptables takes 28 bytes of a name, and `-interfaces` may follow.
 const OUTBOUND: &str = "outrigger-outbound";
 const OUT: &str = "outrigger-out";
@@ -170,6 +173,7 @@ impl Builder<'_> {
     /// What the service sends.
     fn sent(&self) -> Vec<Rule> {
         let mut rules = self.exempt();
+        rules.extend(self.link_local());
         rules.extend(self.dns());
         if self.capture.outbound.is_some() {
             rules.extend(self.loopback());
@@ -234,6 +238,7 @@ impl Builder<'_> {
     /// The same for what the service sends.
     fn guard_out(&self, app: Option<Match>) -> Vec<Chain> {
         let mut rest = self.exempt();
+        rest.extend(self.link_local());
         rest.extend(self.loopback());
         rest.push(Rule::new([Match::Tcp], Action::Goto(NOT_OUT.into()), "not sent to the door"));
         let mut rules = guarded();
@@ -359,6 +364,13 @@ impl Builder<'_> {
     fn loopback(&self) -> Vec<Rule> {
         let own = |net| Rule::new([Match::Destination(net)], Action::Return, "loopback");
         self.families().map(|family| own(loopback(family))).collect()
+    }
+
+    /// A socket that calls a link-local address, be it a name server's, is bound to an interface, and so has no way to a door
+    /// on loopback.
+    fn link_local(&self) -> Option<Rule> {
+        let net = Ipv6Net::new_assert([0xfe80, 0, 0, 0, 0, 0, 0, 0].into(), 10);
+        self.v6.then(|| Rule::new([Match::Destination(net.into())], Action::Return, LINK_LOCAL))
     }
 
     fn redirect(&self, door: DoorPorts) -> Vec<Rule> {

@@ -123,6 +123,9 @@ fn left_alone(chains: &[Chain]) -> String {
         }
     }
     who.push("loopback".into());
+    if chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.why == build::LINK_LOCAL) {
+        who.push("what is sent to link-local addresses (IPv6)".into());
+    }
     if chains.iter().any(|chain| chain.base.is_some_and(|base| base.hook == Hook::Prerouting)) {
         who.push("what only passes through this machine".into());
     }

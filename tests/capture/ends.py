@@ -128,8 +128,13 @@ def connect(address, port, tos=0, source=None, timeout=4.0, own_port=0):
     if source:
         transparent(sock)
         sock.bind((source, 0))
-    sock.connect((address, port))
+    sock.connect(place(address, port))
     return sock
+
+
+def place(address, port):
+    """Also one that names its interface."""
+    return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][4]
 
 
 def dial(chosen):
@@ -159,7 +164,7 @@ def ask(chosen):
     sock = socket.socket(socket.AF_INET6 if ":" in chosen.address else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(chosen.timeout)
     try:
-        sock.connect((chosen.address, chosen.port))
+        sock.connect(place(chosen.address, chosen.port))
         sock.send(b"question")
         answer = json.loads(sock.recv(2048))
     except OSError as error:

@@ -158,6 +158,7 @@ ip6tables-restore -w --noflush <<'END'
 -A outrigger-outbound -m owner --gid-owner 2103 -m comment --comment "what the sidecar sends" -g outrigger-own
 -A outrigger-outbound -m owner --uid-owner 0 -m comment --comment "outbound.except.uids" -j RETURN
 -A outrigger-outbound -m owner --uid-owner 101 -m comment --comment "outbound.except.uids" -j RETURN
+-A outrigger-outbound -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-outbound -d fd00::53/128 -p udp --dport 53:53 -m comment --comment "dns" -j REDIRECT --to-ports 15053
 -A outrigger-outbound -d fd00::53/128 -p tcp --syn --dport 53:53 -m comment --comment "dns" -j REDIRECT --to-ports 15053
 -A outrigger-outbound -d ::1/128 -m comment --comment "loopback" -j RETURN
@@ -240,6 +241,7 @@ ip6tables-restore -w --noflush <<'END'
 -A outrigger-guard-out -m owner --gid-owner 2103 -m comment --comment "what the sidecar sends" -j RETURN
 -A outrigger-guard-out -m owner --uid-owner 0 -m comment --comment "outbound.except.uids" -j RETURN
 -A outrigger-guard-out -m owner --uid-owner 101 -m comment --comment "outbound.except.uids" -j RETURN
+-A outrigger-guard-out -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-guard-out -d ::1/128 -m comment --comment "loopback" -j RETURN
 -A outrigger-guard-out -p tcp -m comment --comment "not sent to the door" -g outrigger-not-out
 -A outrigger-not-out -o docker+ -m comment --comment "outbound.except.interfaces" -j RETURN

@@ -76,6 +76,7 @@ ip6tables-restore -w --noflush <<'END'
 :outrigger-inbound - [0:0]
 :outrigger-in - [0:0]
 -A outrigger-outbound -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -g outrigger-own
+-A outrigger-outbound -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-outbound -d ::1/128 -m comment --comment "loopback" -j RETURN
 -A outrigger-outbound -p tcp --syn -m comment --comment "new connections" -g outrigger-out
 -A outrigger-out -p tcp -m comment --comment "to the door" -j REDIRECT --to-ports 15001
@@ -112,6 +113,7 @@ ip6tables-restore -w --noflush <<'END'
 -A outrigger-guard-out -p tcp ! --syn -m comment --comment "connections that are there" -j RETURN
 -A outrigger-guard-out -m conntrack --ctstate DNAT -m comment --comment "sent to the door" -j RETURN
 -A outrigger-guard-out -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -j RETURN
+-A outrigger-guard-out -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-guard-out -d ::1/128 -m comment --comment "loopback" -j RETURN
 -A outrigger-guard-out -p tcp -m comment --comment "not sent to the door" -g outrigger-not-out
 -A outrigger-not-out -p tcp -m comment --comment "was to go to the outbound door" -j DROP

@@ -85,6 +85,7 @@ ip6tables-restore -w --noflush <<'END'
 :outrigger-own - [0:0]
 :outrigger-self - [0:0]
 -A outrigger-outbound -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -g outrigger-own
+-A outrigger-outbound -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-outbound -p udp --dport 53:53 -m comment --comment "dns" -j REDIRECT --to-ports 15053
 -A outrigger-outbound -p tcp --syn --dport 53:53 -m comment --comment "dns" -j REDIRECT --to-ports 15053
 -A outrigger-outbound -d ::1/128 -m comment --comment "loopback" -j RETURN
@@ -126,6 +127,7 @@ ip6tables-restore -w --noflush <<'END'
 -A outrigger-guard-out -p tcp ! --syn -m comment --comment "connections that are there" -j RETURN
 -A outrigger-guard-out -m conntrack --ctstate DNAT -m comment --comment "sent to the door" -j RETURN
 -A outrigger-guard-out -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -j RETURN
+-A outrigger-guard-out -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-guard-out -d ::1/128 -m comment --comment "loopback" -j RETURN
 -A outrigger-guard-out -p tcp -m comment --comment "not sent to the door" -g outrigger-not-out
 -A outrigger-not-out -p tcp -m comment --comment "was to go to the outbound door" -j DROP
