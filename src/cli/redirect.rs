@@ -39,6 +39,7 @@ pub enum Command {
     },
     /// Take the rules away; what others have set stays as it is
     #[command(after_help = "Exit codes: 0 there are none any more, 1 they could not be taken away.\n\
+        What `script --iptables` has set, `script --iptables --remove` takes away.\n\
         Connections that were captured end.")]
     Remove,
     /// Say which rules are in force here, in words and as text for nft
@@ -128,8 +129,8 @@ pub fn run(
         (Command::Apply { beside, .. }, Some(capture)) => apply(&capture, beside, err),
         (Command::Script { iptables, remove, .. }, Some(capture)) => Ok((script(&capture, iptables, remove), true)),
         (Command::Test { to, timeout, .. }, Some(capture)) => test(&capture, to, timeout),
-        (Command::Show, _) => show(),
-        _ => remove(),
+        (Command::Show, _) => show(err),
+        _ => remove(err),
     };
     match done {
         Ok((text, fine)) => match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -172,24 +173,34 @@ type Done = Result<(String, bool), String>;
 fn apply(capture: &Capture, beside: bool, err: &mut dyn Write) -> Done {
     let ruleset = ruleset(capture, force::has_ipv6());
     force::apply(&ruleset, beside)?;
-    if let Some(note) = force::legacy_note() {
-        let _ = writeln!(err, "outrigger: warning: {note}");
-    }
+    warn_of_legacy(err);
     Ok((format!("rules are in force:\n{}", words::words(&ruleset.chains)), true))
 }
 
-fn remove() -> Done {
+fn warn_of_legacy(err: &mut dyn Write) {
+    if let Some(note) = force::legacy_note() {
+        let _ = writeln!(err, "outrigger: warning: {note}");
+    }
+}
+
+fn remove(err: &mut dyn Write) -> Done {
     let text = if force::remove()? { "the rules are gone" } else { "there are no rules of outrigger's here" };
+    warn_of_legacy(err);
     Ok((format!("{text}\n"), true))
 }
 
-fn show() -> Done {
+fn show(err: &mut dyn Write) -> Done {
+    warn_of_legacy(err);
     let in_force = force::look()?;
-    let InForce { chains, stranger, routing, .. } = &in_force;
+    let InForce { chains, stranger, routing, script, .. } = &in_force;
     if let (Some(_), Some(why)) = (chains, stranger) {
         return Err(format!("the table `inet {TABLE}` was not made by `outrigger redirect`: {why}"));
     }
+    let script = if script.is_empty() { String::new() } else { format!("{}\n", force::of_script_words(script)) };
     let Some(chains) = chains else {
+        if !script.is_empty() {
+            return Ok((script, true));
+        }
         let left = if routing.is_empty() {
             ""
         } else {
@@ -198,7 +209,7 @@ fn show() -> Done {
         return Ok((format!("no rules of outrigger's are in force here{left}\n{}", force::as_text(&in_force)), false));
     };
     let missing = missing_routing(&in_force).unwrap_or_default();
-    let text = format!("rules are in force:\n{}{missing}\n{}", words::words(chains), force::as_text(&in_force));
+    let text = format!("{script}rules are in force:\n{}{missing}\n{}", words::words(chains), force::as_text(&in_force));
     Ok((text, missing.is_empty()))
 }
 

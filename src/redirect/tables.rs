@@ -215,6 +215,13 @@ pub struct Other {
     pub chain: String,
 }
 
+impl Other {
+    /// Whether it is of the script that we print for iptables.
+    pub fn is_of_our_script(&self) -> bool {
+        self.chain.starts_with(PREFIX) && ["ip ", "ip6 "].iter().any(|family| self.table.starts_with(family))
+    }
+}
+
 impl Standing {
     /// Reads it all, as it stood at one moment.
     ///

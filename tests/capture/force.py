@@ -118,6 +118,20 @@ def the_iptables_script_does_the_same(lab, _):
             out(*sh, input=script)
             once = view()
             has(once, "outrigger-outbound")
+            if kind == "nft":
+                # As netlink sees them; legacy ones nobody sees, and that is told.
+                undo = "`outrigger redirect script --iptables --remove -c FILE | sh` takes them away"
+                has(lab.redirect("show"), "rules of `outrigger redirect script --iptables` are in force here", undo)
+                has(lab.redirect("remove", code=1), undo)
+                has(lab.redirect("apply", file=GOLDEN / f"{name}.yaml", code=1), undo, "nothing was changed")
+                lab.redirect("apply", "--beside", file=GOLDEN / f"{name}.yaml")
+                has(lab.redirect("show"), undo, "rules are in force:", "table inet outrigger {")
+                has(lab.redirect("remove", code=1), "the table `inet outrigger` is gone, but", undo)
+                same(differs(once, view()), "", f"{kind}: {name} is as it was")
+            else:
+                has(lab.redirect("show", code=1), "warning: iptables-legacy is in use")
+                has(lab.redirect("remove"), "warning: iptables-legacy is in use")
+                out(*sh, input=script)
             out(*sh, input=script)
             same(differs(once, view()), "", f"{kind}: {name} twice")
             out(*sh, input=lab.redirect("script", "--iptables", "--remove", file=GOLDEN / f"{name}.yaml"))
