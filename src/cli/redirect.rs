@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::{File, complain, duration};
-use crate::config;
 use crate::config::expand::Variables;
 use crate::config::facts::Facts;
 use crate::config::problem::Problems;
+use crate::config::{self, Config};
 use crate::control::load::read_bytes;
 use crate::plan::build::redirect::capture;
 use crate::plan::redirect::{Capture, is_link_local};
@@ -113,7 +113,8 @@ pub fn run(
     variables: Variables<'_>,
     (out, err): (&mut dyn Write, &mut dyn Write),
 ) -> ExitCode {
-    let meant = match command.meant().map(|meant| meant.read(&path(&meant.file), facts, variables)) {
+    let unsaid = if matches!(command, Command::Script { .. }) { Unsaid::Told } else { Unsaid::Refused };
+    let meant = match command.meant().map(|meant| meant.read(&path(&meant.file), unsaid, facts, variables)) {
         None => None,
         Some(Ok((capture, warnings))) => {
             // Where even stderr is closed, the exit code has to say it.
@@ -141,9 +142,40 @@ pub fn run(
     }
 }
 
+/// What becomes of a file without the section: its sidecar takes captured connections for those of explicit mode, and leads
+/// them to wrong places.
+#[derive(Clone, Copy)]
+enum Unsaid {
+    Refused,
+    Told,
+}
+
+impl Unsaid {
+    fn judge(self, config: &Config, problems: &mut Problems) {
+        let add = "add `redirect: {}` (all at its default) and reload or restart it";
+        match self {
+            _ if config.redirect.is_some() => {}
+            Self::Refused => {
+                let text = format!("without this section the sidecar does not know captured connections: {add}");
+                problems.error("redirect", None, text, None);
+            }
+            Self::Told => {
+                let text = format!("without this section the sidecar does not know what these rules send it: {add}");
+                problems.warning("redirect", None, text);
+            }
+        }
+    }
+}
+
 impl Meant {
     /// What the file says, with warnings as text. No other file that it names is opened: an init step may not have them.
-    fn read(&self, path: &Path, facts: &Facts, variables: Variables<'_>) -> Result<(Capture, String), Problems> {
+    fn read(
+        &self,
+        path: &Path,
+        unsaid: Unsaid,
+        facts: &Facts,
+        variables: Variables<'_>,
+    ) -> Result<(Capture, String), Problems> {
         let mut problems = Problems::new(path.display().to_string());
         let text = match read_bytes(path).and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()))
         {
@@ -154,7 +186,10 @@ impl Meant {
             }
         };
         let document = config::read(&text, facts, variables, &mut problems);
-        let capture = document.and_then(|document| capture(&document.config, &mut problems));
+        let capture = document.and_then(|document| {
+            unsaid.judge(&document.config, &mut problems);
+            capture(&document.config, &mut problems)
+        });
         let problems = problems.sorted();
         match capture {
             Some(mut capture) if !problems.has_errors() => {
