@@ -12,9 +12,10 @@ use super::data::Data;
 use crate::cli::Environment;
 use crate::control::child::Behind;
 use crate::control::inside::group::Group;
-use crate::control::inside::{self, Holder, Watched};
+use crate::control::inside::{Holder, Watched, into_group};
 use crate::control::reload::Captured;
 use crate::ids::Door;
+use crate::net::inside::inside;
 use crate::plan::Plan;
 use crate::plan::door::Leads;
 use crate::plan::egress::is_own;
@@ -50,6 +51,7 @@ pub(super) struct Settled {
     pub(super) behind: Behind,
     /// How it is captured then.
     pub(super) captured: Captured,
+    #[expect(dead_code, reason = "dropping it ends it")]
     lasting: Lasting,
 }
 
@@ -60,15 +62,15 @@ enum Lasting {
     /// The rules go before the group that they name.
     Rules(#[expect(dead_code, reason = "dropping them ends them")] Held, #[expect(dead_code, reason = "as above")] Who),
     /// The process that holds its network.
-    Network(Watched),
+    Network(#[expect(dead_code, reason = "as above")] Watched),
 }
 
 impl Settled {
     /// The end of what lasts, should it come before ours.
     pub(super) async fn lost(&self) {
-        match &self.lasting {
-            Lasting::Network(holder) => holder.ended().await,
-            Lasting::None | Lasting::Rules(..) => std::future::pending().await,
+        match inside() {
+            Some(inside) => inside.lost().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -281,12 +283,14 @@ impl Means {
         let exe = environment.exe();
         let app = plan.redirect.as_deref().map(|capture| capture.app);
         let user = app.and_then(|app| app.uid.map(|uid| (uid, app.gid.unwrap_or(uid))));
-        let (mut behind, mut lasting) = (Behind { user, ..Behind::default() }, Lasting::None);
+        // What a service manager gave the sidecar is not for an app that could take its rules away with it.
+        let bare = app.is_some_and(|app| app.by != By::Off || app.uid.is_some());
+        let (mut behind, mut lasting) = (Behind { user, bare, ..Behind::default() }, Lasting::None);
         let captured = match self {
             Self::None => Captured::Not,
             Self::Rules(held, who) => {
                 if let Who::Group(group) = &who {
-                    behind.launcher = inside::into_group(exe, &group.folder);
+                    behind.launcher = into_group(exe, &group.folder);
                 }
                 lasting = Lasting::Rules(held, who);
                 Captured::Rules
@@ -303,6 +307,7 @@ impl Means {
                 Captured::Proxy
             }
         };
+        behind.bare &= behind.launcher.is_empty();
         Ok(Settled { behind, captured, lasting })
     }
 }

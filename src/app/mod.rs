@@ -272,11 +272,11 @@ async fn bind_all(
     dns: &DnsDoor,
 ) -> Result<(Servers, dnsdoor::Prepared, Prepared), Stop> {
     let (servers, mut lines) = bind_servers(plan, loaded).await;
-    let names = dns.prepare(plan).unwrap_or_else(|errors| {
+    let names = dns.prepare(plan).await.unwrap_or_else(|errors| {
         lines.extend(works::dns_problems(Some(loaded), &errors));
         dnsdoor::Prepared::default()
     });
-    match doors.prepare(plan) {
+    match doors.prepare(plan).await {
         Ok(prepared) if lines.is_empty() => return Ok((servers, names, prepared)),
         Ok(_) => {}
         Err(errors) => lines.extend(works::door_problems(Some(loaded), &errors)),

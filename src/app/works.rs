@@ -1,6 +1,7 @@
 //! What a reload does to the running house, and what the admin server sees of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use crate::control::refresh::Refresher;
 use crate::control::reload::{Captured, Handle, Hash, Reading, Trigger, Works};
 use crate::control::spiffe::Source;
 use crate::control::{Destination, Rooms};
-use crate::ids::PeerName;
+use crate::ids::{Addr, Door, PeerName};
 use crate::jwt::source::SourceState;
 use crate::life::tasks::Tasks;
+use crate::net::inside::inside;
 use crate::plan::Plan;
+use crate::plan::build::check::collide;
 use crate::plan::door::DoorPlan;
 use crate::plan::rules::GateRule;
 use crate::proxy::doors::{DoorError, Doors, Prepared};
@@ -89,6 +92,45 @@ impl Wiring {
     }
 }
 
+impl Wiring {
+    /// What is told where `addr` is in use by a listener of our own, which is closed only after the new ones are bound.
+    fn ours(&self, side: Door, addr: &Addr, error: &io::Error) -> Option<io::Error> {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return None;
+        }
+        let doors = self.doors.listening().into_iter().map(|(side, listen)| (side, side.word(), listen));
+        let names = self.dns.listening().into_iter().map(|listen| (Door::Outbound, "DNS", Addr::Tcp(listen)));
+        let beside = |other| inside().is_none() || other == side;
+        let (_, word, listen) =
+            doors.chain(names).find(|(other, _, listen)| beside(*other) && collide(listen, addr))?;
+        Some(io::Error::other(format!(
+            "it overlaps this sidecar's own open {word} listener {listen}; restart, or reload once without either"
+        )))
+    }
+
+    /// Binds what `plan` has and is not open, doors and names.
+    async fn bind_new(&self, plan: &Arc<Plan>) -> Result<(Prepared, dnsdoor::Prepared), Vec<String>> {
+        futures_util::future::join(self.doors.closed(), self.dns.closed()).await;
+        let prepared = self.doors.prepare(plan).await.map_err(|mut errors| {
+            for error in &mut errors {
+                if let Some(ours) = self.ours(error.side, &error.addr, &error.source) {
+                    error.source = ours;
+                }
+            }
+            door_problems(self.loaded.as_ref(), &errors)
+        })?;
+        let names = self.dns.prepare(plan).await.map_err(|mut errors| {
+            for (addr, error) in &mut errors {
+                if let Some(ours) = self.ours(Door::Outbound, &Addr::Tcp(*addr), error) {
+                    *error = ours;
+                }
+            }
+            dns_problems(self.loaded.as_ref(), &errors)
+        })?;
+        Ok((prepared, names))
+    }
+}
+
 impl Works for Wiring {
     type Bound = Ready;
 
@@ -119,10 +161,7 @@ impl Works for Wiring {
     }
 
     async fn bind(&mut self, plan: &Arc<Plan>) -> Result<Ready, Vec<String>> {
-        self.doors.closed().await;
-        let prepared = self.doors.prepare(plan);
-        let prepared = prepared.map_err(|errors| door_problems(self.loaded.as_ref(), &errors))?;
-        let names = self.dns.prepare(plan).map_err(|errors| dns_problems(self.loaded.as_ref(), &errors))?;
+        let (prepared, names) = self.bind_new(plan).await?;
         let before = self.core.world.load_full();
         let next = World::next(&before, plan.clone(), &self.upstreams).map_err(|error| vec![error])?;
         let world = next.world();
@@ -265,8 +304,8 @@ pub(super) fn door_problems(loaded: Option<&Loaded>, errors: &[DoorError]) -> Ve
 }
 
 /// The addresses of the DNS door that could not be bound, each with the line of the file that asked for it.
-pub(super) fn dns_problems(loaded: Option<&Loaded>, errors: &[(SocketAddr, std::io::Error)]) -> Vec<String> {
-    let line = |(addr, error): &(SocketAddr, std::io::Error)| match loaded {
+pub(super) fn dns_problems(loaded: Option<&Loaded>, errors: &[(SocketAddr, io::Error)]) -> Vec<String> {
+    let line = |(addr, error): &(SocketAddr, io::Error)| match loaded {
         Some(loaded) => loaded.server_problem("dns.listen", &addr.to_string(), error).to_string(),
         None => format!("dns.listen: cannot listen on {addr}: {error}"),
     };

@@ -16,6 +16,7 @@ use crate::condition::Condition;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::head;
+use crate::http::mark::mark;
 use crate::net::io::Io;
 use crate::plan::peer::Addresses;
 use crate::plan::rules::Rules;
@@ -165,6 +166,7 @@ impl<'a> Tries<'a> {
         let (stale, outcome) = (self.was_stale(&error), outcome(&error));
         let SendError { reason, unsent, detail, .. } = error;
         if stale {
+            trail.unmade();
             return unsent.ok_or_else(|| Failure::new(reason, detail));
         }
         trail.failed(reason);
@@ -176,7 +178,7 @@ impl<'a> Tries<'a> {
         self.rest(pause).await;
         let request = unsent.or_else(|| spare.and_then(Spare::again));
         let mut request = request.ok_or_else(|| Failure::new(reason, detail))?;
-        head::mark(request.headers_mut(), self.attempts + 1);
+        mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
     }
 
@@ -200,7 +202,7 @@ impl<'a> Tries<'a> {
         };
         self.rest(pause).await;
         let mut request = spare.and_then(Spare::again).ok_or_else(failure)?;
-        head::mark(request.headers_mut(), self.attempts + 1);
+        mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
     }
 
@@ -223,7 +225,7 @@ impl<'a> Tries<'a> {
         }
         unread::discard(self.call.peer, answer);
         self.rest(pause).await;
-        head::mark(request.headers_mut(), self.attempts + 1);
+        mark(request.headers_mut(), self.attempts + 1);
         Ok(request)
     }
 
@@ -324,7 +326,7 @@ impl<'a> Tries<'a> {
         let endpoint = in_flight.endpoint().clone();
         self.attempts += 1;
         self.until = self.attempt_until();
-        trail.begin(self.call.peer, &endpoint, in_flight);
+        trail.begin(&endpoint, in_flight);
         Ok(endpoint)
     }
 
@@ -345,7 +347,11 @@ impl<'a> Tries<'a> {
         loop {
             let endpoint = self.begin(trail)?;
             let mut connecting = std::pin::pin!(connect(endpoint, self.until));
-            let connected = match futures_util::poll!(connecting.as_mut()) {
+            let at_once = futures_util::poll!(connecting.as_mut());
+            if !matches!(&at_once, Poll::Ready(Err(error)) if is_of_our_limits(error)) {
+                trail.made(self.call.peer);
+            }
+            let connected = match at_once {
                 Poll::Ready(connected) => connected,
                 // What takes its time is boxed, so that a connection that is at hand costs nothing.
                 Poll::Pending => Box::pin(self.patiently(trail, connecting, &connect)).await,
@@ -405,9 +411,9 @@ impl<'a> Tries<'a> {
             return first.await;
         };
         let mut beside = Trail::default();
-        trail.attempts += 1;
         self.attempts += 1;
-        beside.begin(self.call.peer, &other, other.begin(Instant::now()));
+        trail.made(self.call.peer);
+        beside.begin(&other, other.begin(Instant::now()));
         let mut second = std::pin::pin!(connect(other, self.until));
         let error = tokio::select! {
             biased;
@@ -444,6 +450,11 @@ impl<'a> Tries<'a> {
     fn of_other_family(&self, slow: &Endpoint) -> Option<Arc<Endpoint>> {
         self.call.peer.pick_beside(slow, self.call.ask, Instant::now(), &self.tried)
     }
+}
+
+/// Whether a limit of ours kept an attempt from its endpoint: told at once, it means that none was made.
+pub(super) fn is_of_our_limits(error: &ConnectError) -> bool {
+    matches!(error.reason, Reason::LimitReached | Reason::Overloaded)
 }
 
 /// What is known of a request that got no answer.
@@ -573,6 +584,7 @@ mod tests {
             })
             .await;
         assert_eq!(connected.unwrap_err().reason, Reason::LimitReached);
+        assert_eq!((trail.attempts, peer.metrics().attempts.get()), (0, 0), "none was made");
         asked.get()
     }
 

@@ -2,17 +2,18 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::Request;
 use tokio::time::{Instant, timeout_at};
 
 use super::Failure;
-use super::attempt::{Call, Tries, outcome};
+use super::attempt::{Call, Tries, is_of_our_limits, outcome};
 use super::retry::{Spare, informational, send};
 use super::trail::Trail;
 use crate::deadline::Deadline;
 use crate::http::body::Body;
-use crate::http::head;
+use crate::http::mark::mark;
 use crate::http::time_left;
 use crate::plan::rules::HedgeRule;
 use crate::reason::Reason;
@@ -124,6 +125,13 @@ async fn raced(
     let (call, until, ends) = (tries.call, tries.until, tries.attempt_ends());
     let first = Leg { call, endpoint, request, until, ends, speaks: true };
     let mut first = pin!(first.run());
+    let at_once = futures_util::poll!(first.as_mut());
+    if !matches!(&at_once, Poll::Ready(Ended::Unconnected(error, _)) if is_of_our_limits(error)) {
+        trail.made(call.peer);
+    }
+    if let Poll::Ready(ended) = at_once {
+        return (ended, By::First);
+    }
     let more = tries.attempts < call.rules.retry.attempts;
     let Some(wait) = call.peer.latencies().wait(tries.now, rule).filter(|_| more) else {
         return (first.await, By::First);
@@ -152,7 +160,9 @@ async fn race(
             if tries.is_good(&mut ended) {
                 return (ended, By::First);
             }
-            tries.told(trail, ended);
+            if !tries.told(trail, ended) {
+                trail.unmade();
+            }
             tries.tried(trail.endpoint.clone());
             trail.follow(beside);
             let mut ended = second.await;
@@ -170,7 +180,9 @@ async fn race(
                 hedges_won.inc();
                 return (ended, By::Second(began));
             }
-            tries.told(&mut beside, ended);
+            if !tries.told(&mut beside, ended) {
+                trail.unmade();
+            }
             trail.doubtful |= beside.doubtful;
             tries.tried(beside.endpoint.take());
             (first.await, By::First)
@@ -198,11 +210,11 @@ impl<'a> Tries<'a> {
         };
         let mut request = spare.again()?;
         self.attempts += 1;
-        trail.attempts += 1;
-        head::mark(request.headers_mut(), self.attempts);
+        trail.made(peer);
+        mark(request.headers_mut(), self.attempts);
         in_flight.asks();
         let (endpoint, mut beside) = (in_flight.endpoint().clone(), Trail::default());
-        beside.begin(peer, &endpoint, in_flight);
+        beside.begin(&endpoint, in_flight);
         beside.retrying = Some(held);
         peer.metrics().hedges.inc();
         let until = self.attempt_until();
@@ -227,17 +239,23 @@ impl<'a> Tries<'a> {
         !verdict::is_named(&self.call.rules.retry, &Outcome::Answered { status, fields, trailers: trailers.as_ref() })
     }
 
-    /// Tells an endpoint what became of its attempt, of which nothing more is wanted.
-    fn told(&mut self, trail: &mut Trail, ended: Ended) {
+    /// Tells an endpoint what became of its attempt, of which nothing more is wanted; gives whether it was one.
+    fn told(&mut self, trail: &mut Trail, ended: Ended) -> bool {
         self.now = Instant::now();
         match ended {
-            Ended::Unconnected(error, _) => trail.unconnected(self.now, self.unconnected_by(&error)),
+            Ended::Unconnected(error, _) => {
+                trail.unconnected(self.now, self.unconnected_by(&error));
+                return !is_of_our_limits(&error);
+            }
             Ended::Sent { sent: None, .. } => {
                 trail.doubtful = true;
                 trail.failed(Reason::AttemptTimeout);
             }
             // It says nothing about its endpoint.
-            Ended::Sent { sent: Some(Err(error)), .. } if self.was_stale(&error) => trail.in_flight = None,
+            Ended::Sent { sent: Some(Err(error)), .. } if self.was_stale(&error) => {
+                trail.in_flight = None;
+                return false;
+            }
             Ended::Sent { sent: Some(Err(error)), .. } => {
                 trail.doubtful |= verdict::may_be_done(&outcome(&error));
                 trail.failed(error.reason);
@@ -252,6 +270,7 @@ impl<'a> Tries<'a> {
                 unread::discard(self.call.peer, answer);
             }
         }
+        true
     }
 
     /// Keeps how long the attempts took of which the first began at `began`.
@@ -311,7 +330,7 @@ mod tests {
             tries.begin(&mut trail).unwrap();
             let spare = Spare::of(&rules, false, &mut Request::new(Body::Empty));
             let (mut beside, _) = tries.beside(&mut trail, &spare.unwrap()).unwrap();
-            tries.told(&mut beside, ended(reason));
+            assert_eq!(tries.told(&mut beside, ended(reason)), attempts == 2);
             assert!(beside.in_flight.is_none());
             assert_eq!((tries.attempts, peer.metrics().reconnects.get()), (attempts, reconnects), "{reason:?}");
         }

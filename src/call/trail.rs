@@ -55,12 +55,21 @@ impl Trail {
         self.proof.as_deref().map_or("", |proof| proof.id().as_str())
     }
 
-    /// Another attempt began, at `endpoint`.
-    pub(super) fn begin(&mut self, peer: &Peer, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
+    /// Another attempt began, at `endpoint`; whether it is made is not known yet.
+    pub(super) fn begin(&mut self, endpoint: &Arc<Endpoint>, in_flight: InFlight) {
         (self.in_flight, self.proof) = (Some(in_flight), None);
         self.endpoint = Some(endpoint.clone());
+    }
+
+    /// The attempt that began is made: no limit of ours kept it from its endpoint.
+    pub(super) fn made(&mut self, peer: &Peer) {
         self.attempts += 1;
         peer.metrics().attempts.inc();
+    }
+
+    /// The attempt that was made last was none after all.
+    pub(super) fn unmade(&mut self) {
+        self.attempts = self.attempts.saturating_sub(1);
     }
 
     /// Leaves the request of a call that failed for whoever may stand in, where that can do nothing twice.

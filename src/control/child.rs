@@ -72,6 +72,8 @@ pub struct Behind {
     pub variables: Vec<(&'static str, String)>,
     /// The user and group that it runs as, without further groups.
     pub user: Option<(u32, u32)>,
+    /// Whether it is handed none of our capabilities; a launcher sees to that itself, once it needs them no more.
+    pub bare: bool,
 }
 
 /// The running app.
@@ -101,9 +103,10 @@ impl Child {
         let (program, arguments) = words.split_first().ok_or(StartError::Empty)?;
         let mut start = Command::new(program);
         start.args(arguments).envs(behind.variables.iter().map(|(name, value)| (name, value)));
-        if let Some((uid, gid)) = behind.user {
-            // What this thread may hand on to programs goes: another user is nobody with our capabilities.
+        if behind.bare {
             hand_nothing_on().map_err(|error| StartError::of(program, error.into()))?;
+        }
+        if let Some((uid, gid)) = behind.user {
             start.uid(uid).gid(gid);
         }
         Self::spawn(start, name, tasks)
@@ -159,7 +162,10 @@ impl Child {
 }
 
 /// Leaves programs that this thread starts from now on without a capability of ours, unless they are root's.
-fn hand_nothing_on() -> Result<(), Errno> {
+///
+/// # Errors
+/// The system's.
+pub fn hand_nothing_on() -> Result<(), Errno> {
     // Before Linux 4.3 there was no such set.
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {}

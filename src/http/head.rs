@@ -14,6 +14,7 @@ use super::forwarded;
 use super::hop::{
     HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, connection_names, hop_by_hop, list, named_by_connection,
 };
+use super::mark::{ATTEMPT, TRACE_STATE, is_marked};
 use super::time_left::{GRPC_TIMEOUT, grpc_timeout};
 use crate::deadline::Deadline;
 use crate::plan::matching::{folded, is_grpc};
@@ -21,8 +22,6 @@ use crate::reason::Reason;
 
 /// How many sidecars a request has passed through.
 pub const HOPS: HeaderName = HeaderName::from_static("x-outrigger-hops");
-/// Which attempt of the caller's sidecar this is.
-pub const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
 /// Marks a copy of a request, whose answer nobody reads.
 pub const MIRROR: HeaderName = HeaderName::from_static("x-outrigger-mirror");
 /// How many milliseconds the caller still waits.
@@ -35,11 +34,6 @@ pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The scheme the first caller used.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
-/// Our member of `tracestate`, before the number of the attempt.
-const TRACE_MARK: &str = "outrigger=a:";
 
 const OWN_PREFIX: &str = "x-outrigger-";
 
@@ -275,26 +269,6 @@ fn custom(name: &HeaderName, value: &HeaderValue, rules: &Rules<'_>, found: &mut
             }
         }
         _ => {}
-    }
-}
-
-/// Whether a `tracestate` (W3C Trace Context §3.3) has our member that says "further attempt": services copy it to what
-/// they ask in turn, as they do not copy our own field.
-fn is_marked(state: &HeaderValue) -> bool {
-    list(state).any(|member| member.strip_prefix(TRACE_MARK).is_some_and(|attempt| attempt != "1"))
-}
-
-/// Marks a request as attempt `n`, for the sidecars behind the peer.
-pub fn mark(headers: &mut HeaderMap, n: u32) {
-    headers.insert(ATTEMPT, HeaderValue::from(n));
-    // Without a `traceparent` nobody looks at the state (§3.3.1).
-    if !headers.contains_key(TRACE_PARENT) {
-        return;
-    }
-    let kept = headers.get_all(TRACE_STATE).into_iter().flat_map(list).filter(|one| !one.starts_with(TRACE_MARK));
-    let state = std::iter::once(format!("{TRACE_MARK}{n}")).chain(kept.map(str::to_owned)).collect::<Vec<_>>();
-    if let Ok(state) = HeaderValue::try_from(state.join(",")) {
-        headers.insert(TRACE_STATE, state);
     }
 }
 

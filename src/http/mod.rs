@@ -9,6 +9,7 @@ pub mod h2io;
 pub mod head;
 pub mod hop;
 pub mod length;
+pub mod mark;
 pub mod pour;
 pub mod promised;
 pub mod replay;

@@ -50,10 +50,10 @@ pub fn bind(addr: &Addr, foreign: bool) -> io::Result<Bound> {
 /// As [`bind`] for what the app calls: where the app has a network of its own, TCP listens there.
 ///
 /// # Errors
-/// As [`bind`].
-pub fn bind_for_app(addr: &Addr) -> io::Result<Bound> {
+/// As [`bind`]; `TimedOut` where whoever holds that network says nothing.
+pub async fn bind_for_app(addr: &Addr) -> io::Result<Bound> {
     match (addr, inside()) {
-        (Addr::Tcp(addr), Some(inside)) => inside.listen(*addr).map(Bound::Tcp),
+        (Addr::Tcp(addr), Some(inside)) => inside.listen(*addr).await.map(Bound::Tcp),
         _ => bind(addr, false),
     }
 }

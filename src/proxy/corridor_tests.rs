@@ -448,7 +448,6 @@ async fn a_drain_ends_what_is_idle_and_lets_the_rest_finish() {
     let start = Instant::now();
     house.core.inbound.drain.advance(Phase::Draining);
     assert_eq!((rest(&mut silent).await, start.elapsed()), (String::new(), Duration::ZERO));
-    // The next request may be on the way.
     assert_eq!((rest(&mut idle).await, start.elapsed()), (String::new(), LAST_HANDSHAKES));
     sleep(Duration::from_secs(9)).await;
     say(&mut app, OK).await;
@@ -467,20 +466,25 @@ async fn a_drain_ends_what_is_idle_and_lets_the_rest_finish() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_on_its_way_when_a_drain_begins_is_served_and_its_connection_ends() {
-    let mut house = House::new("");
-    let mut caller = house.caller(GET).await;
-    let mut app = house.asked().await;
-    say(&mut app, OK).await;
-    read_until(&mut caller, "hi").await;
-    sleep(LAST_HANDSHAKES * 10).await;
-    house.core.inbound.drain.advance(Phase::Draining);
-    sleep(LAST_HANDSHAKES / 2).await;
-    say(&mut caller, GET).await;
-    read_until(&mut app, "\r\n\r\n").await;
-    say(&mut app, OK).await;
-    let answer = rest(&mut caller).await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
-    assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+    // Between two requests, and within a head.
+    for (before, after) in [GET.split_at(0), GET.split_at(9)] {
+        let mut house = House::new("");
+        let mut caller = house.caller(GET).await;
+        let mut app = house.asked().await;
+        say(&mut app, OK).await;
+        read_until(&mut caller, "hi").await;
+        sleep(LAST_HANDSHAKES * 10).await;
+        say(&mut caller, before).await;
+        settle().await;
+        house.core.inbound.drain.advance(Phase::Draining);
+        sleep(LAST_HANDSHAKES / 2).await;
+        say(&mut caller, after).await;
+        read_until(&mut app, "\r\n\r\n").await;
+        say(&mut app, OK).await;
+        let answer = rest(&mut caller).await.to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.ends_with("hi"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,6 @@ use crate::life::tasks::Tasks;
 use crate::net::accept::{Backoff, Bound, Listener, bind, bind_for_app};
 use crate::net::io::Io;
 use crate::plan::Plan;
-use crate::plan::build::check::collide;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Mtls};
 use crate::reason::Reason;
@@ -49,15 +48,6 @@ fn other_side(wanted: Door) -> std::io::Error {
         Door::Outbound => Door::Inbound,
     };
     std::io::Error::other(format!("it is open as an {} listener; changing sides needs a restart", is.word()))
-}
-
-/// The open door of our own that stands in the way of a new one, in words.
-fn overlap(door: &DoorPlan, listening: &[(Door, Addr)]) -> Option<std::io::Error> {
-    let (side, listen) = listening.iter().find(|(_, listen)| collide(listen, &door.listen))?;
-    Some(std::io::Error::other(format!(
-        "it overlaps this sidecar's own open {} listener {listen}; restart, or reload once without either",
-        side.word()
-    )))
 }
 
 /// Every open listener.
@@ -124,11 +114,11 @@ impl Doors {
         let _ = timeout(10 * LAST_HANDSHAKES, futures_util::future::join_all(all)).await;
     }
 
-    /// Binds the doors of `plan` that are not open yet. Dropping the result unbinds them.
+    /// Binds the doors of `plan` that are not open yet. Dropping the result, or this, unbinds them.
     ///
     /// # Errors
-    /// Every door that could not be bound.
-    pub fn prepare(&self, plan: &Arc<Plan>) -> Result<Prepared, Vec<DoorError>> {
+    /// Every door that could not be bound; after one that was waited for in vain none is tried.
+    pub async fn prepare(&self, plan: &Arc<Plan>) -> Result<Prepared, Vec<DoorError>> {
         let listening = self.listening();
         let (mut prepared, mut errors) = (Prepared { plan: plan.clone(), bound: Vec::new() }, Vec::new());
         for door in &plan.doors {
@@ -148,12 +138,16 @@ impl Doors {
             }
             let socket = match door.side {
                 Door::Inbound => bind(&door.listen, foreign),
-                Door::Outbound => bind_for_app(&door.listen),
+                Door::Outbound => bind_for_app(&door.listen).await,
             };
             match socket {
                 Ok(socket) => prepared.bound.push((door.clone(), socket)),
                 Err(error) if door.optional && is_missing_family(&error) => {}
-                Err(error) => errors.push(DoorError::of(door, overlap(door, &listening).unwrap_or(error))),
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    errors.push(DoorError::of(door, error));
+                    break;
+                }
+                Err(error) => errors.push(DoorError::of(door, error)),
             }
         }
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }

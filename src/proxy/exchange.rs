@@ -110,15 +110,14 @@ async fn pass(
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
     let http10 = parts.version == Version::HTTP_10;
     let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
-    if http10 {
-        parts.version = Version::HTTP_11;
-    }
-    let body = mirror::copied(conn, &world, (record.route.as_deref(), facts.marked), &parts, body);
-    let kept = Kept::of(conn, &world, &policy, &parts, &body, &mut record.trail);
+    parts.version = parts.version.max(Version::HTTP_11);
     let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
+    let admitted = bounds::peer(&peer, &policy, now, record);
+    let body = mirror::copied(conn, &world, (record.route.as_deref(), marked), &parts, (body, admitted.is_ok()));
+    let kept = Kept::of(conn, &world, &policy, (&parts, &body), ask, &mut record.trail);
     let to = Call { peer: &peer, rules, marked, version, ask, deadline, now, informational: Some(informational) };
     let request = Request::from_parts(parts, body);
-    let answer = match bounds::peer(&peer, &policy, now, record) {
+    let answer = match admitted {
         Ok(()) => call(&to, request, &mut record.trail).await.map_err(|failure| record.own_fault(failure)),
         Err(refused) => Err(kept_back(refused, request, record)),
     };

@@ -12,13 +12,14 @@ use super::bounds;
 use super::failure::{PROXY_STATUS, proxy_status};
 use super::record::Exchange;
 use super::route::told;
-use super::stale::{self, Filling};
+use super::stale::{self, Filling, Part};
 use super::tokens;
 use crate::call::Failure;
 use crate::call::attempt::Call;
 use crate::call::retry::call;
 use crate::call::trail::Trail;
 use crate::http::body::Body;
+use crate::http::mark::unmark;
 use crate::plan::fallback::{Fallback, Instead};
 use crate::plan::matching::is_grpc;
 use crate::plan::peer::PeerPolicy;
@@ -34,6 +35,8 @@ pub struct Kept {
     fallback: Arc<Fallback>,
     /// Its head, where the fallback needs it.
     head: Option<Parts>,
+    /// Which part of its peer was asked, where only that may answer.
+    part: Part,
 }
 
 /// What the caller gets.
@@ -77,8 +80,8 @@ impl Kept {
         conn: &Conn,
         world: &World,
         policy: &PeerPolicy,
-        parts: &Parts,
-        body: &Body,
+        (parts, body): (&Parts, &Body),
+        ask: Ask<'_>,
         trail: &mut Trail,
     ) -> Option<Box<Self>> {
         let fallback = policy.fallback.clone()?;
@@ -92,7 +95,8 @@ impl Kept {
             Instead::Stale(_) => true,
         };
         trail.give_back = matches!(fallback.to, Instead::Peer(_));
-        Some(Box::new(Self { fallback, head: head.then(|| parts.clone()) }))
+        let part = if matches!(fallback.to, Instead::Stale(_)) { Part::of(ask) } else { Part::default() };
+        Some(Box::new(Self { fallback, head: head.then(|| parts.clone()), part }))
     }
 
     /// The answer, or what stands in for it.
@@ -130,7 +134,7 @@ impl Kept {
                 let head = self.head.as_ref().filter(|head| stale::may_be_kept(head));
                 let store = conn.core.stale.of(first.peer);
                 let why = answer.as_ref().map(Answer::status).map_err(|failure| failure.reason);
-                let Some(old) = head.and_then(|head| store.find(head, why, Instant::now())) else {
+                let Some(old) = head.and_then(|head| store.find(head, &self.part, why, Instant::now())) else {
                     return answer.map(|answer| Got::Answer(answer, None));
                 };
                 record.falls_back(&fallback, unread(first.peer, answer));
@@ -166,7 +170,11 @@ impl Kept {
         if first.deadline.passed(Instant::now()) {
             return None;
         }
-        if let (Some(unsent), Err(_)) = (unsent, answer) {
+        if let (Some(mut unsent), Err(_)) = (unsent, answer) {
+            if !first.marked {
+                // To the peer that stands in it is no further attempt, wherever it was tried before.
+                unmark(unsent.headers_mut());
+            }
             return Some(*unsent);
         }
         let head = self.head.take()?;
@@ -183,13 +191,14 @@ impl Kept {
         if !head.method.is_safe() {
             // RFC 9111 §4.4: what was changed is no longer what it was.
             if !answer.status().is_client_error() && !answer.status().is_server_error() {
-                store.forget(head);
+                let subsets = peer.policy().subsets.iter().map(Part::of_subset).collect::<Vec<_>>();
+                [&self.part, &Part::default()].into_iter().chain(&subsets).for_each(|part| store.forget(head, part));
             }
             return None;
         }
-        let filling = store.clone().filling(head, answer.status(), answer.headers(), rule);
+        let filling = store.clone().filling(head, &self.part, (answer.status(), answer.headers()), rule);
         if filling.is_none() {
-            store.outdated(head, answer.status());
+            store.outdated(head, &self.part, answer.status());
         }
         filling.map(Box::new)
     }

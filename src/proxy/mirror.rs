@@ -82,9 +82,16 @@ struct Copy {
 }
 
 /// Copies the request if its route says so: at once where it has no body, else when its body has passed. `marked` says
-/// that it is a further attempt, which is not to be multiplied.
-pub fn copied(conn: &Conn, world: &World, (route, marked): (Option<&Route>, bool), parts: &Parts, body: Body) -> Body {
-    let mirror = route.and_then(|route| route.mirror).filter(|mirror| mirror.takes(fastrand::u64(..)));
+/// that it is a further attempt, which is not to be multiplied, and `admitted` that its own peer's guards let it through: who
+/// is tried out gets what the peer gets, and no copies are made of a flood that they keep out.
+pub fn copied(
+    conn: &Conn,
+    world: &World,
+    (route, marked): (Option<&Route>, bool),
+    parts: &Parts,
+    (body, admitted): (Body, bool),
+) -> Body {
+    let mirror = route.and_then(|route| route.mirror).filter(|mirror| admitted && mirror.takes(fastrand::u64(..)));
     let Some(peer) = mirror.and_then(|mirror| world.peers.get(mirror.peer)) else { return body };
     let Some(place) = conn.core.mirrors.place() else {
         peer.metrics().mirror_dropped.inc();

@@ -81,8 +81,8 @@ pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     }
 }
 
-/// Serves on for a moment where the caller is silent, because its next request may be on the way, and hyper would close at
-/// once; the connection's end, if it comes to it.
+/// Serves on for a moment where the caller is silent or within a head, because its next request may be on the way, and
+/// hyper would close at once; the connection's end, if it comes to it.
 async fn last_moment<T: Future>(conn: &Conn, mut serving: Pin<&mut T>) -> Option<T::Output> {
     // Who is no longer believed to be who it was is heard no more.
     if conn.proof.as_ref().is_some_and(|proof| !proof.holds()) {
@@ -92,8 +92,8 @@ async fn last_moment<T: Future>(conn: &Conn, mut serving: Pin<&mut T>) -> Option
     let mut over = pin!(timeout(LAST_HANDSHAKES, drain.reached(Phase::Forced)));
     poll_fn(|cx| match serving.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
-        // What has begun is told in its answer that it is the last.
-        Poll::Pending if conn.clock.phase() != ClockPhase::Idle => Poll::Ready(None),
+        // A request is told in its answer that it is the last.
+        Poll::Pending if conn.clock.phase() == ClockPhase::Busy => Poll::Ready(None),
         Poll::Pending => over.as_mut().poll(cx).map(|_| None),
     })
     .await

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 use crate::http::head::CLIENT_CERT;
 use crate::plan::fallback::StaleRule;
+use crate::plan::rules::SubsetRule;
 use crate::reason::Reason;
+use crate::upstream::choice::Ask;
 use crate::upstream::peer::Peer;
 
 /// RFC 9211.
@@ -138,16 +140,45 @@ fn varies(asked: &HeaderMap, answer: &HeaderMap) -> Option<Vec<(HeaderName, Vec<
     Some(said)
 }
 
-fn key(head: &Parts) -> Arc<str> {
+/// The part of a peer that a request was for: of a route's `subset`, or the one endpoint that the caller dialled. What one
+/// part answers stands in for no other; empty for the peer as a whole.
+#[derive(Debug, Default)]
+pub struct Part(Box<str>);
+
+impl Part {
+    /// The part that a request asks for.
+    pub fn of(ask: Ask<'_>) -> Self {
+        match (ask.only, ask.subset) {
+            (Some(only), _) => Self(only.addr().to_string().into()),
+            (None, Some(subset)) => Self::of_subset(subset),
+            (None, None) => Self::default(),
+        }
+    }
+
+    /// The endpoints of a subset.
+    pub fn of_subset(subset: &Arc<SubsetRule>) -> Self {
+        // As a debugger shows them, texts are in quotes and cannot run into each other.
+        Self(format!("{subset:?}").into())
+    }
+}
+
+fn key(head: &Parts, Part(part): &Part) -> Arc<str> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-    format!("{} {target}", host.to_ascii_lowercase()).into()
+    // Neither a host nor a target has a blank.
+    format!("{} {target} {part}", host.to_ascii_lowercase()).into()
 }
 
 impl Store {
     /// An earlier answer to this request; `why` is what the peer answered instead, or why it gave none.
-    pub fn find(&self, head: &Parts, why: Result<StatusCode, Reason>, now: Instant) -> Option<Response<Bytes>> {
-        let key = key(head);
+    pub fn find(
+        &self,
+        head: &Parts,
+        part: &Part,
+        why: Result<StatusCode, Reason>,
+        now: Instant,
+    ) -> Option<Response<Bytes>> {
+        let key = key(head, part);
         let mut shelf = self.shelf.lock();
         let entry = shelf.entries.get(&key)?;
         let since = now.saturating_duration_since(entry.came);
@@ -175,26 +206,26 @@ impl Store {
     }
 
     /// An answer came that is not kept: one that says what is there now leaves nothing to give in its place.
-    pub fn outdated(&self, head: &Parts, status: StatusCode) {
-        let part = matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
+    pub fn outdated(&self, head: &Parts, part: &Part, status: StatusCode) {
+        let partial = matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
         let told =
             status.is_success() || status.is_redirection() || matches!(status.as_u16(), 401 | 403 | 404 | 410 | 451);
-        if told && !part && may_be_kept(head) {
-            self.forget(head);
+        if told && !partial && may_be_kept(head) {
+            self.forget(head, part);
         }
     }
 
     /// Forgets what was answered to GET for this target.
-    pub fn forget(&self, head: &Parts) {
-        self.shelf.lock().remove(&key(head));
+    pub fn forget(&self, head: &Parts, part: &Part) {
+        self.shelf.lock().remove(&key(head, part));
     }
 
     /// What takes a copy of an answer's body; `None` if it may not be kept.
     pub fn filling(
         self: Arc<Self>,
         head: &Parts,
-        status: StatusCode,
-        headers: &HeaderMap,
+        part: &Part,
+        (status, headers): (StatusCode, &HeaderMap),
         rule: StaleRule,
     ) -> Option<Filling> {
         if !may_be_kept(head) {
@@ -203,7 +234,7 @@ impl Store {
         let (terms, vary) = terms(status, headers, rule).zip(varies(&head.headers, headers))?;
         Some(Filling {
             store: self,
-            key: key(head),
+            key: key(head, part),
             headers: headers.clone(),
             terms,
             vary,
@@ -304,9 +335,13 @@ impl Drop for Filling {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use http::Request;
 
     use super::*;
+
+    static WHOLE: LazyLock<Part> = LazyLock::new(Part::default);
 
     const RULE: StaleRule = StaleRule { time: Duration::from_secs(3600), size: 16 * 1024 };
 
@@ -323,7 +358,7 @@ mod tests {
     }
 
     fn put(store: &Arc<Store>, head: &Parts, answer: &[(&'static str, &str)], body: &[u8], now: Instant) -> bool {
-        let Some(mut filling) = store.clone().filling(head, StatusCode::OK, &fields(answer), RULE) else {
+        let Some(mut filling) = store.clone().filling(head, &WHOLE, (StatusCode::OK, &fields(answer)), RULE) else {
             return false;
         };
         filling.data(&Bytes::copy_from_slice(body));
@@ -332,7 +367,7 @@ mod tests {
     }
 
     fn get(store: &Store, head: &Parts, now: Instant) -> Option<(Bytes, String, String)> {
-        let found = store.find(head, Err(Reason::ConnectRefused), now)?;
+        let found = store.find(head, &WHOLE, Err(Reason::ConnectRefused), now)?;
         let text = |name: &str| found.headers()[name].to_str().unwrap().to_owned();
         Some((found.body().clone(), text("age"), text("cache-status")))
     }
@@ -361,7 +396,7 @@ mod tests {
         }
         let store = Arc::new(Store::default());
         let get = head("GET", "/", &[]);
-        assert!(store.filling(&get, StatusCode::NOT_FOUND, &fields(&[]), RULE).is_none());
+        assert!(store.filling(&get, &WHOLE, (StatusCode::NOT_FOUND, &fields(&[])), RULE).is_none());
     }
 
     #[test]
@@ -377,7 +412,7 @@ mod tests {
         assert!(put(&store, &asked, &[("cache-control", "max-age=10, stale-if-error=20"), ("age", "3")], b"x", now));
         assert!(get(&store, &asked, at(27)).is_some() && get(&store, &asked, at(28)).is_none());
         put(&store, &asked, &[], b"x", now);
-        store.forget(&head("DELETE", "/a?b", &[]));
+        store.forget(&head("DELETE", "/a?b", &[]), &WHOLE);
         assert!(get(&store, &asked, now).is_none());
         assert_eq!((store.shelf.lock().bytes, store.filling.load(Ordering::Relaxed)), (0, 0));
     }
@@ -419,7 +454,7 @@ mod tests {
         assert!(get(&store, &at(500), now).is_none(), "more than an eighth");
         let open: Vec<_> = (0..20)
             .map(|n| {
-                let mut filling = store.clone().filling(&at(n), StatusCode::OK, &fields(&[]), RULE).unwrap();
+                let mut filling = store.clone().filling(&at(n), &WHOLE, (StatusCode::OK, &fields(&[])), RULE).unwrap();
                 filling.data(&Bytes::from(vec![0; 2000]));
                 filling
             })

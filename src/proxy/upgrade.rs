@@ -22,8 +22,9 @@ use crate::deadline::Deadline;
 use crate::http::body::Body;
 use crate::http::guard::Guard;
 use crate::http::h2io::StreamIo;
-use crate::http::head::{self, Facts};
+use crate::http::head::Facts;
 use crate::http::hop;
+use crate::http::mark::ATTEMPT;
 use crate::http::unsent::Sending;
 use crate::net::io::Io;
 use crate::plan::door::Protocol;
@@ -146,7 +147,7 @@ pub async fn switch(
             None => tries.after_timeout(trail, method, spare).await?,
         };
         // It is worded anew, and only its mark is needed.
-        again.headers().get(head::ATTEMPT).map(|attempt| parts.headers.insert(head::ATTEMPT, attempt.clone()));
+        again.headers().get(ATTEMPT).map(|attempt| parts.headers.insert(ATTEMPT, attempt.clone()));
     };
     match asking {
         Asking::Agreed(head, io) => {

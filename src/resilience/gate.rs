@@ -51,6 +51,17 @@ impl Gates {
             routes,
         }
     }
+
+    /// From `now` on they go by `plan`, theirs: what a rate is owed that has a smaller bucket now is no more than it holds.
+    pub fn follow(&self, plan: &Plan, now: Instant) {
+        self.inbound.follow(&plan.gates.inbound, now);
+        self.outbound.follow(&plan.gates.outbound, now);
+        for gate in plan.peers.iter().flat_map(|peer| &peer.routes.list).filter_map(|route| route.gate.as_ref()) {
+            if let Some(living) = self.routes.get(&gate.key) {
+                living.follow(&gate.rule, now);
+            }
+        }
+    }
 }
 
 /// A rate's state, and what it was made for.
@@ -139,6 +150,13 @@ impl Meter {
         self.per == rule.per && self.keys == rule.keys && self.period == rule.rate.period
     }
 
+    fn follow(&self, rule: &RateRule, now: Instant) {
+        self.all.follow(now, rule);
+        if let Some(each) = &self.each {
+            each.follow(now, rule);
+        }
+    }
+
     fn take(&self, rule: &RateRule, asking: &Asking<'_>) -> Answer {
         match (&self.each, &self.per) {
             (Some(each), Some(RateKey::Address)) => each.take(asking.now, rule, &asking.address),
@@ -163,6 +181,10 @@ impl Gate {
             Some(gate) => Self { limits: gate.limits.clone(), adaptive: gate.adaptive.clone(), meters },
             None => Self { limits: Arc::default(), adaptive: Arc::new(Adaptive::new(now)), meters },
         }
+    }
+
+    fn follow(&self, rule: &GateRule, now: Instant) {
+        self.meters.iter().zip(&rule.rates).for_each(|(meter, rule)| meter.follow(&rule.rate, now));
     }
 
     /// Lets a request through, or not. The limits in flight are asked first, so that what they refuse takes nothing from

@@ -53,6 +53,11 @@ impl Pace {
         (next - now <= self.ahead).then_some(next)
     }
 
+    /// The word of a bucket that is empty at `now`.
+    fn empty(self, now: u64) -> u64 {
+        now.saturating_add(self.ahead)
+    }
+
     fn answer(self, ok: bool, word: u64, now: u64) -> Answer {
         let ahead = word.saturating_sub(now);
         let free = self.ahead.saturating_sub(ahead);
@@ -61,7 +66,7 @@ impl Pace {
             limit: self.limit,
             remaining: u32::try_from(free / self.interval).unwrap_or(u32::MAX),
             reset: Duration::from_nanos(ahead),
-            retry_after: Duration::from_nanos(self.interval.saturating_sub(free)),
+            retry_after: Duration::from_nanos(ahead.saturating_add(self.interval).saturating_sub(self.ahead)),
         }
     }
 }
@@ -91,6 +96,14 @@ impl Bucket {
         match taken {
             Ok(before) => pace.answer(true, before.max(now).saturating_add(pace.interval), now),
             Err(word) => pace.answer(false, word, now),
+        }
+    }
+
+    /// From `now` on it goes by `rule`: of what is owed no more stays than empties a bucket of that size. A request that
+    /// still goes by the rule of before may owe one interval of that rule more.
+    pub fn follow(&self, now: Instant, rule: &RateRule) {
+        if let Some(pace) = Pace::of(rule) {
+            self.word.fetch_min(pace.empty(self.clock.nanos(now)), Ordering::AcqRel);
         }
     }
 }
@@ -160,6 +173,15 @@ impl<S: BuildHasher> Keyed<S> {
             }
             None => pace.answer(false, *word, now),
         }
+    }
+
+    /// As [`Bucket::follow`], for the bucket of each key.
+    pub fn follow(&self, now: Instant, rule: &RateRule) {
+        let Some(pace) = Pace::of(rule) else { return };
+        let empty = pace.empty(self.clock.nanos(now));
+        let mut table = self.table.lock();
+        table.shared = table.shared.min(empty);
+        table.slots.iter_mut().for_each(|slot| slot.word = slot.word.min(empty));
     }
 
     /// How many keys have a bucket of their own.
@@ -300,6 +322,36 @@ mod tests {
         // Half a second is owed; a burst of twenty at ten a second is two seconds.
         assert_eq!((0..99).filter(|_| bucket.take(now, &rule(10, 20)).ok).count(), 15);
         assert!(!bucket.take(now, &rule(10, 5)).ok);
+    }
+
+    #[test]
+    fn a_smaller_bucket_owes_no_more_than_it_holds() {
+        let now = Instant::now();
+        let (bucket, table) = (Bucket::new(now), Keyed::new(now, 1, RandomState::new()));
+        let (large, small) = (rule(10, 100), rule(10, 3));
+        // One key has the table's place, the other goes by the bucket that is shared.
+        let took = |rule: &RateRule, at: u64| {
+            let count = |ok: &dyn Fn(Instant) -> bool| (0..200).filter(|_| ok(now + ms(at))).count();
+            [
+                count(&|now| bucket.take(now, rule).ok),
+                count(&|now| table.take(now, rule, "a").ok),
+                count(&|now| table.take(now, rule, "b").ok),
+            ]
+        };
+        assert_eq!(took(&large, 0), [100; 3]);
+        let follow = |rule: &RateRule, at: u64| {
+            bucket.follow(now + ms(at), rule);
+            table.follow(now + ms(at), rule);
+        };
+        // The same rule once more gives nothing, and a larger bucket no more than it has over the smaller.
+        follow(&large, 0);
+        assert_eq!(took(&large, 0), [0; 3]);
+        follow(&small, 1000);
+        assert_eq!(took(&small, 1000), [0; 3], "what was taken is not given again");
+        assert_eq!(took(&small, 1100), [1; 3]);
+        assert_eq!(took(&small, 9000), [3; 3]);
+        follow(&rule(0, 3), 9000);
+        assert_eq!(took(&rule(0, 3), 9000), [0; 3]);
     }
 
     #[test]

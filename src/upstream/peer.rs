@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::choice::{Ask, EndpointSet, HEADROOM, Pick, Picked};
@@ -20,6 +20,7 @@ use super::mesh::Mesh;
 use super::room::Home;
 use super::roster::Roster;
 use super::state::PeerState;
+use super::unread::MOST_AT_ONCE;
 use super::world::Upstreams;
 use crate::ids::{Addr, PeerName};
 use crate::life::tasks::Tasks;
@@ -57,6 +58,8 @@ pub struct Peer {
     tls: Option<ClientTls>,
     mesh: Option<Mesh>,
     tasks: Tasks,
+    /// Places for answers of which the rest is read for nobody.
+    unread: Arc<Semaphore>,
     guards: Guards,
     me: Weak<Self>,
 }
@@ -112,6 +115,7 @@ impl Peer {
             tls,
             mesh,
             tasks: shared.tasks.clone(),
+            unread: Arc::new(Semaphore::new(MOST_AT_ONCE)),
             guards: Guards::new(Instant::now()),
             me: me.clone(),
         });
@@ -420,6 +424,11 @@ impl Peer {
 
     pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks
+    }
+
+    /// Places for answers of which the rest is read for nobody.
+    pub(super) fn unread(&self) -> &Arc<Semaphore> {
+        &self.unread
     }
 
     /// Which version a connection for a caller of `version` should have: the declared one, else what ALPN gives

@@ -19,6 +19,10 @@ const MOST: usize = 16 * 1024;
 /// How long that may take.
 const LONGEST: Duration = Duration::from_millis(250);
 
+/// Answers of one peer that are waited for at one time. Retries are few by their budget; a fallback stands in for every
+/// request, and nobody waits for what it leaves.
+pub(super) const MOST_AT_ONCE: usize = 64;
+
 /// Reads the rest of `peer`'s answer where that is worth it.
 pub fn discard(peer: &Peer, answer: Answer) {
     let body = answer.into_body();
@@ -29,9 +33,13 @@ pub fn discard(peer: &Peer, answer: Answer) {
     // Until its end the answer has a place among its endpoint's requests in flight: where these are few, the next attempt
     // needs that more than a connection.
     let places_are_few = peer.policy().rules.endpoint_limits.in_flight.is_some();
-    if reading.as_mut().now_or_never().is_none() && !places_are_few {
+    if reading.as_mut().now_or_never().is_none()
+        && !places_are_few
+        && let Ok(place) = peer.unread().clone().try_acquire_owned()
+    {
         peer.tasks().spawn(async move {
             let _ = tokio::time::timeout(LONGEST, reading).await;
+            drop(place);
         });
     }
 }
@@ -108,6 +116,29 @@ mod tests {
         let before = Instant::now();
         discard(&rig.peer, answer.unwrap());
         assert!(ended(&mut server).await && before.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_are_waited_for_than_there_are_places() {
+        let rig = Rig::new(Protocol::Auto);
+        let mut servers = Vec::new();
+        for n in 0..=MOST_AT_ONCE {
+            let (lease, mut server) = rig.connect(Version::Http1).await;
+            let (answer, ()) = tokio::join!(lease.unwrap().send(get("/"), None), async {
+                read_until(&mut server, "\r\n\r\n").await;
+                write(&mut server, "HTTP/1.1 503 X\r\ncontent-length: 4\r\n\r\nbu").await;
+            });
+            let before = Instant::now();
+            discard(&rig.peer, answer.unwrap());
+            if n == MOST_AT_ONCE {
+                assert!(ended(&mut server).await && before.elapsed().is_zero());
+            }
+            servers.push(server);
+        }
+        assert_eq!(rig.endpoint.state(Instant::now()).pool.http1, MOST_AT_ONCE);
+        tokio::time::advance(LONGEST + Duration::from_millis(1)).await;
+        settle().await;
+        assert_eq!(rig.peer.unread().available_permits(), MOST_AT_ONCE);
     }
 
     #[tokio::test(start_paused = true)]

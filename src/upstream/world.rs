@@ -72,6 +72,7 @@ impl Next {
             }
         }
         gone.iter().filter_map(|peer| peer.mesh()).for_each(Mesh::abandon);
+        world.gates.follow(&world.plan, Instant::now());
         shared.metrics.plaintext.follow(world.plan.is_permissive(), SystemTime::now());
         match (read, &world.identity) {
             (Some(read), _) => drop(shared.identity.replace(read, UnixTime::now())),

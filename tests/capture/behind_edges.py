@@ -1,6 +1,9 @@
 """`run -- APP` where something changes or fails while the app runs: the file, the holder of its network, who it is."""
 
+import contextlib
+import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -41,6 +44,10 @@ class Running:
     def app(self):
         """Its process."""
         return int(self.said().split("pid=")[1].split()[0])
+
+    def admin(self, path, *more):
+        """What its admin server answers, within five seconds."""
+        return out("curl", "-sS", "-m", "5", *more, "--unix-socket", self.lab.folder / "admin", f"http://admin{path}")
 
     def reload(self, *changes, ask=True):
         """Changes words of the file and waits for what is said of it."""
@@ -94,36 +101,93 @@ def reloads_leave_the_app_where_it_is(lab, _):
         pass
 
 
-def field(process, name):
-    """A line of its status."""
-    lines = open(f"/proc/{process}/status").read().splitlines()
-    return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
-
-
 def doors(app):
     """The ports of the machine's 70xx at which the app's network listens."""
     said = out("nsenter", "-t", app, "-n", "ss", "-Hltn")
     return sorted(port for port in (int(line.split()[3].rsplit(":", 1)[1]) for line in said.splitlines()) if port // 1000 == 7)
 
 
-def a_slow_holder_gives_what_was_asked(lab, _):
-    """A signal, or an answer after its time, puts no later request off."""
+def unread(holder):
+    """The bytes of questions that the holder has not looked at."""
+    [line] = [line for line in out("ss", "-Hxp").splitlines() if f"pid={holder},fd=0)" in line]
+    return int(line.split()[2])
+
+
+def with_admin(lab, way):
+    """The same with an admin server."""
+    file = way.file
+    way.file = lambda lab: lab.file(file(lab).read_text().replace('admin: "off"', f'admin: {{ listen: "unix:{lab.folder}/admin" }}'))
+    lab.folder.chmod(0o777)
+    return way
+
+
+def a_slow_holder_holds_up_nobody_else(lab, _):
+    """While it is asked in vain for a door all else is done; an answer after its time is nobody else's, and nobody's door."""
     prepare(lab)
-    with Running(lab, ways(lab)["namespace"]) as running:
-        app, sidecar = running.app(), running.process.pid
+    with Running(lab, with_admin(lab, ways(lab)["namespace"])) as running:
+        app = running.app()
         [holder] = find_processes("hold-network")
         os.kill(holder, signal.SIGSTOP)
         running.reload(("payments: {", 'payments: { listen: "127.0.0.1:7001",'), ask=False)
-        asleep = lambda: open(f"/proc/{sidecar}/wchan").read() not in ("0", "ep_poll")
         running.process.send_signal(signal.SIGHUP)
-        until(asleep, "it asks the holder")
-        running.process.send_signal(signal.SIGWINCH)
-        until(lambda: int(field(sidecar, "ShdPnd"), 16) == 0 and int(field(sidecar, "SigPnd"), 16) == 0, "the signal came")
+        until(lambda: unread(holder) > 0, "it asks the holder")
+        same(json.loads(running.admin("/state"))["service"], "shop")
+        same(running.admin("/live", "-o", "/dev/null", "-w", "%{http_code}"), "200")
+        same((call(), running.ends()), (VIA, 0), "the reload goes on")
         os.kill(holder, signal.SIGCONT)
         until(lambda: running.ends() > 0, "the reload is done")
         same(doors(app), [7001], running.said())
+        # Asked for in vain, and not wanted any more when it comes.
+        os.kill(holder, signal.SIGSTOP)
+        running.reload(("7001", "7002"), ask=False)
+        last = json.loads(running.admin("/reload", "-X", "POST", "-m", "20"))
+        has(str(last), "the process that holds the app's network does not answer: is it stopped?", "127.0.0.1:7002")
+        same((last["applied"], doors(app)), (False, [7001]), running.said())
+        running.reload(("7002", "7001"))
+        os.kill(holder, signal.SIGCONT)
+        until(lambda: unread(holder) == 0, "the holder has answered")
+        until(lambda: doors(app) == [7001], "what came too late is closed")
         running.reload(("7001", "7002"))
         same(doors(app), [7002], running.said())
+        # The end does not wait for it either.
+        os.kill(holder, signal.SIGSTOP)
+        running.reload(("7002", "7003"), ask=False)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: unread(holder) > 0, "it asks the holder once more")
+        running.process.terminate()
+        same((running.process.wait(8), running.process.stdout.read().strip()), (0, f"last {VIA}"), running.said())
+        until(lambda: not find_processes("hold-network"), "a stopped holder ends as well")
+
+
+# Puts descriptors on their way until the kernel takes no more of this user, and a line given, takes them back.
+FULL = """
+import array, socket
+ways = []
+try:
+    while True:
+        ways.append(socket.socketpair())
+        for _ in range(50):
+            ways[-1][0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))])
+except OSError as full:
+    print("ready" if full.errno == 109 else full, flush=True)
+input()
+"""
+
+
+def what_the_system_refuses_a_while_ends_nothing(lab, _):
+    """A user may have as many descriptors on their way between processes as one may open: past it, a door is refused."""
+    prepare(lab)
+    few = ["prlimit", "--nofile=300:300", *lab.as_user(USER)]
+    with Running(lab, Way("namespace", few)) as running:
+        app = running.app()
+        others = lab.start([*few, python(lab), "-c", FULL], stdin=subprocess.PIPE)
+        running.reload(("payments: {", 'payments: { listen: "127.0.0.1:7001",'))
+        has(running.said(), "127.0.0.1:7001 cannot be bound: too many descriptors of this user are on their way")
+        same(doors(app), [])
+        same(call(), VIA)
+        others.communicate("\n")
+        running.reload()
+        same((doors(app), call()), ([7001], VIA), running.said())
 
 
 def whoever_the_app_is_to_be_it_is(lab, _):
@@ -160,6 +224,55 @@ def another_user_gets_no_capability(lab, _):
     same(done.stdout, f"1000\n{none}{VIA}", done.stderr)
     for app in ("auto", "rules"):
         refused(lab, Way(app, lab.as_user(USER, "net_admin"), more=", app-uid: 1000"), "redirect.app-uid", "CAP_SETUID and CAP_SETGID")
+
+
+def delegated(lab):
+    """What starts a command in a control group that belongs to the user of the sidecar."""
+    root = next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2")
+    folder = pathlib.Path(root, f"lab-{os.getpid()}")
+    folder.mkdir()
+    lab.at_end(lambda: until(lambda: removed(folder), "the control group is empty"))
+    for path in (folder, folder / "cgroup.procs"):
+        os.chown(path, USER, USER)
+    return ["sh", "-c", f'echo 0 >{folder}/cgroup.procs && exec "$@"', "sh"]
+
+
+def removed(folder):
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        return True
+
+
+def capabilities(said):
+    """Which of its sets have any in them."""
+    lines = [line.split() for line in said.splitlines() if line.startswith("Cap")]
+    same(len(lines), 4, said)
+    return sorted(name for name, value in lines if int(value, 16))
+
+
+def what_is_captured_gets_no_capability(lab, _):
+    """A service manager gives the sidecar some to hand on; by each way of capturing the app gets none of them."""
+    prepare(lab)
+    script = ("sh", "-c", "grep -h ^Cap /proc/self/status | grep -v Bnd")
+    given = lambda *more: lab.as_user(USER, "net_bind_service", *more)
+    group = [*delegated(lab), *given("net_admin")]
+    for name, way, says in [
+        ("group", Way("rules", group), "the app alone is captured, as control group"),
+        ("namespace", Way("namespace", given()), "a network of its own"),
+        ("auto", Way("auto", given()), "a network of its own"),
+        ("proxy", Way("proxy", given()), ""),
+        ("tproxy", Way("auto", given("net_raw"), more=", mode: tproxy"), "nothing is done for the app alone"),
+    ]:
+        done = way.run(lab, *script)
+        has(done.stderr, says)
+        same(capabilities(done.stdout), [], name)
+    # Nothing was to be done to this one.
+    same(capabilities(Way("'off'", given()).run(lab, *script).stdout), ["CapAmb:", "CapEff:", "CapInh:", "CapPrm:"], "off")
+    # Where rules stand already, which it could take away.
+    lab.redirect("apply", "--uid", "1337", file=Way("auto").file(lab))
+    done = Way("auto", group).run(lab, *script)
+    has(done.stderr, "are in force here")
+    same(capabilities(done.stdout), [], "rules that stand")
 
 
 def the_holders_end_is_the_sidecars(lab, _):
@@ -254,6 +367,41 @@ def two_containers_of_a_pod(lab, _):
         running.process.kill()
 
 
+def groups_of_two_containers(lab, _):
+    """Nor does one take the other's control group for left over, while its app is not in there yet."""
+    prepare(lab)
+    container = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+    # Its app waits a second for the addresses of a peer, of which the name server says nothing.
+    slow = Way("rules", container)
+    text = slow.file(lab).read_text().replace("peers: {", 'peers: { slow: { dns: "slow.test:80" },').replace(f"[{OUTSIDE[0]}] }}", "[10.9.0.99] }")
+    slow.file = lambda lab: lab.file(text, "slow.yaml")
+    other = Way("rules", container)
+    moved = (text.replace("15006", "25006").replace("9000", "9100").replace("15053", "25053").replace("dns: all", "dns: 'off'")
+             + 'outbound: { listen: ["127.0.0.1:25001", "[::1]:25001"] }\n')
+    other.file = lambda lab: lab.file(moved, "other.yaml")
+    app = ("sh", "-c", f"echo open; grep ^0: /proc/self/cgroup; curl -sS -m 20 {BY_ADDRESS}; echo; exec sleep 60")
+    root = pathlib.Path(next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2"))
+    made = lambda: {path.stat().st_ino for path in root.glob("**/outrigger-*")}
+    before = made()
+    first = subprocess.Popen(slow.argv(lab, *app), stdout=subprocess.PIPE, stderr=(log := lab.folder / "first.log").open("w"), text=True)
+    try:
+        until(lambda: made() - before, "its group is made")
+        sidecar = int(pathlib.Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text())
+        os.kill(sidecar, signal.SIGSTOP)
+        same(log.read_text().count("the app runs"), 0, "stopped in time")
+        with Running(lab, other, *app) as second:
+            there = second.process.stdout.readline()
+            os.kill(sidecar, signal.SIGCONT)
+            same(first.stdout.readline().strip(), "open", log.read_text())
+            here = first.stdout.readline()
+            assert here != there, f"both in {here}"
+            same((first.stdout.readline().strip(), second.process.stdout.readline().strip()), (VIA, VIA), log.read_text())
+            second.process.kill()
+    finally:
+        first.kill()
+        first.wait()
+
+
 def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
     prepare(lab)
     lab.start([*lab.prefix["outside"], python(lab), ENDS, "peer", OUTSIDE[1], "8080"])
@@ -262,8 +410,9 @@ def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
     same(ways(lab)["namespace"].run(lab, *by_ipv6).stdout, VIA)
 
 
-CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_gives_what_was_asked, whoever_the_app_is_to_be_it_is,
-         another_user_gets_no_capability, the_holders_end_is_the_sidecars,
+CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_holds_up_nobody_else, what_the_system_refuses_a_while_ends_nothing,
+         whoever_the_app_is_to_be_it_is,
+         another_user_gets_no_capability, what_is_captured_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
-         an_app_calls_itself_by_its_own_address, two_containers_of_a_pod,
+         an_app_calls_itself_by_its_own_address, two_containers_of_a_pod, groups_of_two_containers,
          neighbours_over_ipv6_are_reached_without_a_default_route)

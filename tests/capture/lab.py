@@ -61,7 +61,7 @@ class Lab:
         self.binary = binary
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="outrigger-capture-"))
         self.folder.chmod(0o755)
-        self.children, self.prefix = [], {"pod": []}
+        self.children, self.prefix, self.last = [], {"pod": []}, []
         atexit.register(self.close)
 
     def network(self):
@@ -134,12 +134,18 @@ class Lab:
             raise AssertionError(f"redirect {command}: {done.returncode} instead of {code}: {said}")
         return said
 
+    def at_end(self, what):
+        """Does this when all that was started has ended."""
+        self.last.append(what)
+
     def close(self):
         for child in self.children:
             with contextlib.suppress(OSError):
                 child.kill()
             child.wait()
-        self.children = []
+        self.children, last, self.last = [], self.last, []
+        for what in last:
+            what()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

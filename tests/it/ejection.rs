@@ -119,7 +119,7 @@ async fn a_grpc_call_is_judged_by_its_trailers() {
     let sidecar = sidecar(&[ill.addr, well.addr], ", protocol: http2");
     let mut caller = Caller2::connect(sidecar.outbound).await;
     let mut asked = [0, 0];
-    for _ in 0..30 {
+    while sidecar.metric(&["outrigger_peer_endpoints_ejected", "server"]) != 1.0 {
         let call = Request::post("http://server/shop.Cart/Get").header("content-type", "application/grpc");
         let (answer, _) = caller.open(call.header("te", "trailers").body(()).unwrap(), true).await;
         let (mut arrived, code, at) = tokio::select! {
@@ -134,9 +134,9 @@ async fn a_grpc_call_is_judged_by_its_trailers() {
         stream.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
         let got = read(answer).await.unwrap();
         assert_eq!(got.trailers.unwrap()["grpc-status"], code);
+        // Five in a row, and one that came before the last of them was counted.
+        assert!(asked[0] <= 6, "{asked:?}");
     }
-    // Five in a row at most, and the probes of a slow machine.
-    assert!((4..=8).contains(&asked[0]), "{asked:?}");
+    assert!(asked[0] >= 4, "{asked:?}");
     sidecar.says(&["endpoint is ejected", &ill.addr.to_string(), "peer=server"]);
-    assert_eq!(sidecar.metric(&["outrigger_peer_endpoints_ejected", "server"]), 1.0);
 }

@@ -40,6 +40,38 @@ fn another_peer_gets_what_was_never_sent_whatever_its_method() {
 }
 
 #[test]
+fn to_a_peer_that_stands_in_it_is_a_first_attempt_and_what_both_try_adds_up() {
+    let (standby, breaks) = (App::script([""]), App::script([""]));
+    let retry = |attempts: u8| format!("retry: {{ attempts: {attempts}, backoff: {{ base: 1ms, cap: 1ms }} }}");
+    let sidecar = Sidecar::start(&format!(
+        "service: caller\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  standby: {{ static: ['{}'], {} }}\n  \
+         shop: {{ static: ['{}', '127.0.0.1:{}'], balance: round-robin, eject: off, {}, fallback: {{ peer: standby }} }}\n",
+        standby.addr,
+        retry(3),
+        breaks.addr,
+        free_port(),
+        retry(2),
+    ));
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: other=1\r\n\r\n";
+    // One of two begins at the endpoint that breaks off, and finds nobody at the other then.
+    for request in 1..=2 {
+        let answer = ask(&sidecar, "GET", trace);
+        assert!(answer.contains("its fallback standby failed too"), "{answer}");
+        for n in 1..=3 {
+            let seen = standby.next();
+            let marked = (n > 1).then(|| n.to_string());
+            let state = marked.as_ref().map_or("other=1".into(), |n| format!("outrigger=a:{n},other=1"));
+            assert_eq!(field(&seen, "x-outrigger-attempt"), marked, "{request}");
+            assert_eq!(field(&seen, "tracestate"), Some(state), "{request}");
+        }
+        let asked = ["shop", "standby"].map(|peer| sidecar.metric(&["outrigger_attempts_total", peer]));
+        assert_eq!(asked, [2.0, 3.0].map(|each| each * f64::from(request)));
+        standby.unseen();
+    }
+    sidecar.says(&["fallback=standby", " attempts=5 "]);
+}
+
+#[test]
 fn what_may_have_been_done_is_not_done_again_elsewhere() {
     let (standby, shop) = (App::http(STANDBY), App::script([""]));
     let sidecar = sidecar(shop.addr, &standby, "fallback: { peer: standby }");
@@ -117,6 +149,62 @@ fn an_earlier_answer_is_given_to_the_same_get_and_to_no_other() {
         assert!(answer.starts_with("HTTP/1.1 502 "), "{fields}: {answer}");
     }
     sidecar.says(&["fallback=stale", "status=200", "reason=reset"]);
+}
+
+#[test]
+fn an_earlier_answer_of_one_subset_is_given_to_no_request_for_another() {
+    const V1: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
+    const V2: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo";
+    const MADE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+    const BUSY: &str = "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n";
+    let (standby, one, two) =
+        (App::http(STANDBY), App::script([BUSY, V1, BUSY, BUSY, BUSY]), App::script([V2, BUSY, MADE, BUSY]));
+    let version = |app: &App, n: u8| format!("{{ address: '{}', metadata: {{ version: '{n}' }} }}", app.addr);
+    let sidecar = Sidecar::start(&format!(
+        "service: caller\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  standby: {{ static: ['{}'] }}\n  \
+         shop: {{ static: [{}, {}], fallback: {{ stale: {{ for: 1h }}, statuses: [503] }}, eject: off, \
+         routes: [{{ match: {{ headers: {{ x-next: '1' }} }}, subset: {{ version: '2' }} }}, {{ subset: {{ version: '1' }} }}] }}\n",
+        standby.addr,
+        version(&one, 1),
+        version(&two, 2),
+    ));
+    let stable = |status: &str, body: &str| {
+        let answer = ask(&sidecar, "GET", "\r\n");
+        assert!(answer.starts_with(status) && answer.ends_with(body), "{answer}");
+    };
+    let next = |method: &str, status: &str, body: &str| {
+        let answer = ask(&sidecar, method, "x-next: 1\r\ncontent-length: 0\r\n\r\n");
+        assert!(answer.starts_with(status) && answer.ends_with(body), "{answer}");
+    };
+    next("GET", "HTTP/1.1 200 ", "two");
+    // Version 1 has answered nothing yet, and then neither takes the other's place.
+    stable("HTTP/1.1 503 ", "");
+    stable("HTTP/1.1 200 ", "one");
+    next("GET", "HTTP/1.1 200 ", "two");
+    stable("HTTP/1.1 200 ", "one");
+    // What is changed through one is changed for the other, too.
+    next("POST", "HTTP/1.1 204 ", "");
+    next("GET", "HTTP/1.1 503 ", "");
+    stable("HTTP/1.1 503 ", "");
+}
+
+#[test]
+fn what_its_peer_s_guards_keep_out_is_not_copied() {
+    let (next, shop) = (App::http(STANDBY), App::script([""]));
+    let more = "retry: { attempts: 1 }, breaker: { failures: 50%, volume: 2, open-for: 1h }, routes: [{ mirror: { peer: standby } }]";
+    let sidecar = sidecar(shop.addr, &next, more);
+    let mut forwarded = 0;
+    for (n, rest) in ["\r\n", "content-length: 5\r\n\r\nhello"].repeat(4).into_iter().enumerate() {
+        let answer = ask(&sidecar, if n % 2 == 0 { "GET" } else { "POST" }, rest);
+        assert_eq!(answer.contains("reason=circuit_open"), n >= 2, "{n}: {answer}");
+        if n < 2 {
+            forwarded += 1;
+            next.next();
+        }
+    }
+    assert_eq!(sidecar.metric(&["outrigger_mirrored_total", "standby"]), f64::from(forwarded));
+    assert_eq!(sidecar.metric(&["outrigger_mirror_dropped_total", "standby"]), 0.0);
+    next.unseen();
 }
 
 #[test]

@@ -91,9 +91,9 @@ fn a_slow_attempt_is_overtaken_and_cancelled() {
 #[test]
 fn only_what_may_be_sent_twice_is_hedged() {
     for (head, peer, attempts, skipped) in [
-        (request("GET", "", ""), "hedge: 10ms", 2, 0.0),
+        (request("GET", "", ""), "hedge: 200ms", 2, 0.0),
         (request("POST", "", "x"), "hedge: 10ms", 1, 0.0),
-        (request("POST", "", "x"), "hedge: 10ms, retry: { on: [connect-failure], methods: any }", 2, 0.0),
+        (request("POST", "", "x"), "hedge: 200ms, retry: { on: [connect-failure], methods: any }", 2, 0.0),
         (request("GET", "x-outrigger-attempt: 2\r\n", ""), "hedge: 10ms", 1, 0.0),
         (
             request("GET", "", ""),
@@ -103,11 +103,13 @@ fn only_what_may_be_sent_twice_is_hedged() {
         ),
         (request("GET", "", ""), "hedge: 10ms, breaker: { retries: 0 }", 1, 1.0),
         (request("GET", "", ""), "hedge: 10ms, routes: [{ hedge: off }]", 1, 0.0),
-        (request("GET", "", ""), "routes: [{ hedge: 10ms }]", 2, 0.0),
+        (request("GET", "", ""), "routes: [{ hedge: 200ms }]", 2, 0.0),
     ] {
         let app = numbered(|n, stream| if n == 1 { gone(stream) } else { stream.write_all(OK.as_bytes()).unwrap() });
         let retry = if peer.contains("retry: ") { "" } else { "retry: { on: [connect-failure] }, " };
-        let sidecar = sidecar(&[&app], &format!("timeout: {{ attempt: 300ms }}, {retry}{peer}"));
+        // The hedge comes when the first attempt has long been sent, and is answered; without one nothing is.
+        let attempt = if attempts == 2 { "20s" } else { "300ms" };
+        let sidecar = sidecar(&[&app], &format!("timeout: {{ attempt: {attempt} }}, {retry}{peer}"));
         let answer = Caller::connect(sidecar.outbound).send(&head).answer();
         sidecar.says(&[&format!("attempts={attempts}")]);
         let status = if attempts == 2 { 200 } else { 504 };

@@ -336,6 +336,12 @@ fn a_rate_answers_429_with_what_is_left_and_when_to_come_back() {
     until("the reload", || (sidecar.metric(&["outrigger_reloads_total", "applied"]) >= 1.0).then_some(()));
     assert!(ask("a", "").starts_with("HTTP/1.1 200 "));
     assert!(ask("a", "").starts_with("HTTP/1.1 429 "));
+
+    // What fills a smaller bucket is all that is owed to it, so the next comes in twenty minutes and not in an hour.
+    sidecar.rewrite(&service(&app, "rate: { limit: 3/h, burst: 2, per: header x-user }", ""));
+    until("the reload", || (sidecar.metric(&["outrigger_reloads_total", "applied"]) >= 2.0).then_some(()));
+    let wait: u64 = field(&ask("a", ""), "retry-after").unwrap().parse().unwrap();
+    assert!((1..=1200).contains(&wait), "{wait}");
 }
 
 #[test]

@@ -60,6 +60,17 @@ fn names_follow_the_file_and_the_door_too() {
 }
 
 #[test]
+fn a_listener_of_our_own_in_the_way_is_no_other_process() {
+    let sidecar = Sidecar::start(&text(DOOR, &["payments"]));
+    // Each where the other is, then only the one.
+    let moved = |outbound: &str| text("listen: '{out}',", &["payments"]).replacen("{out}", outbound, 1);
+    sidecar.rewrite(&moved("{in}"));
+    sidecar.says(&["outbound.listen", &format!("own open DNS listener {}", sidecar.inbound)]);
+    sidecar.rewrite(&moved(&format!("127.0.0.2:{}", sidecar.outbound.port())));
+    sidecar.says(&["dns.listen", &format!("own open outbound listener {}", sidecar.outbound)]);
+}
+
+#[test]
 fn it_is_there_until_the_app_has_ended() {
     let app =
         "trap 'echo ending; while [ ! -e \"$0\" ]; do sleep 0.02; done; exit 0' TERM; while :; do sleep 0.02; done";

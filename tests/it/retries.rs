@@ -25,9 +25,12 @@ fn flaky(bad: u32, badly: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Ap
 }
 
 fn sidecar(app: &App, peer: &str) -> Sidecar {
+    sidecar_of(&format!("'{}'", app.addr), peer)
+}
+
+fn sidecar_of(addrs: &str, peer: &str) -> Sidecar {
     Sidecar::start(&format!(
-        "service: s\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  db: {{ static: ['{}']{peer} }}\ntelemetry: {{ access-log: {{ log: all }} }}\n",
-        app.addr
+        "service: s\nadmin: '{{admin}}'\noutbound: {{ listen: '{{out}}' }}\npeers:\n  db: {{ static: [{addrs}]{peer} }}\ntelemetry: {{ access-log: {{ log: all }} }}\n"
     ))
 }
 
@@ -204,4 +207,30 @@ fn an_answer_that_is_repeated_leaves_its_connection_to_the_next_attempt() {
     assert!(ask(&sidecar, "GET /").starts_with("HTTP/1.1 200 "));
     let told = [(); 3].map(|()| app.next());
     assert_eq!(told.each_ref().map(|told| told == "connected"), [true, false, false], "{told:?}");
+}
+
+#[test]
+fn an_endpoint_that_its_limit_keeps_from_is_passed_over_and_no_attempt() {
+    let full = App::start(|stream, report| {
+        let mut reader = BufReader::new(stream);
+        while let Some(head) = read_head(&mut reader) {
+            report.send(head).unwrap();
+        }
+    });
+    let free = App::http(OK);
+    for more in ["", ", hedge: 10s"] {
+        let limits = format!("balance: round-robin{more}, breaker: {{ endpoint: {{ in-flight: 1 }} }}");
+        let sidecar = sidecar_of(&format!("'{}', '{}'", full.addr, free.addr), &format!(", {limits}"));
+        let mut held = Caller::connect(sidecar.outbound);
+        held.send("GET /held HTTP/1.1\r\nHost: db\r\n\r\n");
+        // Round robin: it is the first's turn again and again.
+        full.next();
+        for n in 0..4 {
+            let answer = ask(&sidecar, &format!("GET /{n}"));
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{more}: {answer}");
+            let line = sidecar.says(&[&format!("path=/{n}")]);
+            assert!(line.contains(" attempts=1 "), "{more}: {line}");
+        }
+        assert_eq!(sidecar.metric(&["outrigger_attempts_total", "db"]), 5.0);
+    }
 }

@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::harness::{App, Caller, Folder, Sidecar, field, read_head, until};
+use crate::harness::{App, Caller, Folder, PATIENCE, Sidecar, field, read_head, until};
 use crate::mtls::{Authority, ask, calling, serving};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -428,6 +428,25 @@ fn who_came_before_a_door_was_permissive_is_counted_too() {
         server.signal("HUP");
         until("the door asks nothing", || (!server.page("/state").contains("permissive_seconds")).then_some(()));
     }
+}
+
+#[test]
+fn a_reload_that_takes_the_identity_away_serves_as_before_while_a_new_name_has_no_answer() {
+    let (authority, app) = (Authority::new(), echo());
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let dns = format!("dns: {{ servers: ['{}'], hosts-file: false }}\n", silent.local_addr().unwrap());
+    let text = |identity: &str, peers: &str| format!("{}{dns}{peers}", serving(identity, "server", app.addr, ""));
+    let server = Sidecar::start(&text(&authority.identity("server"), ""));
+    let client = authority.client(server.inbound, "spiffe://shop/server", "");
+    let mut open = tunnel(client.inbound);
+    server.rewrite(&text("", "peers:\n  new: { dns: 'new.test:80' }\n"));
+    server.signal("HUP");
+    silent.recv(&mut [0; 512]).expect("the new name is asked for");
+    // Each by a handshake of its own, until nobody is served under the old file any more: then the new one is in force.
+    while is_open(&mut open) && is_open(&mut Caller::connect(client.inbound)) {}
+    assert!(is_open(&mut Caller::connect(server.inbound)), "{}", server.log());
+    until("the reload", || (server.metric(&["outrigger_reloads_total", "applied"]) == 1.0).then_some(()));
 }
 
 #[test]

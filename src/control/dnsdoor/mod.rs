@@ -11,12 +11,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::dns::forward::Forwarder;
 use crate::dns::own::{self, Families};
@@ -34,12 +36,18 @@ use crate::telemetry::metrics::{DnsAnswer, DnsMetrics, Metrics};
 const MOST_WAITING: usize = 1024;
 /// TCP connections open at once, at all listeners.
 const MOST_CONNECTIONS: usize = 128;
+/// So many ports are tried where any will do.
+const TRIES: usize = 16;
+/// A listener that was aborted is gone when its task is looked at next.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The door.
 pub struct DnsDoor {
     shared: Arc<Shared>,
     tasks: Tasks,
     open: Mutex<Vec<Open>>,
+    /// What a reload has aborted and may still hold its address.
+    closing: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What every listener answers from.
@@ -54,13 +62,7 @@ struct Shared {
 
 struct Open {
     listen: SocketAddr,
-    tasks: [AbortHandle; 2],
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
+    tasks: [JoinHandle<()>; 2],
 }
 
 /// Listeners that are bound and not yet served.
@@ -108,25 +110,42 @@ impl DnsDoor {
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
             tasks: tasks.clone(),
         });
-        Self { shared, tasks, open: Mutex::default() }
+        Self { shared, tasks, open: Mutex::default(), closing: Mutex::default() }
     }
 
-    /// Binds the listeners of `plan` that are not open yet. Dropping the result unbinds them.
+    /// Waits for listeners that an earlier reload removed to let go of their addresses, which a new one may want.
+    pub async fn closed(&self) {
+        let closing = std::mem::take(&mut *self.closing.lock());
+        let _ = timeout(LAST_LOOK, futures_util::future::join_all(closing)).await;
+    }
+
+    /// Binds the listeners of `plan` that are not open yet. Dropping the result, or this, unbinds them.
     ///
     /// # Errors
-    /// Every address that could not be bound.
-    pub fn prepare(&self, plan: &Plan) -> Result<Prepared, Vec<(SocketAddr, io::Error)>> {
+    /// Every address that could not be bound; after one that was waited for in vain none is tried.
+    pub async fn prepare(&self, plan: &Plan) -> Result<Prepared, Vec<(SocketAddr, io::Error)>> {
         let (mut prepared, mut errors) = (Prepared::default(), Vec::new());
         for listen in listeners(plan) {
             if self.open.lock().iter().any(|open| open.listen == listen) {
                 continue;
             }
-            match bind(listen) {
+            match bind(listen).await {
                 Ok(bound) => prepared.0.push(bound),
-                Err(error) => errors.push((listen, error)),
+                Err(error) => {
+                    let in_vain = error.kind() == io::ErrorKind::TimedOut;
+                    errors.push((listen, error));
+                    if in_vain {
+                        break;
+                    }
+                }
             }
         }
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }
+    }
+
+    /// Every open listener.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.open.lock().iter().map(|open| open.listen).collect()
     }
 
     /// Puts `plan` in force: its names, its servers, its listeners.
@@ -140,7 +159,9 @@ impl DnsDoor {
             self.shared.forwarder.set_resolver(Resolver::new(&plan.dns));
         }
         let wanted = listeners(plan);
-        self.open.lock().retain(|open| wanted.contains(&open.listen));
+        let gone: Vec<Open> = self.open.lock().extract_if(.., |open| !wanted.contains(&open.listen)).collect();
+        let gone = gone.into_iter().flat_map(|open| open.tasks);
+        self.closing.lock().extend(gone.inspect(|task| task.abort()));
         let served = prepared.0.into_iter().map(|bound| self.serve(bound)).fold(Ok(()), Result::and);
         let listeners = i64::try_from(self.open.lock().len()).unwrap_or(i64::MAX);
         self.shared.metrics.dns.listeners.set(listeners);
@@ -152,8 +173,8 @@ impl DnsDoor {
         let tcp = tokio::net::TcpListener::from_std(bound.tcp)?;
         tracing::info!(listen = %bound.listen, "the DNS door is open");
         let tasks = [
-            self.tasks.spawn(udp::serve(self.shared.clone(), Arc::new(udp))),
-            self.tasks.spawn(tcp::serve(self.shared.clone(), tcp)),
+            self.tasks.run(udp::serve(self.shared.clone(), Arc::new(udp))),
+            self.tasks.run(tcp::serve(self.shared.clone(), tcp)),
         ];
         self.open.lock().push(Open { listen: bound.listen, tasks });
         Ok(())
@@ -162,7 +183,7 @@ impl DnsDoor {
     /// What `/state` tells of it; `None` while it listens nowhere.
     pub fn state(&self) -> Option<DnsState> {
         let plan = self.shared.plan.load();
-        let listen: Vec<String> = self.open.lock().iter().map(|open| open.listen.to_string()).collect();
+        let listen: Vec<String> = self.listening().iter().map(SocketAddr::to_string).collect();
         let host = |host: &str, ip: crate::plan::virtual_ips::VirtualIp| {
             let peers = plan.hosts.peers(host).filter_map(|at| plan.peers.get(at));
             let peers = peers.map(|peer| PeerName::to_string(&peer.name)).collect();
@@ -187,13 +208,26 @@ fn listeners(plan: &Plan) -> Vec<SocketAddr> {
     listeners
 }
 
-/// UDP and TCP at one address; where any port will do, both at the same.
-fn bind(listen: SocketAddr) -> io::Result<Bound> {
-    let accept::Bound::Tcp(tcp) = accept::bind_for_app(&Addr::Tcp(listen))? else {
+/// UDP and TCP at one address; where any port will do, both at the same, which TCP chooses and UDP may find taken.
+async fn bind(listen: SocketAddr) -> io::Result<Bound> {
+    for _ in 1..TRIES {
+        match bind_once(listen).await {
+            Err(error) if listen.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    bind_once(listen).await
+}
+
+async fn bind_once(listen: SocketAddr) -> io::Result<Bound> {
+    let accept::Bound::Tcp(tcp) = accept::bind_for_app(&Addr::Tcp(listen)).await? else {
         return Err(io::ErrorKind::Unsupported.into());
     };
     let at = tcp.local_addr()?;
-    let udp = inside().map_or_else(|| std::net::UdpSocket::bind(at), |inside| inside.udp(at))?;
+    let udp = match inside() {
+        Some(inside) => inside.udp(at).await?,
+        None => std::net::UdpSocket::bind(at)?,
+    };
     udp.set_nonblocking(true)?;
     Ok(Bound { listen, udp, tcp })
 }

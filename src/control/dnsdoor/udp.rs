@@ -42,11 +42,15 @@ fn later(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, asked: Box<Asked>, from:
         let said = Said::failed(Note::not_ready("too many questions wait for the servers"));
         return send(shared, socket, &asked.write(said, asked.most_udp()), from);
     };
-    let (shared, socket) = (shared.clone(), socket.clone());
+    // The address of a listener that a reload has removed is free at once: its last answers are lost with it.
+    let (shared, socket) = (shared.clone(), Arc::downgrade(socket));
     shared.tasks.clone().spawn(async move {
         let _permit = permit;
         let answer = shared.later(&asked, asked.most_udp()).await;
-        send(&shared, &socket, &answer, from);
+        match socket.upgrade() {
+            Some(socket) => send(&shared, &socket, &answer, from),
+            None => shared.dns().dropped.inc(),
+        }
     });
 }
 

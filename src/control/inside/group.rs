@@ -1,16 +1,22 @@
 //! A control group (version 2) for the app alone, by which rules know what it sends.
+//!
+//! Whose it is shows by a lock on its folder, which goes with the process that made it, however that ends. A process id
+//! would not tell: in another container it is another's.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What the names of ours begin with; our process id follows.
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// What the names of ours begin with; our process id follows, for those who look.
 const NAME: &str = "outrigger-";
 /// The namespace of control groups that a machine starts with (`PROC_CGROUP_INIT_INO`).
 const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
-/// Names that may be taken by what outlived others with our process id.
-const TRIES: u32 = 16;
+/// Names that may be taken by others with our process id, or what outlived them.
+const TRIES: u32 = 64;
 
 /// The group; it goes with this, unless something of the app lives on in it.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub struct Group {
     pub level: u32,
     /// The number by which the kernel knows it.
     pub id: u64,
+    #[expect(dead_code, reason = "while it is open nobody else takes the group away")]
+    lock: File,
 }
 
 impl Drop for Group {
@@ -52,13 +60,13 @@ impl Group {
             "control groups of version 2 are not mounted here (`mount -t cgroup2`), or this process is in none",
         )?;
         sweep(&folder);
-        let (folder, name) = make_folder(&folder).map_err(|error| {
+        let (folder, name, lock) = make_folder(&folder).map_err(|error| {
             format!("a control group cannot be made in {}: {error}: it needs to be writable", folder.display())
         })?;
         let id = fs::metadata(&folder).map_err(|error| format!("{}: {error}", folder.display()))?.ino();
         let path = format!("{}/{name}", own.trim_end_matches('/')).trim_start_matches('/').to_owned();
         let level = u32::try_from(path.split('/').count()).unwrap_or(u32::MAX);
-        Ok(Self { folder, path, level, id })
+        Ok(Self { folder, path, level, id, lock })
     }
 }
 
@@ -72,19 +80,45 @@ fn counts_levels(release: &str) -> bool {
     }
 }
 
-fn make_folder(parent: &Path) -> io::Result<(PathBuf, String)> {
-    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+fn make_folder(parent: &Path) -> io::Result<(PathBuf, String, File)> {
     for number in 0..TRIES {
         let more = if number == 0 { String::new() } else { format!("-{number}") };
         let name = format!("{NAME}{}{more}", std::process::id());
         let folder = parent.join(&name);
         match fs::create_dir(&folder) {
-            Ok(()) => return Ok((folder, name)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),
         }
+        // Before it is locked it looks like one that is left over: then another sweeps it away, and this is no name for us.
+        if let Some(lock) = own(&folder)? {
+            return Ok((folder, name, lock));
+        }
     }
-    Err(taken)
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Makes a group ours as long as what is returned is open; `None` where it is somebody's, or gone.
+fn own(folder: &Path) -> io::Result<Option<File>> {
+    match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => locked(folder, opened?),
+    }
+}
+
+/// The same for one that was opened already.
+fn locked(folder: &Path, lock: File) -> io::Result<Option<File>> {
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        locked => locked?,
+    }
+    // In between it may have been taken away, and made anew by another.
+    let number = lock.metadata()?.ino();
+    match fs::metadata(folder) {
+        Ok(there) => Ok((there.ino() == number).then_some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes away what processes like this left that were killed; a group in which anything lives cannot be taken away.
@@ -92,9 +126,11 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        let dead = |id: u32| id == std::process::id() || !Path::new(&format!("/proc/{id}")).exists();
-        if process.is_some_and(dead) {
+        let made = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if made.is_none() {
+            continue;
+        }
+        if let Ok(Some(_lock)) = own(&entry.path()) {
             let _ = fs::remove_dir(entry.path());
         }
     }
@@ -151,21 +187,56 @@ mod tests {
         }
     }
 
+    fn folder(name: &str) -> PathBuf {
+        let parent = std::env::temp_dir().join(format!("outrigger-group-{name}-{}", std::process::id()));
+        fs::create_dir_all(&parent).unwrap();
+        parent
+    }
+
     #[test]
-    fn what_dead_processes_left_is_taken_away_and_names_are_found() {
-        let parent = std::env::temp_dir().join(format!("outrigger-group-{}", std::process::id()));
-        // Above the largest process id of Linux.
-        let left = ["outrigger-4194999", "outrigger-4194999-2", "outrigger-1", "other-4194999"];
-        left.iter().for_each(|name| fs::create_dir_all(parent.join(name)).unwrap());
-        sweep(&parent);
-        let mut stay: Vec<_> = fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        stay.sort();
-        assert_eq!(stay, ["other-4194999", "outrigger-1"]);
-        let names: Vec<String> = (0..2).map(|_| make_folder(&parent).unwrap().1).collect();
-        assert_eq!(
-            names,
-            [format!("outrigger-{0}", std::process::id()), format!("outrigger-{0}-1", std::process::id())]
-        );
+    fn what_dead_processes_left_is_taken_away_and_what_is_held_is_not() {
+        let parent = folder("left");
+        let left = ["outrigger-4194999", "outrigger-1-2", "outrigger-1", "other-4194999", "outrigger-x"];
+        left.iter().for_each(|name| fs::create_dir(parent.join(name)).unwrap());
+        let held = own(&parent.join("outrigger-1")).unwrap().unwrap();
+        let staying = || {
+            sweep(&parent);
+            let entries = fs::read_dir(&parent).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(staying(), ["other-4194999", "outrigger-1", "outrigger-x"]);
+        assert!(own(&parent.join("outrigger-1")).unwrap().is_none(), "it is held");
+        assert!(own(&parent.join("outrigger-2")).unwrap().is_none(), "there is none");
+        drop(held);
+        assert_eq!(staying(), ["other-4194999", "outrigger-x"]);
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn two_with_one_number_have_groups_of_their_own() {
+        let parent = folder("two");
+        let made: Vec<_> = (0..2).map(|_| make_folder(&parent).unwrap()).collect();
+        let own = std::process::id();
+        let names: Vec<&str> = made.iter().map(|(_, name, _)| name.as_str()).collect();
+        assert_eq!(names, [format!("outrigger-{own}"), format!("outrigger-{own}-1")]);
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn what_is_taken_away_before_it_is_locked_is_nobodys() {
+        let parent = folder("between");
+        let group = parent.join("outrigger-1");
+        for made_anew in [false, true] {
+            fs::create_dir(&group).unwrap();
+            let opened = File::open(&group).unwrap();
+            sweep(&parent);
+            if made_anew {
+                fs::create_dir(&group).unwrap();
+            }
+            assert!(locked(&group, opened).unwrap().is_none(), "{made_anew}");
+        }
         fs::remove_dir_all(parent).unwrap();
     }
 }

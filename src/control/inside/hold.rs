@@ -65,20 +65,23 @@ pub fn hold(network: &Network, control: impl AsFd) -> ExitCode {
         Ok((v4, v6)) => {
             let theirs: Vec<BorrowedFd<'_>> =
                 std::iter::once(&v4).chain(&v6).map(|(_, theirs)| theirs.as_fd()).collect();
-            if send(&control, READY.as_bytes(), &theirs).is_err() {
-                return ExitCode::FAILURE;
+            if let Err(error) = send(&control, READY.as_bytes(), &theirs) {
+                return refuse(control, &format!("cannot hand sockets of the app's network out: {error}"));
             }
             drop(theirs);
             // Only with their ends closed here does it show when the other side is gone.
             serve(control.as_fd(), v4.0, v6.map(|(ours, _)| ours));
             ExitCode::SUCCESS
         }
-        Err(why) => {
-            // Nobody may be there to hear it.
-            let _ = send(&control, why.as_bytes().get(..LONGEST).unwrap_or(why.as_bytes()), &[]);
-            ExitCode::FAILURE
-        }
+        Err(why) => refuse(control, &why),
     }
+}
+
+/// Says why there is no network.
+fn refuse(control: impl AsFd, why: &str) -> ExitCode {
+    // Nobody may be there to hear it.
+    let _ = send(control, why.as_bytes().get(..LONGEST).unwrap_or(why.as_bytes()), &[]);
+    ExitCode::FAILURE
 }
 
 /// Takes the signals that a terminal or a service manager sends to all of a service's processes, for good: what ends this
@@ -170,7 +173,7 @@ fn serve(control: BorrowedFd<'_>, v4: OwnedFd, v6: Option<OwnedFd>) {
     let stocks: Vec<(Domain, OwnedFd)> =
         std::iter::once((Domain::IPV4, v4)).chain(v6.map(|v6| (Domain::IPV6, v6))).collect();
     let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-    let mut rest = false;
+    let (mut rest, mut trouble) = (false, Trouble::default());
     loop {
         let wanted = if rest { PollFlags::empty() } else { PollFlags::OUT };
         let mut ends = vec![PollFd::from_borrowed_fd(control, PollFlags::IN)];
@@ -187,11 +190,31 @@ fn serve(control: BorrowedFd<'_>, v4: OwnedFd, v6: Option<OwnedFd>) {
         }
         rest = false;
         for ((domain, stock), flags) in stocks.iter().zip(said.iter().skip(1)) {
-            rest |= flags.contains(PollFlags::OUT) && put(*domain, stock).is_err();
+            if !flags.contains(PollFlags::OUT) {
+                continue;
+            }
+            let put = put(*domain, stock);
+            rest |= put.is_err();
+            trouble.look(&put);
         }
         if said.first().is_some_and(|flags| flags.contains(PollFlags::IN)) && answer(control).is_err() {
             return;
         }
+    }
+}
+
+/// Whether sockets are refused, told when that begins and when it ends: while it lasts, calls to the app wait.
+#[derive(Default)]
+struct Trouble(bool);
+
+impl Trouble {
+    fn look(&mut self, put: &io::Result<()>) {
+        match put {
+            Err(error) if !self.0 => eprintln!("outrigger: no socket for calls to the app: {error}; trying again"),
+            Ok(()) if self.0 => eprintln!("outrigger: there are sockets for calls to the app again"),
+            _ => {}
+        }
+        self.0 = put.is_err();
     }
 }
 
@@ -207,8 +230,10 @@ fn answer(control: BorrowedFd<'_>) -> io::Result<()> {
     let (length, _) = receive(control, &mut text)?;
     let asked = std::str::from_utf8(text.get(..length).unwrap_or_default()).unwrap_or_default();
     let (number, what) = asked.split_once(' ').unwrap_or((asked, ""));
-    match open(what) {
-        Ok(fd) => send(control, format!("{number} open").as_bytes(), &[fd.as_fd()]),
+    let handed = open(what).and_then(|fd| send(control, format!("{number} open").as_bytes(), &[fd.as_fd()]));
+    match handed {
+        Ok(()) => Ok(()),
+        // Also where it is ready and the system will not hand it over; that nobody is there shows anew.
         Err(error) => {
             let error = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
             send(control, format!("{number} {error}").as_bytes(), &[])

@@ -14,7 +14,7 @@ use rustix::thread::{
     remove_capability_from_bounding_set,
 };
 
-use crate::control::child::StartError;
+use crate::control::child::{StartError, hand_nothing_on};
 
 /// What the app is put into.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -46,10 +46,12 @@ pub fn launch(place: &Place, command: &[OsString]) -> ExitCode {
 
 fn enter(place: &Place) -> Result<(), String> {
     match (place.holder, &place.group) {
-        (Some(holder), _) => namespaces(holder).map_err(|error| format!("its network cannot be joined: {error}")),
-        (None, Some(group)) => join(group).map_err(|error| format!("{}: {error}", group.display())),
-        (None, None) => Ok(()),
+        (Some(holder), _) => namespaces(holder).map_err(|error| format!("its network cannot be joined: {error}"))?,
+        (None, Some(group)) => join(group).map_err(|error| format!("{}: {error}", group.display()))?,
+        (None, None) => {}
     }
+    // Not before: to join may have taken one of them. An app that had them could take its rules away.
+    hand_nothing_on().map_err(|error| format!("it would have the sidecar's capabilities: {}", io::Error::from(error)))
 }
 
 /// The user namespace first: it is what gives the right to the other. It also gives all capabilities over it, and lets

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use rustix::net::SocketFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use self::hold::{Network, READY};
@@ -93,31 +92,15 @@ impl Holder {
     }
 }
 
-/// A holder whose end is waited for, and which ends with this.
+/// A holder that ends with this.
 #[derive(Debug)]
 pub struct Watched(Child, Option<OwnedFd>);
 
 impl Watched {
     fn over(child: Child) -> Self {
         // As process 1 we reap whatever ends, so that its number alone could be another's by then.
-        let known = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK);
-        let known = known.inspect_err(|error| {
-            tracing::warn!(%error, "should the process that holds the app's network end, nobody would notice");
-        });
-        Self(child, known.ok())
-    }
-
-    /// Its end; never where that cannot be seen.
-    pub async fn ended(&self) {
-        let known = self.1.as_ref().and_then(|known| known.try_clone().ok());
-        // It is no such stream, but only the waiting is tokio's.
-        let watched = known.and_then(|known| UnixStream::from_std(known.into()).ok());
-        if let Some(watched) = watched
-            && watched.readable().await.is_ok()
-        {
-            return;
-        }
-        std::future::pending().await
+        let known = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
+        Self(child, known)
     }
 }
 

@@ -299,13 +299,13 @@ async fn a_door_that_a_reload_removes_serves_who_had_connected_and_can_come_back
         Arc::new(Plan { doors: inbound, ..Plan::clone(plan) })
     };
     let (plan, without) = (plan_of(&house.plan), plan_of(&bare.plan));
-    doors.commit(doors.prepare(&plan).unwrap());
+    doors.commit(doors.prepare(&plan).await.unwrap());
     settle().await;
     // It waits in the kernel; nothing of ours runs before the reload is over.
     let mut early = std::net::TcpStream::connect(at).unwrap();
     std::io::Write::write_all(&mut early, GET.as_bytes()).unwrap();
     house.core.world.store(bare.core.world.load_full());
-    doors.commit(doors.prepare(&without).unwrap());
+    doors.commit(doors.prepare(&without).await.unwrap());
     let asked = tokio::time::timeout(Duration::from_secs(20), house.asked()).await;
     say(&mut asked.expect("to be served"), OK).await;
     early.set_nonblocking(true).unwrap();
@@ -315,6 +315,6 @@ async fn a_door_that_a_reload_removes_serves_who_had_connected_and_can_come_back
     // At once again.
     doors.closed().await;
     assert_eq!(doors.listening(), []);
-    let prepared = doors.prepare(&plan);
+    let prepared = doors.prepare(&plan).await;
     assert!(prepared.is_ok(), "{:?}", prepared.err());
 }

@@ -83,4 +83,8 @@ async fn an_upgrade_on_a_connection_that_the_app_has_just_closed_is_sent_again()
     let head = read_until(&mut caller, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     assert_eq!((house.metrics().attempts.get(), house.metrics().reconnects.get()), (3, 1));
+    drop((caller, app));
+    let lines = house.lines().await;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line.contains(" attempts=1 ")), "{lines:?}");
 }
