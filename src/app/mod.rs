@@ -28,7 +28,7 @@ use crate::control::dnsdoor::{self, DnsDoor};
 use crate::control::jwks::Jwks;
 use crate::control::load::{Loaded, load};
 use crate::control::probe::Prober;
-use crate::control::ready::Opened;
+use crate::control::ready::{self, Opened};
 use crate::control::refresh::Refresher;
 use crate::control::reload::{Captured, Handle, Reloader, Trigger};
 use crate::control::signals::{self, Signals, Told};
@@ -203,7 +203,11 @@ async fn serve(
     running.opened.set();
     // Not before: a reload binds what is not open yet. Who asks earlier waits; what the file became meanwhile is seen.
     follow_files(path, &running, reloader, &reloads);
-    info!(service = %plan.service, "ready");
+    let lack = running.core.world.load().identity.as_ref().and_then(|store| store.lack());
+    match ready::no_identity(&plan, lack) {
+        None => info!(service = %plan.service, "ready"),
+        Some(why) => warn!(service = %plan.service, "the doors are open, and `/ready` waits: {why}"),
+    }
     let child = match (!command.is_empty()).then(|| Child::start(command, &app.behind, &running.tasks)).transpose() {
         Ok(child) => child,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! `outrigger check`: reads the file as `run` would and says all that is wrong with it, opening nothing but files.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,14 +9,20 @@ use serde_json::json;
 
 use crate::config::expand::Variables;
 use crate::config::facts::Facts;
+use crate::config::problem::{Problem, Severity};
 use crate::control::load::{Loaded, load};
 use crate::ids::Door;
 use crate::plan::Plan;
+use crate::plan::identity::IdentityPlan;
 use crate::plan::peer::PeerKind;
 
 /// Checks one file. Exit codes: 0 fine (perhaps with warnings), 1 something is wrong.
 pub fn run(path: &Path, as_json: bool, facts: &Facts, variables: Variables<'_>, out: &mut dyn Write) -> ExitCode {
-    let result = load(path, facts, variables);
+    let result = load(path, facts, variables).map(|mut loaded| {
+        let open = open_keys(&loaded);
+        loaded.warnings.extend(open);
+        loaded
+    });
     let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let text = match (&result, as_json) {
         (Ok(loaded), true) => json!({
@@ -32,6 +39,22 @@ pub fn run(path: &Path, as_json: bool, facts: &Facts, variables: Variables<'_>, 
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Private keys that every user may read. Said here alone: secrets that are mounted into a container, where nobody else is,
+/// often are so, and a start that warns of it each time is not read.
+fn open_keys(loaded: &Loaded) -> Vec<Problem> {
+    let identity = loaded.plan.identity.as_deref().and_then(IdentityPlan::files);
+    let identity = identity.map(|files| ("identity.key", &files.key));
+    let doors = loaded.plan.doors.iter().filter_map(|door| Some(("inbound.tls.key", &door.tls.as_ref()?.key)));
+    let open = |path: &Path| std::fs::metadata(path).is_ok_and(|key| key.permissions().mode() & 0o004 != 0);
+    let mut all: Vec<_> = identity.into_iter().chain(doors).filter(|(_, path)| open(path)).collect();
+    all.dedup();
+    let told = all.into_iter().map(|(key, path)| {
+        let text = format!("every user of this machine may read the private key {0}: `chmod o= {0}`", path.display());
+        Problem { severity: Severity::Warning, ..loaded.places.problem(key, text) }
+    });
+    told.collect()
 }
 
 fn fine(path: &Path, loaded: &Loaded) -> String {
@@ -86,5 +109,30 @@ mod tests {
             (&first["line"], &first["key"], &first["severity"]),
             (&json!(3), &json!("service"), &json!("error"))
         );
+    }
+
+    #[test]
+    fn a_private_key_that_everybody_may_read_is_told() {
+        let at = std::env::temp_dir().join(format!("outrigger-check-{}", std::process::id()));
+        std::fs::create_dir_all(&at).unwrap();
+        let pair = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        std::fs::write(at.join("c.pem"), pair.cert.pem()).unwrap();
+        std::fs::write(at.join("k.pem"), pair.signing_key.serialize_pem()).unwrap();
+        let file = at.join("f.yaml");
+        let text = "service: s\ninbound:\n  app: 127.0.0.1:1\n  tls: { certificate: c.pem, key: k.pem }\n";
+        std::fs::write(&file, text).unwrap();
+        for (mode, told) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(at.join("k.pem"), std::fs::Permissions::from_mode(mode)).unwrap();
+            let mut out = Vec::new();
+            run(&file, false, &Facts::PLAIN, &|_| None, &mut out);
+            let out = String::from_utf8(out).unwrap();
+            assert!(out.contains(": ok: "), "{out}");
+            assert_eq!(
+                out.contains("f.yaml:4:35: warning: inbound.tls.key: every user of this machine may"),
+                told,
+                "{out}"
+            );
+        }
+        std::fs::remove_dir_all(at).unwrap();
     }
 }

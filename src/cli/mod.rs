@@ -127,7 +127,7 @@ enum Command {
         #[arg(value_parser = explain::url, required_unless_present = "dialled")]
         url: Option<http::Uri>,
         /// Transparent mode: the address to which the captured connection was going; without a URL it is opaque bytes
-        #[arg(long, value_name = "IP:PORT")]
+        #[arg(long, value_name = "IP:PORT", value_parser = explain::dialled)]
         dialled: Option<std::net::SocketAddr>,
         /// With --dialled: ask the sidecar whose admin server is there, IP:PORT or unix:/PATH, for its peers' endpoints
         #[arg(long, value_name = "ADDR", requires = "dialled")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{File, complain, duration};
+use super::{File, complain, duration, explain};
 use crate::config::expand::Variables;
 use crate::config::facts::Facts;
 use crate::config::problem::Problems;
@@ -68,7 +68,7 @@ pub enum Command {
         #[command(flatten)]
         meant: Meant,
         /// Where to connect to [default: addresses for documentation, where nobody is]
-        #[arg(long, value_name = "IP:PORT")]
+        #[arg(long, value_name = "IP:PORT", value_parser = target)]
         to: Option<SocketAddr>,
         /// How long to wait
         #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
@@ -87,6 +87,18 @@ pub struct Meant {
     /// A group whose traffic is left alone as well, instead of the file's `redirect.gid`
     #[arg(long, value_parser = id)]
     gid: Option<u32>,
+}
+
+/// Where a test may connect to. An IPv4 address in IPv6's notation is called over IPv4.
+fn target(text: &str) -> Result<SocketAddr, String> {
+    let to = explain::dialled(text)?;
+    if to.ip().is_loopback() || to.ip().is_unspecified() {
+        return Err(format!("{} is this machine's loopback, which is never captured: name another address", to.ip()));
+    }
+    if is_link_local(to.ip()) {
+        return Err(format!("{} is a link-local address, which is never captured: name another address", to.ip()));
+    }
+    Ok(to)
 }
 
 fn id(text: &str) -> Result<u32, String> {
@@ -278,14 +290,25 @@ fn test(capture: &Capture, to: Option<SocketAddr>, timeout: Duration) -> Done {
     if let Some(why) = probe::exempt(capture) {
         return Err(why);
     }
-    if let Some(to) = to.filter(|to| is_link_local(to.ip())) {
-        return Err(format!(
-            "connections to link-local addresses such as {to} are never captured: name another by `--to`"
-        ));
-    }
     let findings = probe::probe(capture, to, force::has_ipv6(), timeout);
     let said: Vec<Option<bool>> = findings.iter().map(probe::Finding::captured).collect();
     let fine = said.contains(&Some(true)) && !said.contains(&Some(false));
     let text = findings.iter().map(|finding| format!("{finding}\n")).collect();
     Ok((text, fine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_not_tried_whatever_its_notation() {
+        for to in ["127.0.0.1:8080", "127.9.9.9:80", "[::1]:80", "0.0.0.0:80", "[::]:80", "[::ffff:127.0.0.1]:80"] {
+            assert!(target(to).unwrap_err().contains("loopback, which is never captured"), "{to}");
+        }
+        assert!(target("[fe80::1]:80").unwrap_err().contains("link-local address, which is never captured"));
+        assert_eq!(target("[::ffff:10.77.0.3]:80"), Ok("10.77.0.3:80".parse().unwrap()));
+        assert_eq!(target("[fd00::1]:80"), Ok("[fd00::1]:80".parse().unwrap()));
+        assert!(target("10.77.0.3").unwrap_err().contains("10.1.2.3:5432"));
+    }
 }

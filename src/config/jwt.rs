@@ -1,5 +1,9 @@
 //! The section `inbound.jwt`: whose JSON Web Tokens are believed, and where requests carry them.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
 use super::collect::{Keyed, OneOrMore, OrAny, OrSystem};
 use super::kind::{Scalar, Set, Wrong, words};
 use super::route::TextMatch;
@@ -123,9 +127,27 @@ pub struct KeysUrl {
     /// The port.
     pub port: u16,
     /// Path and query.
-    pub target: String,
-    /// As it was written.
+    pub target: Target,
+    /// As it is shown, which is without what its query says.
     pub text: String,
+}
+
+/// Path and query of a URL. Some servers take a key there, so no log, state or error shows the query.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Target(pub Arc<str>);
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_query(&self.0))
+    }
+}
+
+/// A URL or its target, with `…` in the place of what its query says.
+fn without_query(text: &str) -> Cow<'_, str> {
+    match text.split_once('?') {
+        Some((before, _)) => format!("{before}?…").into(),
+        None => text.into(),
+    }
 }
 
 impl Scalar for KeysAt {
@@ -137,6 +159,10 @@ impl Scalar for KeysAt {
 
     fn pattern() -> String {
         "^.+$".into()
+    }
+
+    fn shown(text: &str) -> Cow<'_, str> {
+        if text.contains("://") { without_query(text) } else { text.into() }
     }
 
     fn parse(text: &str) -> Result<Self, Wrong> {
@@ -155,7 +181,7 @@ impl Scalar for KeysAt {
             "https" => true,
             "http" if local => false,
             "http" => {
-                let hint = text.replacen("http", "https", 1);
+                let hint = without_query(text).replacen("http", "https", 1);
                 return Err(Wrong { why: Some("keys that come in plaintext prove nothing".into()), hint: Some(hint) });
             }
             _ => return Err(Wrong::because("the scheme is https")),
@@ -167,8 +193,9 @@ impl Scalar for KeysAt {
             return Err(Wrong::because("its host is no name"));
         }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let target = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-        Ok(Self::Url(KeysUrl { tls, host: host.to_ascii_lowercase(), port, target, text: text.to_owned() }))
+        let target = Target(uri.path_and_query().map_or("/", |target| target.as_str()).into());
+        let text = without_query(text).into_owned();
+        Ok(Self::Url(KeysUrl { tls, host: host.to_ascii_lowercase(), port, target, text }))
     }
 
     fn write(&self) -> String {
@@ -186,7 +213,7 @@ mod tests {
     #[test]
     fn keys_come_from_a_file_or_by_https() {
         let host = |text: &str| match KeysAt::parse(text) {
-            Ok(KeysAt::Url(url)) => Ok(format!("{} {} {} {}", url.tls, url.host, url.port, url.target)),
+            Ok(KeysAt::Url(url)) => Ok(format!("{} {} {} {}", url.tls, url.host, url.port, url.target.0)),
             Ok(KeysAt::File(path)) => Ok(path.write()),
             Err(wrong) => Err(wrong.why.unwrap_or_default()),
         };
@@ -203,5 +230,18 @@ mod tests {
             assert_eq!(host(text), Err(why.into()), "{text}");
         }
         assert_eq!(KeysAt::parse("http://a.b/k").unwrap_err().hint.as_deref(), Some("https://a.b/k"));
+    }
+
+    #[test]
+    fn what_a_url_of_keys_asks_by_its_query_is_shown_nowhere() {
+        let at = KeysAt::parse("https://login.shop/k?api_key=hunter2").unwrap();
+        let KeysAt::Url(url) = &at else { panic!("{at:?}") };
+        assert_eq!(&*url.target.0, "/k?api_key=hunter2");
+        assert_eq!((url.text.as_str(), at.write().as_str()), ("https://login.shop/k?…", "https://login.shop/k?…"));
+        assert!(!format!("{at:?}").contains("hunter2"), "{at:?}");
+        let wrong = KeysAt::parse("http://login.shop/k?api_key=hunter2").unwrap_err();
+        assert_eq!(wrong.hint.as_deref(), Some("https://login.shop/k?…"));
+        assert_eq!(KeysAt::shown("http://login.shop/k?api_key=hunter2"), "http://login.shop/k?…");
+        assert_eq!(KeysAt::shown("keys?.json"), "keys?.json");
     }
 }

@@ -1,5 +1,6 @@
 //! What the value of a key is: `Kind`, the simpler `Scalar`, and `Set`, a value with its place and its origin.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -60,6 +61,10 @@ pub trait Scalar: Sized {
     fn range() -> Option<(u64, u64)> {
         None
     }
+    /// What of a text that cannot be read is told.
+    fn shown(text: &str) -> Cow<'_, str> {
+        text.into()
+    }
     /// Reads it.
     fn parse(text: &str) -> Result<Self, Wrong>;
     /// Writes it.
@@ -86,7 +91,7 @@ impl<T: Scalar> Kind for T {
         match T::parse(text) {
             Ok(value) => Some(value),
             Err(Wrong { why, hint }) => {
-                let mut message = format!("expected {}, found `{}`", T::expected(), excerpt(text));
+                let mut message = format!("expected {}, found `{}`", T::expected(), excerpt(&T::shown(text)));
                 if let Some(why) = why {
                     message.push_str(": ");
                     message.push_str(&why);

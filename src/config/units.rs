@@ -45,7 +45,7 @@ const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), (
 /// # Errors
 /// What was expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    Span::parse(text).map(|span| span.0).map_err(|_| Span::expected())
+    Span::parse(text).map(|span| span.0).map_err(|wrong| wrong.why.unwrap_or_else(Span::expected))
 }
 
 /// A whole number in decimal, without sign, underscore or leading zero.

@@ -99,7 +99,7 @@ async fn follow(source: Arc<Source>, mut watched: super::watch::Watched, metrics
 /// Asks a server, again when its keys are old, and earlier when a token names a key that is not known.
 async fn ask_for_ever(source: Arc<Source>, refresher: Arc<Refresher>, metrics: Arc<Metrics>) {
     let KeysPlan::Url { host, port, target, roots, .. } = &source.plan else { return };
-    let url = Url { host, port: *port, target, roots: roots.as_ref() };
+    let url = Url { host, port: *port, target: &target.0, roots: roots.as_ref() };
     let mut failed = 0;
     loop {
         let fetched = timeout(ATTEMPT, fetch(&url, &refresher.resolver(), MOST_BYTES)).await;

@@ -27,6 +27,7 @@ use crate::plan::control_file::{self, ControlFile};
 use crate::plan::door::Egress;
 use crate::plan::egress::is_own;
 use crate::plan::identity::{FilesPlan, IdentityPlan};
+use crate::spiffe::SpiffeId;
 use crate::tls;
 use crate::tls::client::{ClientTls, SystemRoots};
 use crate::tls::identity::Identity;
@@ -44,6 +45,8 @@ pub struct Loaded {
     pub door_keys: Vec<Arc<str>>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<Problem>,
+    /// Who the service is, as far as its files and the file itself tell.
+    pub own: Option<SpiffeId>,
     /// The hash of the text that was read.
     pub hash: Hash,
 }
@@ -97,10 +100,15 @@ pub fn load_text(text: &str, path: &Path, facts: &Facts, variables: Variables<'_
     let Some(config::Document { config, places }) = document else { return Err(problems) };
     let Built { plan, door_keys, files } = build(&config, &folder(path), &mut problems);
     look_at(&files, &plan.egress, &mut problems);
+    let mut own = match plan.identity.as_deref() {
+        Some(IdentityPlan::WorkloadApi(api)) => api.id.clone(),
+        Some(IdentityPlan::Files(_)) | None => None,
+    };
     if !problems.has_errors() {
         let identity = try_tls(&plan, &places, &mut problems);
-        if let (Some(own), Some(files)) = (identity, plan.identity.as_deref().and_then(IdentityPlan::files)) {
-            lint_identities(&config, files, own.id().trust_domain(), &mut problems);
+        if let (Some(identity), Some(files)) = (identity, plan.identity.as_deref().and_then(IdentityPlan::files)) {
+            lint_identities(&config, files, identity.id().trust_domain(), &mut problems);
+            own = Some(identity.id().clone());
         }
     }
     let problems = problems.sorted();
@@ -108,7 +116,7 @@ pub fn load_text(text: &str, path: &Path, facts: &Facts, variables: Variables<'_
         return Err(problems);
     }
     let warnings = problems.list().iter().filter(|problem| problem.severity == Severity::Warning).cloned().collect();
-    Ok(Loaded { plan, config, places, door_keys, warnings, hash: Hash::of(text.as_bytes()) })
+    Ok(Loaded { plan, config, places, door_keys, warnings, own, hash: Hash::of(text.as_bytes()) })
 }
 
 fn folder(path: &Path) -> PathBuf {

@@ -160,7 +160,9 @@ async fn ask(peer: &Arc<Peer>, endpoint: &Arc<Endpoint>, rule: &HealthRule) -> R
             let request = Request::get(format!("{scheme}://{host}{path}")).header(header::HOST, &**host);
             let request = request.header(header::USER_AGENT, AGENT).body(Body::Empty);
             let (status, ..) = send(peer, endpoint, Version::Http1, request, rule).await?;
-            if status.is_success() { Ok(()) } else { Err(format!("GET {path}: {}", status.as_u16()).into()) }
+            // A key may stand in the query.
+            let shown = path.split('?').next().unwrap_or_default();
+            if status.is_success() { Ok(()) } else { Err(format!("GET {shown}: {}", status.as_u16()).into()) }
         }
         HealthCheck::Grpc { service, host } => {
             let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"));

@@ -51,16 +51,17 @@ pub fn reasons(house: &House, now: Instant) -> Vec<String> {
     if !house.opened.get() {
         reasons.push("starting: the doors are not open yet".to_owned());
     }
-    if let Some(why) = house.rooms.lacks_identity()
-        && needs_identity(&house.rooms.plan())
-    {
-        reasons.push(format!("no identity: {why}"));
-    }
+    reasons.extend(no_identity(&house.rooms.plan(), house.rooms.lacks_identity()));
     if now.saturating_duration_since(house.since) < PEERS_HOLD {
         let waits = |peer| format!("starting: peer {peer} has no addresses yet (waited for at most 1 s)");
         reasons.extend(house.rooms.pending().into_iter().map(waits));
     }
     reasons
+}
+
+/// The lack of an identity as a reason, where one is needed.
+pub fn no_identity(plan: &Plan, lack: Option<Arc<str>>) -> Option<String> {
+    lack.filter(|_| needs_identity(plan)).map(|why| format!("no identity: {why}"))
 }
 
 /// Whether anything is refused for want of an identity. A door that is permissive still serves plaintext.

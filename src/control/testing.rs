@@ -37,6 +37,7 @@ pub(crate) fn plan() -> Plan {
         gates: Default::default(),
         policy: Default::default(),
         jwt: None,
+        judged_fields: None,
         identity: None,
     }
 }

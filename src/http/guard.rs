@@ -6,10 +6,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::body::BodyError;
+use super::trailers;
 use crate::deadline::Deadline;
 
 /// The clocks and bounds of one body. The timer exists only once a body has had to wait.
@@ -130,12 +132,20 @@ pub struct Guarded<B> {
     body: B,
     guard: Guard,
     progress: std::sync::Arc<Progress>,
+    /// Names that no trailer may have.
+    held_back: Option<std::sync::Arc<[HeaderName]>>,
 }
 
 impl<B> Guarded<B> {
     /// Puts `body` under `guard` and tells `progress` what happens to it.
     pub fn new(body: B, guard: Guard, progress: std::sync::Arc<Progress>) -> Self {
-        Self { body, guard, progress }
+        Self { body, guard, progress, held_back: None }
+    }
+
+    /// Keeps trailers of these names back.
+    pub fn without(mut self, names: Option<std::sync::Arc<[HeaderName]>>) -> Self {
+        self.held_back = names;
+        self
     }
 
     /// How long it may stand still.
@@ -156,7 +166,10 @@ impl<B: HttpBody<Data = Bytes, Error = BodyError> + Unpin> HttpBody for Guarded<
             Some(Err(error)) => this.progress.note(error),
             None => {}
         }
-        Poll::Ready(frame)
+        match (&this.held_back, frame) {
+            (Some(names), Some(Ok(frame))) => Poll::Ready(trailers::without(frame, names).map(Ok)),
+            (_, frame) => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -41,9 +41,21 @@ pub(super) fn passed<T>(frame: Frame<T>) -> Option<Frame<T>> {
     }
 }
 
+/// The frame without trailers of these names, however they are spelled; `None` where nothing is left.
+pub(super) fn without<T>(frame: Frame<T>, names: &[HeaderName]) -> Option<Frame<T>> {
+    match frame.into_trailers() {
+        Ok(trailers) => sieved(trailers, |name| names.iter().any(|one| alike(one, name))).map(Frame::trailers),
+        Err(frame) => Some(frame),
+    }
+}
+
 /// What may be passed on of trailers; `None` where nothing is left.
 pub(super) fn kept(trailers: HeaderMap) -> Option<HeaderMap> {
-    if !trailers.keys().any(goes) {
+    sieved(trailers, goes)
+}
+
+fn sieved(trailers: HeaderMap, goes: impl Fn(&HeaderName) -> bool) -> Option<HeaderMap> {
+    if !trailers.keys().any(&goes) {
         return Some(trailers);
     }
     let mut kept = HeaderMap::with_capacity(trailers.len());

@@ -14,6 +14,7 @@ use super::source::{ASK_AGAIN, Source};
 use super::testing::{Signer, encoded, set};
 use super::token::{Fault, read};
 use super::tokens::Tokens;
+use crate::config::jwt::Target;
 use crate::plan::claims::Claims;
 use crate::plan::jwt::{IssuerPlan, JwtPlan, KeysPlan, Place};
 use crate::telemetry::metrics::Metrics;
@@ -28,7 +29,7 @@ pub(super) fn issuer(place: Place) -> IssuerPlan {
             text: "https://login.test/k".into(),
             host: "login.test".into(),
             port: 443,
-            target: "/k".into(),
+            target: Target("/k".into()),
             roots: None,
         },
         place,
@@ -94,17 +95,22 @@ fn each_kind_of_key_verifies_its_own_algorithms() {
 
 #[test]
 fn the_key_decides_the_algorithm() {
-    const FORM: &str = "it is not of the form header.payload.signature";
+    const UNKNOWN: &str = "its algorithm (`alg`) is none that is taken here";
     let key = Signer::rsa();
     let jwks = set(&[key.jwk("k")]);
     let payload = encoded(claims().to_string().as_bytes());
     // Nobody's signature, in several spellings.
-    for algorithm in ["none", "None", "NONE", "", "ES521", "HS1"] {
+    for algorithm in ["none", "None", "NONE", "", "ES521", "HS1", "ES512", "ES256K", "Ed25519", "RSA-OAEP"] {
         let head = encoded(json!({ "alg": algorithm, "kid": "k" }).to_string().as_bytes());
         for signature in ["", "AA"] {
-            assert_eq!(invalid(judged(&format!("{head}.{payload}.{signature}"), &jwks)), FORM, "{algorithm}");
+            assert_eq!(invalid(judged(&format!("{head}.{payload}.{signature}"), &jwks)), UNKNOWN, "{algorithm}");
         }
     }
+    let head = encoded(json!({ "alg": "RSA-OAEP", "enc": "A256GCM", "kid": "k" }).to_string().as_bytes());
+    let encrypted = "it is encrypted (a JWE), and only signed tokens are taken";
+    assert_eq!(invalid(judged(&format!("{head}.AAAA.AAAA.AAAA.AAAA"), &jwks)), encrypted);
+    let head = encoded(json!({ "alg": "RS256", "kid": "k" }).to_string().as_bytes());
+    assert_eq!(invalid(judged(&format!("{head}.AA.AA"), &jwks)), "it is not of the form header.payload.signature");
     // The public key as the secret of an HMAC (RFC 8725 §2.1), as its JWK writes it and as its bytes.
     let public = key.jwk("k")["n"].as_str().unwrap().to_owned();
     let head = encoded(json!({ "alg": "HS256", "kid": "k" }).to_string().as_bytes());

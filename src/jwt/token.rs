@@ -1,7 +1,7 @@
 //! One token: its head, its claims, its signature, and whether what it says holds now (RFC 7519 §4.1, RFC 8725).
 
 use jsonwebtoken::dangerous::insecure_decode;
-use jsonwebtoken::{Header, crypto};
+use jsonwebtoken::{Algorithm, Header, crypto};
 use serde_json::{Map, Value};
 
 use super::keys::Keyset;
@@ -36,17 +36,38 @@ pub struct Unproven<'t> {
 /// # Errors
 /// It is none.
 pub fn read(token: &str) -> Result<Unproven<'_>, Fault> {
-    const NONE: Fault = Fault::Invalid("it is not of the form header.payload.signature");
     if token.len() > MOST_BYTES {
         return Err(Fault::Invalid("it is longer than 16 KiB"));
     }
-    let (signed, signature) = token.rsplit_once('.').ok_or(NONE)?;
+    let (signed, signature) = token.rsplit_once('.').ok_or(FORM)?;
     // Only taken apart here; `verify` says what of it is believed.
-    let parts = insecure_decode::<Map<String, Value>>(token).map_err(|_| NONE)?;
+    let parts = insecure_decode::<Map<String, Value>>(token).map_err(|_| unread(token))?;
     if parts.header.crit.is_some() {
         return Err(Fault::Invalid("its header demands extensions (`crit`) that are not known here"));
     }
     Ok(Unproven { header: parts.header, claims: parts.claims, signed, signature })
+}
+
+const FORM: Fault = Fault::Invalid("it is not of the form header.payload.signature");
+
+/// Why a token cannot be taken apart.
+#[cold]
+fn unread(token: &str) -> Fault {
+    /// `{"alg":"HS256"}`: a head is read as if it were what another token says.
+    const HEAD: &str = "eyJhbGciOiJIUzI1NiJ9";
+    let mut parts = token.split('.');
+    let head = parts.next().unwrap_or_default();
+    let head = insecure_decode::<Map<String, Value>>(&format!("{HEAD}.{head}.")).ok();
+    let Some(head) = head.map(|read| read.claims) else { return FORM };
+    match (parts.count(), head.get("alg").and_then(Value::as_str)) {
+        (4, _) if head.contains_key("enc") => {
+            Fault::Invalid("it is encrypted (a JWE), and only signed tokens are taken")
+        }
+        (2, Some(alg)) if alg.parse::<Algorithm>().is_err() => {
+            Fault::Invalid("its algorithm (`alg`) is none that is taken here")
+        }
+        _ => FORM,
+    }
 }
 
 impl Unproven<'_> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::peer::Roots;
+use crate::config::jwt::Target;
 
 /// The issuers of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,14 +40,14 @@ pub enum KeysPlan {
     File(PathBuf),
     /// A server, which is asked again and again.
     Url {
-        /// As the file writes it.
+        /// As the file writes it, but for what its query says.
         text: Arc<str>,
         /// A name, or an address without brackets.
         host: Arc<str>,
         /// The port.
         port: u16,
         /// Path and query.
-        target: Arc<str>,
+        target: Target,
         /// Whom to trust; `None` is plain HTTP on this machine.
         roots: Option<Roots>,
     },

@@ -27,6 +27,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::ids::Addr;
 use crate::telemetry::{access, line};
 use capture::Capture;
@@ -78,6 +80,8 @@ pub struct Plan {
     pub policy: Policy,
     /// Whose tokens are believed; `None` where none are looked at.
     pub jwt: Option<Arc<JwtPlan>>,
+    /// Fields that rules or tokens judge in heads, and that no trailer may bring to the service after that.
+    pub judged_fields: Option<Arc<[HeaderName]>>,
 }
 
 impl Plan {

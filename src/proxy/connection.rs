@@ -23,6 +23,7 @@ use super::identify::identify;
 use super::passthrough;
 use super::policy;
 use super::record;
+use super::sender::is_trusted;
 use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
 use super::target::{self, Led};
@@ -66,13 +67,7 @@ pub fn accepted(
 ) -> Conn {
     let client = caller.client;
     let ip = client.0.map(|addr| addr.ip());
-    // The outbound door's callers are the app itself, as are those captured there; a Unix socket's are those that may
-    // open it.
-    let local = ip.is_none_or(|ip| ip.is_loopback()) || caller.original != OriginalDst::EXPLICIT;
-    let trusted = match door.side {
-        Door::Outbound => local || door.trusted.iter().any(|net| ip.is_some_and(|ip| net.contains(&ip))),
-        Door::Inbound => ip.is_none_or(|ip| door.trusted.iter().any(|net| net.contains(&ip))),
-    };
+    let trusted = is_trusted(door, ip, caller.original != OriginalDst::EXPLICIT);
     let client_field = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
     let counted = core.clone();
     let side = door.side;

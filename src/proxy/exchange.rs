@@ -20,6 +20,7 @@ use super::mirror;
 use super::policy;
 use super::record::Exchange;
 use super::route::Taken;
+use super::sender;
 use super::stale::Filling;
 use super::target::{Target, aim, target};
 use super::tokens;
@@ -30,7 +31,7 @@ use crate::call::retry::call;
 use crate::deadline::Deadline;
 use crate::http::body::{Body, content_length};
 use crate::http::guard::{Guard, Guarded, Progress};
-use crate::http::head::{self, Facts, Rules};
+use crate::http::head::{self, Facts};
 use crate::http::hop;
 use crate::ids::Door;
 use crate::reason::Reason;
@@ -109,7 +110,7 @@ async fn pass(
     }
     let version = if parts.version == Version::HTTP_2 { Leg::Http2 } else { Leg::Http1 };
     let http10 = parts.version == Version::HTTP_10;
-    let body = guarded(conn, &parts, body, deadline, policy.body_idle, record)?;
+    let body = guarded((conn, &world), &parts, body, deadline, policy.body_idle, record)?;
     parts.version = parts.version.max(Version::HTTP_11);
     let (rules, marked, now) = (&policy.rules, facts.marked, record.called);
     let admitted = bounds::peer(&peer, &policy, now, record);
@@ -245,18 +246,7 @@ async fn routed(
 
 /// The head's facts; the record learns who is meant.
 fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts, Failure> {
-    let rules = Rules {
-        forward_proxy: conn.side() == Door::Outbound,
-        trusted: conn.trusted,
-        fills: conn.proof.is_some(),
-        client: conn.client_field.as_ref(),
-        tls: conn.tls,
-        upgrades: &conn.door.upgrades,
-        default_authority: Some(&NO_HOST).filter(|_| conn.side() == Door::Inbound),
-        fields: conn.door.limits.fields,
-        bytes: conn.door.limits.head,
-    };
-    let facts = match head::request(parts, &rules) {
+    let facts = match sender::judge(&conn.door, &conn.sender(), parts) {
         Ok(facts) => facts,
         Err(error) => {
             // A refusal too is told as gRPC does.
@@ -265,9 +255,6 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
         }
     };
     record.grpc = facts.grpc;
-    if let Some(certificate) = &conn.client_cert {
-        parts.headers.insert(head::CLIENT_CERT, certificate.clone());
-    }
     record.host = Some(facts.authority.raw().clone());
     record.id = Some(facts.id.clone());
     if facts.absolute && conn.side() == Door::Outbound {
@@ -276,15 +263,12 @@ fn judge(conn: &Conn, parts: &mut Parts, record: &mut Exchange) -> Result<Facts,
     Ok(facts)
 }
 
-/// What an HTTP/1.0 request without a Host is addressed to; HTTP/1.1 upstream demands one.
-static NO_HOST: HeaderValue = HeaderValue::from_static("localhost");
-
 /// A forward proxy names itself (RFC 9110 §7.6.3); a sidecar does not, because some servers stop compressing on it.
 const VIA: HeaderValue = HeaderValue::from_static("1.1 outrigger");
 
 /// Puts a request's body under guard; one that is known to be empty costs nothing.
 fn guarded(
-    conn: &Conn,
+    (conn, world): (&Conn, &World),
     parts: &Parts,
     body: Body,
     deadline: Deadline,
@@ -303,7 +287,8 @@ fn guarded(
     let progress = Arc::new(Progress::default());
     record.progress = Some(progress.clone());
     let guard = Guard::new(idle.min(conn.door.limits.body_idle), deadline, most);
-    Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress))))
+    let judged = world.plan.judged_fields.clone().filter(|_| conn.side() == Door::Inbound);
+    Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress).without(judged))))
 }
 
 /// Makes a peer's head one for the caller's leg.
@@ -336,6 +321,10 @@ fn tell(answer: Response<Bytes>, mut record: Box<Exchange>) -> Response<Reply> {
     Response::from_parts(parts, Reply::text(Bytes::new(), Some(record)))
 }
 
+/// Marks an answer over HTTP/2 after which its connection ends, as a field says it over HTTP/1.
+#[derive(Clone, Copy)]
+pub struct Last;
+
 /// The invented answer; the record ends when it is sent.
 fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     let kind = record.peer.as_ref().map(|peer| peer.kind());
@@ -344,6 +333,9 @@ fn refuse(failure: Failure, mut record: Box<Exchange>) -> Response<Reply> {
     bounds::tell(record.quotas.as_deref(), &mut parts.headers);
     if let Some(route) = &record.route {
         route.response.make(&mut parts.headers);
+    }
+    if failure.reason == Reason::PlaintextRefused && !record.http1() {
+        parts.extensions.insert(Last);
     }
     let head_only = *record.method() == Method::HEAD;
     record.failed(failure, parts.status);

@@ -3,20 +3,19 @@
 use std::io;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use rustls_pki_types::UnixTime;
 use tokio::time::timeout;
 
 use super::connection::declared;
+use super::sender::client_cert;
 use super::serve::serve_http1;
 use super::serve_http2::serve_http2;
 use super::{Conn, record};
 use crate::net::io::Io;
 use crate::reason::Reason;
-use crate::spiffe::SpiffeId;
-use crate::tls::identity::{Identity, fingerprint};
+use crate::tls::identity::fingerprint;
 use crate::tls::proof::Proof;
-use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
+use crate::tls::untrusted::{Role, Untrusted, refused_by_peer, too_old};
 
 /// Ends mutual TLS with this sidecar's identity and learns who calls, then serves what is inside.
 pub async fn identify(conn: Arc<Conn>, io: Io) {
@@ -42,7 +41,8 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
             return record::refused(&conn, untrusted.reason(Role::Client), &untrusted.to_string());
         }
     };
-    let client_cert = chain.and_then(<[_]>::first).and_then(|leaf| forwarded(&identity, leaf, proof.id()));
+    let leaf = chain.and_then(<[_]>::first);
+    let client_cert = leaf.and_then(|leaf| client_cert(identity.id(), &fingerprint(leaf), proof.id()));
     let stream = Io::Tls(Box::new(stream.into()));
     let Some(inner) = Arc::into_inner(conn) else { return };
     store.proofs.keep(&proof);
@@ -56,17 +56,13 @@ pub async fn identify(conn: Arc<Conn>, io: Io) {
     }
 }
 
-/// What the app is told of a caller, in the form of Envoy's `x-forwarded-client-cert`. A SPIFFE ID has no character that
-/// would need quotes there.
-fn forwarded(identity: &Identity, leaf: &[u8], id: &SpiffeId) -> Option<HeaderValue> {
-    let (own, hash) = (identity.id(), fingerprint(leaf));
-    HeaderValue::try_from(format!("By={own};Hash={hash};URI={id}")).ok()
-}
-
 fn handshake_failed(conn: &Conn, error: &io::Error) {
     match (Untrusted::of_io(error), refused_by_peer(error)) {
         (Some(untrusted), _) => record::refused(conn, untrusted.reason(Role::Client), &untrusted.to_string()),
         (None, Some(why)) => record::refused(conn, Reason::RefusedByClient, why),
-        (None, None) => record::refused(conn, Reason::ClientTlsFailed, &format!("mutual TLS: {error}")),
+        (None, None) => {
+            let why = too_old(error).map_or_else(|| error.to_string(), str::to_owned);
+            record::refused(conn, Reason::ClientTlsFailed, &format!("mutual TLS: {why}"));
+        }
     }
 }

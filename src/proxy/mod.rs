@@ -19,6 +19,7 @@ mod passthrough;
 pub mod policy;
 pub mod record;
 pub mod route;
+pub mod sender;
 pub mod serve;
 pub mod serve_http2;
 pub mod stale;
@@ -35,6 +36,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 pub use learned::{Learned, Spoken};
+use sender::Sender;
 
 use crate::ids::{ClientAddr, Door};
 use crate::life::drain::Watch;
@@ -153,6 +155,12 @@ impl Conn {
     /// The same as a word, empty for nobody.
     pub fn client_id(&self) -> &str {
         self.identity().map_or("", SpiffeId::as_str)
+    }
+
+    /// Its caller as the head of a request is to know it.
+    fn sender(&self) -> Sender<'_> {
+        let (client, client_cert) = (self.client_field.as_ref(), self.client_cert.as_ref());
+        Sender { client, trusted: self.trusted, proven: self.proof.is_some(), tls: self.tls, client_cert }
     }
 
     /// Whether its caller had to prove who it is and did not.

@@ -12,9 +12,10 @@ use http::{Request, Response};
 use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::exchange::exchange;
+use super::exchange::{Last, exchange};
 use super::upgrade::Takeover;
 use super::{Conn, record};
 use crate::http::body::{Body, Http2Body, content_length};
@@ -35,6 +36,10 @@ const STREAMS: u32 = 250;
 /// How long a caller without streams may take to answer a GOAWAY by leaving; h2 waits for its PING's answer.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// How long after the last answer of a connection its caller is told to go: there are HTTP/2 libraries (Python's h2, as used
+/// by httpx) that throw an answer away which they read together with a GOAWAY.
+const AFTER_LAST: Duration = Duration::from_millis(100);
+
 /// Bytes of answers that wait in a stream's send buffer.
 const SEND_BUFFER: usize = 128 * 1024;
 
@@ -45,12 +50,14 @@ struct Shared {
     calm: Mutex<Calm>,
     /// More was cancelled than is borne.
     flooded: AtomicBool,
+    /// The last answer of the connection is on its way.
+    last: Notify,
 }
 
 impl Shared {
     fn new(conn: Arc<Conn>) -> Arc<Self> {
         let calm = Mutex::new(Calm::new(Instant::now()));
-        Arc::new(Self { conn, unsent: Unsent::new(), calm, flooded: AtomicBool::new(false) })
+        Arc::new(Self { conn, unsent: Unsent::new(), calm, flooded: AtomicBool::new(false), last: Notify::new() })
     }
 
     /// The caller cancelled a stream before its end. The connection learns it with the next stream: without one there
@@ -88,7 +95,11 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
     let mut drain = conn.drain.clone();
     // When a caller that was told to go should have done so.
     let mut last_word = None;
-    let idle = tokio::time::sleep(limits.keep_alive);
+    let mut refused = false;
+    // Who has still to prove who it is comes to speak TLS: whatever it asks, its place is not for long.
+    let unproven = conn.is_unproven();
+    let silence = if unproven { limits.head_timeout.min(limits.keep_alive) } else { limits.keep_alive };
+    let idle = tokio::time::sleep(silence);
     tokio::pin!(idle);
     loop {
         tokio::select! {
@@ -104,8 +115,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 // no longer believed to be who it was. Elsewhere each is served (RFC 9113 §8.7).
                 Some(Ok((_, mut respond))) if is_too_late(conn, last_word) => respond.send_reset(Code::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
-                    if last_word.is_none() {
-                        idle.as_mut().reset(Instant::now() + limits.keep_alive);
+                    if last_word.is_none() && !unproven && !refused {
+                        idle.as_mut().reset(Instant::now() + silence);
                     }
                     // Boxed: tokio moves a task about ten times on its way, and this is one of kilobytes for each request.
                     conn.tasks().spawn(Box::pin(stream(shared.clone(), request, respond)));
@@ -119,17 +130,41 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 }
                 idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
             },
+            () = shared.last.notified(), if !refused => {
+                refused = true;
+                if last_word.is_none() {
+                    idle.as_mut().reset(Instant::now() + AFTER_LAST);
+                }
+            }
             () = idle.as_mut() => {
-                let next = match (serving.has_streams(), last_word) {
-                    // Told to go, it neither went nor answered.
-                    (false, Some(_)) => return,
-                    (false, None) => tell_to_go(&mut serving, &mut last_word),
-                    (true, Some(_)) => Instant::now() + LAST_WORD,
-                    (true, None) => Instant::now() + limits.keep_alive,
-                };
+                // It does not even read why. Who came before its door was strict may have more under way.
+                if unproven && refused && last_word.is_some() && serving.has_streams() {
+                    return leave(&mut serving, Code::NO_ERROR, limits.head_timeout).await;
+                }
+                let lasting = Some(silence).filter(|_| !unproven && !refused);
+                let Some(next) = idled(&mut serving, &mut last_word, lasting) else { return };
                 idle.as_mut().reset(next);
             }
         }
+    }
+}
+
+/// When to look again at a connection whose time is over; `None` where it is to end. With streams it is let be for as
+/// long as `lasting`.
+fn idled<T>(
+    serving: &mut Connection<T, Piece>,
+    last_word: &mut Option<Instant>,
+    lasting: Option<Duration>,
+) -> Option<Instant>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    match (serving.has_streams(), *last_word, lasting) {
+        // Told to go, it neither went nor answered.
+        (false, Some(_), _) => None,
+        (true, Some(_), _) => Some(Instant::now() + LAST_WORD),
+        (true, None, Some(lasting)) => Some(Instant::now() + lasting),
+        (_, None, _) => Some(tell_to_go(serving, last_word)),
     }
 }
 
@@ -208,8 +243,13 @@ async fn stream(shared: Arc<Shared>, request: Request<RecvStream>, respond: Send
     };
     let (mut parts, body) = answer.into_parts();
     let takeover = parts.extensions.remove::<Takeover>();
+    let is_last = parts.extensions.remove::<Last>().is_some();
     let end = body.is_end_stream() && takeover.is_none();
-    let Ok(sending) = respond.lock().send_response(Response::from_parts(parts, ()), end) else { return };
+    let sending = respond.lock().send_response(Response::from_parts(parts, ()), end);
+    if is_last {
+        shared.last.notify_one();
+    }
+    let Ok(sending) = sending else { return };
     let sending = Sending::new(sending, &shared.unsent);
     match takeover {
         Some(takeover) => takeover.give(sending),

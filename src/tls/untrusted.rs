@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use rustls::{AlertDescription, CertificateError, ExtendedKeyPurpose, OtherError};
+use rustls::{AlertDescription, CertificateError, ExtendedKeyPurpose, OtherError, PeerIncompatible};
 use rustls_pki_types::UnixTime;
 
 use super::expiry::stamp;
@@ -220,6 +220,17 @@ impl From<Untrusted> for rustls::Error {
             | Untrusted::LeafIsCa
             | Untrusted::Weak) => C::Other(OtherError(Arc::new(why))),
         })
+    }
+}
+
+/// Said of a caller with whom there is no version in common; `None` where an error is something else.
+pub fn too_old(error: &io::Error) -> Option<&'static str> {
+    use PeerIncompatible as P;
+    match inner(error)? {
+        rustls::Error::PeerIncompatible(
+            P::SupportedVersionsExtensionRequired | P::Tls12NotOfferedOrEnabled | P::Tls12NotOffered,
+        ) => Some("it does not speak TLS 1.3 (where TLS 1.2 is to do as well: `identity.tls12: true`)"),
+        _ => None,
     }
 }
 

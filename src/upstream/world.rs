@@ -326,6 +326,7 @@ mod tests {
             gates: Default::default(),
             policy: Default::default(),
             jwt: None,
+            judged_fields: None,
         })
     }
 

@@ -29,6 +29,8 @@ need iptables /usr/sbin/iptables
 need strace strace
 need systemd systemd-analyze
 need file file
+# For a build that is guided by a profile, unless rustc brings its own.
+ls "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata >/dev/null 2>&1 || need llvm-19 /usr/lib/llvm-19/bin/llvm-profdata
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)
 ls /usr/lib/postgresql/*/bin/psql >/dev/null 2>&1 || packages+=(postgresql-client)
 command -v npm >/dev/null || packages+=(npm)

@@ -126,10 +126,10 @@ fn over_http1(second: std::net::SocketAddr) -> (Told, Pair) {
     let keys = folder.write("keys.json", &issuer.jwks("one"));
     let admin = folder.write("admin", "the-admins-own-token-0123456789\n");
     Command::new("chmod").arg("600").arg(&admin).status().unwrap();
-    let port = crate::harness::free_port();
+    let (port, nobody) = (crate::harness::free_port(), crate::harness::free_port());
     let server = Sidecar::start_telling_all(&format!(
         "service: server\n{server}admin: {{ listen: '{{admin}}', token: '{}' }}\noutbound: {{ listen: '{{out}}' }}\ninbound:\n  listen: '{{in}}'\n  \
-         app: '{}'\n  ports: [{{ listen: '127.0.0.1:{port}', app: '{second}' }}]\n  jwt: [{{ issuer: 'https://login.test', audiences: checkout, jwks: '{}' }}]\n  \
+         app: '{}'\n  ports: [{{ listen: '127.0.0.1:{port}', app: '{second}' }}]\n  jwt: [{{ issuer: 'https://login.test', audiences: checkout, jwks: '{}' }}, {{ issuer: other, audiences: any, jwks: 'http://127.0.0.1:{nobody}/keys?k=the-key-of-an-issuer' }}]\n  \
          allow: [{{ claims: {{ sub: ann }} }}]\n  routes: [{{ match: {{ path: /routed }}, respond: {{ status: 404 }} }}]\n\
          telemetry: {{ access-log: {{ log: all }} }}\n",
         admin.display(),
@@ -148,9 +148,14 @@ fn over_http1(second: std::net::SocketAddr) -> (Told, Pair) {
     for (name, token) in [("good", &good), ("poor", &poor), ("bad", &bad), ("late", &late)] {
         told.token(name, token);
     }
-    for secret in
-        ["the-admins-own-token", "dTphLXBhc3N3b3JkLW9mLWFubnM", "a-cookie-of-", "in-the-query-of-", "a-body-of-"]
-    {
+    for secret in [
+        "the-admins-own-token",
+        "dTphLXBhc3N3b3JkLW9mLWFubnM",
+        "a-cookie-of-",
+        "in-the-query-of-",
+        "a-body-of-",
+        "the-key-of-an-issuer",
+    ] {
         told.secrets.push((secret.to_owned(), secret.to_owned()));
     }
     let others = "not.a.token-but-as-secret".to_owned();

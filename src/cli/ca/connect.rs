@@ -124,15 +124,17 @@ where
         _ => "asked for    no name (an address is not sent as one): --sni NAME asks for one".to_owned(),
     }];
     let shaken = timeout_at(end, TlsConnector::from(Arc::new(config)).connect(server, io)).await;
+    let mut complete = false;
     let outcome = match shaken {
         Ok(Ok(mut stream)) => {
+            complete = true;
             lines.extend(agreed(&stream));
             if answers.asked() { verdict(&mut stream).await } else { Ok(()) }
         }
         Ok(Err(error)) => Err(refusal(&error)),
         Err(_) => Err(format!("the server did not end the handshake within {CLOCK:?}")),
     };
-    lines.push(answers.line());
+    lines.push(answers.line(complete));
     if let Err(why) = &outcome {
         lines.push(format!("REFUSED      {why}"));
     }
@@ -289,8 +291,10 @@ impl Answers {
         self.asked.load(Ordering::Relaxed)
     }
 
-    fn line(&self) -> String {
+    /// Who asks for none shows it by the end of the handshake alone.
+    fn line(&self, complete: bool) -> String {
         let said = match (self.asked(), self.own.is_some()) {
+            (false, _) if !complete => "not known: the handshake did not come so far",
             (false, false) => "not asked for",
             (false, true) => "not asked for: yours was not shown",
             (true, false) => "asked for; none was shown (--cert, --key)",
@@ -430,6 +434,7 @@ mod tests {
             let seen = seen.unwrap();
             assert!(!seen.accepted && seen.chain.is_empty());
             says(&seen, expected);
+            says(&seen, "client cert  not known: the handshake did not come so far");
         }
     }
 

@@ -1,7 +1,6 @@
 //! `outrigger ca inspect`: what certificates are, from a file or from who answers at an address, in plain words.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +11,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::connect::{self, Asking};
 use super::{Inspect, words};
+use crate::files::open;
 use crate::tls::certificate::{Facts, Link, NotSvid, link};
 use crate::tls::{files, trust};
 
@@ -66,7 +66,7 @@ fn with_server(target: &str, seen: &connect::Seen, roots: &[CertificateDer<'stat
 fn in_file(path: &Path, roots: &[CertificateDer<'static>], now: SystemTime) -> Result<Shown, String> {
     let at = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| at(&error))?;
+    let (file, _) = open(path).map_err(|error| at(&error))?;
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| at(&error))?;
     if bytes.len() as u64 > LARGEST {
         return Err(at(&"larger than 4 MiB, so hardly a file of certificates"));

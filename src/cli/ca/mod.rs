@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{DnsName, PrivateKeyDer};
 
 use super::complain;
+use crate::files::{MOST_PEM, read};
 use crate::spiffe::{SpiffeId, is_trust_domain};
 use crate::tls::certificate::Facts;
 use crate::tls::files;
@@ -238,7 +239,8 @@ impl Issue {
 fn open(folder: &Path) -> Result<Authority, String> {
     let text = |name: &str| {
         let path = folder.join(name);
-        std::fs::read_to_string(&path).map_err(|error| (error.kind(), format!("{}: {error}", path.display())))
+        let text = read(&path, MOST_PEM).and_then(|text| String::from_utf8(text).map_err(std::io::Error::other));
+        text.map_err(|error| (error.kind(), format!("{}: {error}", path.display())))
     };
     let missing = |(kind, error): (std::io::ErrorKind, String)| match kind {
         std::io::ErrorKind::NotFound => {

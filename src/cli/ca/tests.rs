@@ -202,6 +202,7 @@ fn a_wrong_command_line_is_told_by_what_was_expected() {
         ("issue --service", "--service"),
         ("issue", "--service"),
         ("issue --service a --ttl 5", "unit"),
+        ("issue --service a --ttl 99999h", "--ttl <TIME>': at most `366d`"),
         ("issue --service a --dns x..y", "not a DNS name"),
         ("issue --service a --dns 10.0.0.1", "there is --ip"),
         ("issue --service a --ip a", "--ip"),
@@ -260,7 +261,7 @@ fn a_file_is_shown_for_what_it_is() {
         ("inspect {}/nothing.pem", "no such file, and not HOST:PORT either"),
         ("inspect {}/a/cert.pem --sni a", "this is a file"),
         ("inspect {}/a/cert.pem --roots {}/none", "{}/none: "),
-        ("inspect {}", "Is a directory"),
+        ("inspect {}", "is a directory"),
     ] {
         let err = wrong(start(), &folder, line);
         assert!(err.contains(says), "{err}");
@@ -317,5 +318,24 @@ fn a_forged_chain_is_told() {
     ] {
         let (fine, out, _) = at(start(), &folder, line);
         assert!(!fine && out.contains(says) && out.contains("the chain does NOT verify: "), "{out}");
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let folder = Folder::new();
+    fine(start(), &folder, "init --dir {}/ca");
+    for name in ["root.pem", "root.key", "intermediate.pem"] {
+        let (path, aside) = (folder.0.join("ca").join(name), folder.0.join("aside"));
+        let moved = std::fs::rename(&path, &aside).is_ok();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        let err = wrong(start(), &folder, "issue --service a --ca {}/ca --out {}/a");
+        assert!(err.contains(name) && err.contains("is not a regular file"), "{err}");
+        let err = wrong(start(), &folder, &format!("inspect {{}}/ca/{name}"));
+        assert!(err.contains(name) && err.contains("is not a regular file"), "{err}");
+        std::fs::remove_file(&path).unwrap();
+        if moved {
+            std::fs::rename(&aside, &path).unwrap();
+        }
     }
 }

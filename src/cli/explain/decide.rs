@@ -8,13 +8,13 @@ use http::request::Parts;
 use http::{Method, Request, Uri};
 
 use super::rules::{self, percent};
-use super::{Asking, Explained, Outcome, dialled, tokens};
+use super::{Asking, Explained, Outcome, dialled, sender, tokens};
 use crate::call::Failure;
 use crate::config::units::Share;
 use crate::config::values::plain;
 use crate::control::load::Loaded;
 use crate::http::authority::Authority;
-use crate::http::head::{self, Facts, Rules};
+use crate::http::head::Facts;
 use crate::ids::Door;
 use crate::plan::Plan;
 use crate::plan::door::{DoorPlan, Leads, Mtls, Otherwise, Protocol};
@@ -70,29 +70,20 @@ fn request<'l>(
     mut said: Explained<'l>,
 ) -> Explained<'l> {
     let mut parts = parts(asking, door);
-    let rules = Rules {
-        forward_proxy: door.side == Door::Outbound,
-        trusted: false,
-        fills: false,
-        client: None,
-        tls: asking.scheme() == Some("https") && door.tls.is_some(),
-        upgrades: &door.upgrades,
-        default_authority: None,
-        fields: door.limits.fields,
-        bytes: door.limits.head,
-    };
-    let facts = match head::request(&mut parts, &rules) {
+    let tls = asking.scheme() == Some("https") && door.tls.is_some();
+    let facts = match sender::judge(loaded, asking, door, tls, &mut parts) {
         Ok(facts) => facts,
         Err(error) => return said.refused(&Failure::new(error.reason, error.detail)),
     };
     if door.mtls == Mtls::Strict
         && asking.identity.is_none()
-        && let Err(failure) = policy::plaintext(&loaded.plan.policy, &parts, &facts, rules.tls)
+        && let Err(failure) = policy::plaintext(&loaded.plan.policy, &parts, &facts, tls)
     {
         return said.refused(&failure);
     }
+    sender::tell(loaded, asking, &parts, &mut said);
     let judged = tokens::held(loaded, asking, &parts, &mut said).and_then(|held| {
-        let verdict = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (rules.tls, &held));
+        let verdict = policy::judge(&loaded.plan.policy, &who(asking, door), &parts, &facts, (tls, &held));
         verdict.and_then(|verdict| policy::settled(verdict).map(|()| verdict))
     });
     if let Err(failure) = authorized(loaded, door, judged, &mut said) {
@@ -103,14 +94,14 @@ fn request<'l>(
         Door::Outbound => rules::gate("door limits", "outbound.limits", &loaded.plan.gates.outbound, &mut said),
     }
     if let Some(peer) = single {
-        return routed(loaded, peer, parts, &facts, rules.tls, said);
+        return routed(loaded, peer, parts, &facts, tls, said);
     }
-    match by_authority(loaded, &facts.authority, if rules.tls { 443 } else { 80 }, &mut said) {
+    match by_authority(loaded, &facts.authority, if tls { 443 } else { 80 }, &mut said) {
         Some((index, peer)) => {
             if let Some(to) = asking.dialled {
                 dialled::elsewhere(loaded, asking, index, to, &mut said);
             }
-            routed(loaded, peer, parts, &facts, rules.tls, said)
+            routed(loaded, peer, parts, &facts, tls, said)
         }
         None => match asking.dialled {
             None => nobodys(loaded, &facts.authority, said),

@@ -77,6 +77,7 @@ fn before_the_door(rules: &Rules, inbound: bool, to: SocketAddr) -> Option<(&'st
         false if to.port() == 53 && rules.dns.as_ref().is_some_and(asks) => {
             Some(("redirect.dns", "sends it to the DNS door"))
         }
+        _ if to.ip().is_unspecified() => Some(("", "the kernel takes it for loopback, which never is captured")),
         _ if to.ip().is_loopback() => Some(("", "loopback never is: it goes where it was dialled")),
         _ => None,
     }

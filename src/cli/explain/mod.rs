@@ -4,6 +4,7 @@ mod decide;
 mod dialled;
 mod living;
 mod rules;
+mod sender;
 mod tokens;
 
 use std::fmt::Write as _;
@@ -79,6 +80,15 @@ pub fn url(text: &str) -> Result<Uri, String> {
         Some("http" | "https") => Ok(uri),
         scheme => Err(format!("the scheme is http or https, not `{}`", scheme.unwrap_or_default())),
     }
+}
+
+/// Reads where a captured connection was going; an IPv4 address in IPv6's notation is called over IPv4.
+///
+/// # Errors
+/// What was expected.
+pub fn dialled(text: &str) -> Result<SocketAddr, String> {
+    let to: SocketAddr = text.parse().map_err(|_| "expected an address with a port, such as `10.1.2.3:5432`")?;
+    Ok(SocketAddr::new(to.ip().to_canonical(), to.port()))
 }
 
 /// Reads a field of the command line, `name: value`.

@@ -35,7 +35,7 @@ fn explain_in(file: &str, arguments: &str) -> String {
         match word {
             "in" => inbound = true,
             word if word.starts_with("spiffe:") => identity = Some(word.parse().unwrap()),
-            word if word.starts_with("to ") => dialled = Some(word[3..].parse().unwrap()),
+            word if word.starts_with("to ") => dialled = Some(super::dialled(&word[3..]).unwrap()),
             word if word.starts_with("{\"peers") => living = Some(serde_json::from_str(word).unwrap()),
             word if word.starts_with('{') => said = Some(claims(word).unwrap()),
             word if word.starts_with("from ") => address = Some(word[5..].parse().unwrap()),
@@ -283,6 +283,45 @@ inbound:
 }
 
 #[test]
+fn what_the_sidecar_itself_writes_of_a_caller_is_seen_by_the_rules() {
+    let denied = "`inbound.deny[0]` (line 5) denies it";
+    for (rule, asking, about, what) in [
+        ("x-forwarded-client-cert: { regex: \".*evil.*\" }", "spiffe://shop/evil | from 127.0.0.1", "refused", denied),
+        (
+            "x-forwarded-client-cert: { regex: \".*evil.*\" }",
+            "spiffe://shop/good",
+            "authorization",
+            "no rule denies it",
+        ),
+        (
+            "x-forwarded-client-cert: { present: true }",
+            "x-forwarded-client-cert: a",
+            "authorization",
+            "no rule denies it",
+        ),
+        ("x-forwarded-client-cert: { present: false }", "x-forwarded-client-cert: a", "refused", denied),
+        ("x-forwarded-proto: http", "x-forwarded-proto: https", "refused", denied),
+        ("x-forwarded-proto: https", "x-forwarded-proto: https", "authorization", "no rule denies it"),
+        // A proven caller is a sidecar of the mesh, whose word holds.
+        ("x-forwarded-proto: https", "spiffe://shop/a | x-forwarded-proto: https", "refused", denied),
+        ("x-forwarded-for: 127.0.0.1", "from ::ffff:127.0.0.1", "refused", denied),
+        ("x-forwarded-for: 127.0.0.1", "", "caller", "rules see `x-forwarded-for: unknown` (`--address` says where"),
+        ("x-forwarded-for: 6.6.6.6", "from 1.1.1.1 | x-forwarded-for: 6.6.6.6", "authorization", "no rule denies it"),
+        ("x-forwarded-for: 6.6.6.6", "from 10.1.1.1 | x-forwarded-for: 6.6.6.6", "refused", denied),
+        ("forwarded: { prefix: for=6 }", "from 1.1.1.1 | forwarded: for=6", "authorization", "no rule denies it"),
+        ("forwarded: { prefix: for=6 }", "from 10.1.1.1 | forwarded: for=6", "refused", denied),
+        ("x-forwarded-proto: http", "spiffe://shop/a | forwarded: for=6", "authorization", "no rule denies it"),
+    ] {
+        let file = format!(
+            "service: s\ninbound:\n  app: 127.0.0.1:8080\n  trusted: [10.0.0.0/8]\n  deny: [{{ headers: {{ {rule} }} }}]\n"
+        );
+        let more = if asking.is_empty() { String::new() } else { format!(" | {asking}") };
+        let text = explain_in(&file, &format!("GET | http://s/x | in{more}"));
+        assert!(says(&text, about, what), "{rule}: {asking}: {about} {what}\n{text}");
+    }
+}
+
+#[test]
 fn tokens_and_claims_are_told_with_their_lines() {
     let file = "service: s
 inbound:
@@ -385,6 +424,11 @@ fn what_was_dialled_leads_where_nothing_more_is_said() {
         ),
         ("GET | to 127.0.0.1:15001", "captured", "no, loopback never is"),
         ("GET | to [fe80::1]:80", "captured", "no, a link-local address never is"),
+        ("GET | to [::ffff:127.0.0.1]:80", "captured", "no, loopback never is"),
+        ("GET | to 0.0.0.0:80", "captured", "no, the kernel takes it for loopback"),
+        ("GET | to [::]:80", "captured", "no, the kernel takes it for loopback"),
+        ("GET | to [::ffff:10.0.0.3]:5432", "door", "outbound 127.0.0.1:15001"),
+        ("GET | to [::ffff:10.0.0.3]:5432", "peer", "data, which has an endpoint at 10.0.0.3:5432"),
     ]);
 }
 

@@ -71,7 +71,7 @@ fn keys(said: &Jwt, parts: &mut Parts<'_>) -> Option<KeysPlan> {
             if !url.tls {
                 unused(parts);
             }
-            let (host, target) = (url.host.as_str().into(), url.target.as_str().into());
+            let (host, target) = (url.host.as_str().into(), url.target.clone());
             Some(KeysPlan::Url { text: url.text.as_str().into(), host, port: url.port, target, roots })
         }
     }

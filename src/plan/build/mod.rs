@@ -108,6 +108,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
             jwt::lint(inbound, parts.problems);
         }
     }
+    let judged_fields = policy::judged_fields(&policy, jwt.as_deref());
     let Parts { doors, door_keys, peers, hosts, files, own, .. } = parts;
     let plan = Plan {
         service: config.service.as_ref().map_or("", |name| &name.0).into(),
@@ -128,6 +129,7 @@ pub fn build(config: &Config, folder: &Path, problems: &mut Problems) -> Built {
         gates,
         policy,
         jwt,
+        judged_fields,
     };
     Built { plan, door_keys, files }
 }

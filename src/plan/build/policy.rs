@@ -1,6 +1,9 @@
 //! The rules of `inbound.allow` and `inbound.deny`, and what is probably not meant by them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use http::HeaderName;
 
 use super::routes::text_match;
 use crate::config::Config;
@@ -16,6 +19,7 @@ use crate::ids::Door;
 use crate::plan::claims::ClaimRule;
 use crate::plan::door::{DoorPlan, Mtls};
 use crate::plan::host::HostRule;
+use crate::plan::jwt::{JwtPlan, Place};
 use crate::plan::matching::TextMatch;
 use crate::plan::path::ambiguity;
 use crate::plan::policy::{PathRule, Policy, Rule};
@@ -37,6 +41,18 @@ pub fn policy(config: &Config, problems: &mut Problems) -> Policy {
             .collect(),
         audit: inbound.authorization.value == Authorization::Audit,
     }
+}
+
+/// The fields by which rules and tokens judge a request's head. An audit changes nothing.
+pub fn judged_fields(policy: &Policy, jwt: Option<&JwtPlan>) -> Option<Arc<[HeaderName]>> {
+    let of_rules = policy.deny.iter().chain(&policy.allow).flat_map(|rule| &rule.headers).map(|(name, _)| name);
+    let of_tokens = jwt.into_iter().flat_map(|jwt| &jwt.issuers).filter_map(|issuer| match &issuer.place {
+        Place::Header(name) => Some(name),
+        Place::Cookie(_) | Place::Query(_) => None,
+    });
+    let all: BTreeSet<&str> = of_rules.chain(of_tokens).map(HeaderName::as_str).collect();
+    let all: Arc<[_]> = all.into_iter().filter_map(field_name).collect();
+    (!all.is_empty() && !policy.audit).then_some(all)
 }
 
 type Rules = Option<Set<OneOrMore<AccessRule>>>;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 
 use super::*;
+use crate::plan::door::Mtls;
 
 type Arrived = (Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
 
@@ -18,9 +19,12 @@ struct Two {
 
 impl Two {
     async fn new(more: &str) -> Self {
-        let house = House::new(&format!(", protocol: http2{more}"));
+        Self::at(House::new(&format!(", protocol: http2{more}")), House::serve).await
+    }
+
+    async fn at(house: House, serve: impl FnOnce(&House, DuplexStream)) -> Self {
         let (ours, theirs) = duplex(PIPE);
-        house.serve(theirs);
+        serve(&house, theirs);
         let (send, mut connection) = h2::client::handshake(ours).await.unwrap();
         let pings = connection.ping_pong().unwrap();
         let ended = house.tasks.run(connection);
@@ -227,4 +231,108 @@ async fn a_caller_that_is_told_to_go_and_does_not_answer_asks_in_vain_after_its_
     let heard = heard.await.unwrap();
     let resets = heard.windows(13).filter(|at| at[..5] == [0, 0, 4, 3, 0] && at[9..] == REFUSED_STREAM);
     assert!(resets.count() > 0, "{heard:?}");
+}
+
+/// A caller of a door that takes mutual TLS only, but for its probes.
+fn strictly(house: &House, io: DuplexStream) {
+    let door = house.plan.doors.iter().find(|door| door.side == Door::Inbound).unwrap();
+    let door = Arc::new(DoorPlan { mtls: Mtls::Strict, ..DoorPlan::clone(door) });
+    let caller = crate::proxy::Caller { client: ClientAddr(None), original: OriginalDst::EXPLICIT };
+    house.serve_at(&door, caller, &house.learned, Io::boxed(io));
+}
+
+const PROBES: &str = ", protocol: http2, probes: [{ path: /healthz }]";
+
+#[tokio::test(start_paused = true)]
+async fn who_has_to_prove_itself_and_does_not_holds_an_http2_connection_for_a_few_seconds() {
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = format!("{PREFACE}\0\0\0\u{4}\0\0\0\0\0");
+    for first in [PREFACE, &settings] {
+        let house = House::new(PROBES);
+        let start = Instant::now();
+        let (mut caller, theirs) = duplex(PIPE);
+        say(&mut caller, first).await;
+        strictly(&house, theirs);
+        rest_bytes(&mut caller).await;
+        assert!((10..=15).contains(&seconds(start)), "{}", seconds(start));
+        assert!(house.lines().await.is_empty());
+    }
+    // Its requests do not make that longer, and each that is let in is served to its end.
+    let mut two = Two::at(House::new(PROBES), strictly).await;
+    let start = Instant::now();
+    sleep(Duration::from_secs(6)).await;
+    let first = two.get("/healthz").await;
+    two.next().await.1.send_response(Response::new(()), true).unwrap();
+    assert_eq!(first.await.unwrap().status(), 200);
+    let slow = two.get("/healthz").await;
+    let (_request, mut respond) = two.next().await;
+    sleep(Duration::from_secs(30)).await;
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(slow.await.unwrap().status(), 200);
+    (&mut two.ended).await.unwrap().unwrap();
+    assert_eq!(seconds(start), 36);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_connection_in_plaintext_ends_in_order_with_the_first_refusal_for_it() {
+    let mut two = Two::at(House::new(PROBES), strictly).await;
+    let start = Instant::now();
+    let refused = two.get("/").await.await.unwrap();
+    assert_eq!(refused.status(), 403);
+    let why = refused.into_body().data().await.unwrap().unwrap();
+    assert!(why.starts_with(b"outrigger: plaintext_refused"), "{why:?}");
+    (&mut two.ended).await.unwrap().unwrap();
+    assert_eq!(seconds(start), 0);
+    let line = two.house.line().await;
+    assert!(line.contains("status=403 reason=plaintext_refused"), "{line}");
+
+    // One that gives no window for the answer is waited for no longer than one that does not leave.
+    let house = House::new(PROBES);
+    let (ours, theirs) = duplex(PIPE);
+    strictly(&house, theirs);
+    let (send, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(ours).await.unwrap();
+    let ended = house.tasks.run(connection);
+    let start = Instant::now();
+    let mut ready = send.ready().await.unwrap();
+    let (answer, _request) = ready.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 403);
+    let _ = ended.await.unwrap();
+    assert_eq!(seconds(start), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trailer_brings_the_app_nothing_that_rules_or_tokens_judge_in_heads() {
+    const DENY: &str = ", deny: [{ headers: { x-debug: \"1\" } }]";
+    const ALLOW: &str = ", allow: [{ headers: { x-debug: { present: false } } }]";
+    const TOKEN: &str = ", jwt: [{ issuer: i, audiences: any, jwks: \"https://i/k\", token: x-debug }]";
+    for (rules, passes) in [
+        ("", true),
+        (DENY, false),
+        (ALLOW, false),
+        (TOKEN, false),
+        (", deny: [{ paths: /y }]", true),
+        (", authorization: audit, deny: [{ headers: { x-debug: \"1\" } }]", true),
+    ] {
+        let mut two = Two::new(rules).await;
+        for (name, judged) in [("x-debug", true), ("x_debug", true), ("x-sum", false)] {
+            let mut ready = two.send.clone().ready().await.unwrap();
+            let request = Request::post("http://a/x").body(()).unwrap();
+            let (answer, mut up) = ready.send_request(request, false).unwrap();
+            up.send_data("hi".into(), false).unwrap();
+            let trailers =
+                [(name, "1"), ("x-other", "2")].map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            up.send_trailers(trailers.into_iter().collect()).unwrap();
+            let (request, mut respond) = two.next().await;
+            let mut body = request.into_body();
+            while let Some(piece) = body.data().await {
+                body.flow_control().release_capacity(piece.unwrap().len()).unwrap();
+            }
+            let got = body.trailers().await.unwrap().unwrap();
+            assert_eq!(got.contains_key(name), passes || !judged, "{rules}: {name}: {got:?}");
+            assert_eq!(got["x-other"], "2", "{rules}");
+            respond.send_response(Response::new(()), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use super::kit::*;
 use crate::reason::{Reason, Side};
 use crate::tls::identity::{Identity, name_for};
-use crate::tls::untrusted::{Role, Untrusted, refused_by_peer};
+use crate::tls::untrusted::{Role, Untrusted, refused_by_peer, too_old};
 
 /// Two identities under one root.
 struct Pair {
@@ -126,7 +126,9 @@ async fn only_the_versions_that_are_asked_for() {
         assert_eq!(server.as_ref().ok().map(|met| met.version), spoken, "as server {server:?}");
         if spoken.is_none() {
             assert!(client.unwrap_err().to_string().contains("ProtocolVersion"));
-            assert_eq!(Untrusted::of_io(&server.unwrap_err()), None);
+            let error = server.unwrap_err();
+            assert_eq!(Untrusted::of_io(&error), None);
+            assert!(too_old(&error).unwrap().contains("identity.tls12: true"), "{error}");
         }
         let (client, _) = meet(pair.client(&[]), Arc::new(stranger_server(&other, versions))).await;
         assert_eq!(client.as_ref().ok().map(|met| met.version), spoken, "as client {client:?}");
