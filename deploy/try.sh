@@ -85,6 +85,7 @@ ok "empty-chroot serves ($(du -h "$root/outrigger" | cut -f1), files: $(find "$r
 cat >"$root/redirect.yaml" <<'YAML'
 service: alone
 inbound: { app: "127.0.0.1:8080" }
+redirect: {}
 YAML
 namespace=(unshare --net)
 [ "$(id -u)" -eq 0 ] || namespace=(unshare --user --map-root-user --net)

@@ -9,13 +9,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::{File, complain, duration, explain};
-use crate::config;
 use crate::config::expand::Variables;
 use crate::config::facts::Facts;
 use crate::config::problem::Problems;
+use crate::config::{self, Config};
 use crate::control::load::read_bytes;
 use crate::plan::build::redirect::capture;
-use crate::plan::redirect::Capture;
+use crate::plan::redirect::{Capture, is_link_local};
 use crate::redirect::build::ruleset;
 use crate::redirect::force::{self, InForce};
 use crate::redirect::routing::What;
@@ -39,6 +39,7 @@ pub enum Command {
     },
     /// Take the rules away; what others have set stays as it is
     #[command(after_help = "Exit codes: 0 there are none any more, 1 they could not be taken away.\n\
+        What `script --iptables` has set, `script --iptables --remove` takes away.\n\
         Connections that were captured end.")]
     Remove,
     /// Say which rules are in force here, in words and as text for nft
@@ -94,6 +95,9 @@ fn target(text: &str) -> Result<SocketAddr, String> {
     if to.ip().is_loopback() || to.ip().is_unspecified() {
         return Err(format!("{} is this machine's loopback, which is never captured: name another address", to.ip()));
     }
+    if is_link_local(to.ip()) {
+        return Err(format!("{} is a link-local address, which is never captured: name another address", to.ip()));
+    }
     Ok(to)
 }
 
@@ -121,7 +125,8 @@ pub fn run(
     variables: Variables<'_>,
     (out, err): (&mut dyn Write, &mut dyn Write),
 ) -> ExitCode {
-    let meant = match command.meant().map(|meant| meant.read(&path(&meant.file), facts, variables)) {
+    let unsaid = if matches!(command, Command::Script { .. }) { Unsaid::Told } else { Unsaid::Refused };
+    let meant = match command.meant().map(|meant| meant.read(&path(&meant.file), unsaid, facts, variables)) {
         None => None,
         Some(Ok((capture, warnings))) => {
             // Where even stderr is closed, the exit code has to say it.
@@ -137,8 +142,8 @@ pub fn run(
         (Command::Apply { beside, .. }, Some(capture)) => apply(&capture, beside, err),
         (Command::Script { iptables, remove, .. }, Some(capture)) => Ok((script(&capture, iptables, remove), true)),
         (Command::Test { to, timeout, .. }, Some(capture)) => test(&capture, to, timeout),
-        (Command::Show, _) => show(),
-        _ => remove(),
+        (Command::Show, _) => show(err),
+        _ => remove(err),
     };
     match done {
         Ok((text, fine)) => match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -149,9 +154,40 @@ pub fn run(
     }
 }
 
+/// What becomes of a file without the section: its sidecar takes captured connections for those of explicit mode, and leads
+/// them to wrong places.
+#[derive(Clone, Copy)]
+enum Unsaid {
+    Refused,
+    Told,
+}
+
+impl Unsaid {
+    fn judge(self, config: &Config, problems: &mut Problems) {
+        let add = "add `redirect: {}` (all at its default) and reload or restart it";
+        match self {
+            _ if config.redirect.is_some() => {}
+            Self::Refused => {
+                let text = format!("without this section the sidecar does not know captured connections: {add}");
+                problems.error("redirect", None, text, None);
+            }
+            Self::Told => {
+                let text = format!("without this section the sidecar does not know what these rules send it: {add}");
+                problems.warning("redirect", None, text);
+            }
+        }
+    }
+}
+
 impl Meant {
     /// What the file says, with warnings as text. No other file that it names is opened: an init step may not have them.
-    fn read(&self, path: &Path, facts: &Facts, variables: Variables<'_>) -> Result<(Capture, String), Problems> {
+    fn read(
+        &self,
+        path: &Path,
+        unsaid: Unsaid,
+        facts: &Facts,
+        variables: Variables<'_>,
+    ) -> Result<(Capture, String), Problems> {
         let mut problems = Problems::new(path.display().to_string());
         let text = match read_bytes(path).and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()))
         {
@@ -162,7 +198,10 @@ impl Meant {
             }
         };
         let document = config::read(&text, facts, variables, &mut problems);
-        let capture = document.and_then(|document| capture(&document.config, &mut problems));
+        let capture = document.and_then(|document| {
+            unsaid.judge(&document.config, &mut problems);
+            capture(&document.config, &mut problems)
+        });
         let problems = problems.sorted();
         match capture {
             Some(mut capture) if !problems.has_errors() => {
@@ -181,24 +220,34 @@ type Done = Result<(String, bool), String>;
 fn apply(capture: &Capture, beside: bool, err: &mut dyn Write) -> Done {
     let ruleset = ruleset(capture, force::has_ipv6());
     force::apply(&ruleset, beside)?;
-    if let Some(note) = force::legacy_note() {
-        let _ = writeln!(err, "outrigger: warning: {note}");
-    }
+    warn_of_legacy(err);
     Ok((format!("rules are in force:\n{}", words::words(&ruleset.chains)), true))
 }
 
-fn remove() -> Done {
+fn warn_of_legacy(err: &mut dyn Write) {
+    if let Some(note) = force::legacy_note() {
+        let _ = writeln!(err, "outrigger: warning: {note}");
+    }
+}
+
+fn remove(err: &mut dyn Write) -> Done {
     let text = if force::remove()? { "the rules are gone" } else { "there are no rules of outrigger's here" };
+    warn_of_legacy(err);
     Ok((format!("{text}\n"), true))
 }
 
-fn show() -> Done {
+fn show(err: &mut dyn Write) -> Done {
+    warn_of_legacy(err);
     let in_force = force::look()?;
-    let InForce { chains, stranger, routing, .. } = &in_force;
+    let InForce { chains, stranger, routing, script, .. } = &in_force;
     if let (Some(_), Some(why)) = (chains, stranger) {
         return Err(format!("the table `inet {TABLE}` was not made by `outrigger redirect`: {why}"));
     }
+    let script = if script.is_empty() { String::new() } else { format!("{}\n", force::of_script_words(script)) };
     let Some(chains) = chains else {
+        if !script.is_empty() {
+            return Ok((script, true));
+        }
         let left = if routing.is_empty() {
             ""
         } else {
@@ -207,7 +256,7 @@ fn show() -> Done {
         return Ok((format!("no rules of outrigger's are in force here{left}\n{}", force::as_text(&in_force)), false));
     };
     let missing = missing_routing(&in_force).unwrap_or_default();
-    let text = format!("rules are in force:\n{}{missing}\n{}", words::words(chains), force::as_text(&in_force));
+    let text = format!("{script}rules are in force:\n{}{missing}\n{}", words::words(chains), force::as_text(&in_force));
     Ok((text, missing.is_empty()))
 }
 
@@ -257,6 +306,7 @@ mod tests {
         for to in ["127.0.0.1:8080", "127.9.9.9:80", "[::1]:80", "0.0.0.0:80", "[::]:80", "[::ffff:127.0.0.1]:80"] {
             assert!(target(to).unwrap_err().contains("loopback, which is never captured"), "{to}");
         }
+        assert!(target("[fe80::1]:80").unwrap_err().contains("link-local address, which is never captured"));
         assert_eq!(target("[::ffff:10.77.0.3]:80"), Ok("10.77.0.3:80".parse().unwrap()));
         assert_eq!(target("[fd00::1]:80"), Ok("[fd00::1]:80".parse().unwrap()));
         assert!(target("10.77.0.3").unwrap_err().contains("10.1.2.3:5432"));

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::life::drain::{Phase, Watch};
 use crate::plan::Plan;
-use crate::plan::redirect::{Capture, DoorPorts, Way};
+use crate::plan::redirect::{AppCapture, Capture, DoorPorts, Way};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::stamp::Stamp;
 
@@ -270,6 +270,9 @@ impl<W: Works> Reloader<W> {
         }
         let bound = self.works.bind(&plan).await?;
         let changes = changes(&old, &plan);
+        if let Some(text) = leaves_rules(&old, &plan).filter(|_| self.works.captured() == Captured::Not) {
+            warn!("{text}");
+        }
         self.works.apply(plan, bound);
         Ok(changes)
     }
@@ -321,17 +324,6 @@ fn needs_restart(old: &Plan, new: &Plan) -> Vec<String> {
 /// What cannot change while an app runs that is captured by it, one line per value that would.
 fn bound_by_app(old: &Plan, new: &Plan, captured: Captured) -> Vec<String> {
     let Some(before) = old.redirect.as_deref().filter(|_| captured != Captured::Not) else { return Vec::new() };
-    let doors = |capture: &Capture| {
-        let door = |way: &Option<Way>| way.as_ref().map(|way| way.door);
-        (door(&capture.outbound), door(&capture.inbound))
-    };
-    // The doors' ports are told apart, under the keys that say them.
-    let rest = |capture: &Capture| {
-        let mut rest = Capture { own: Vec::new(), ..capture.clone() };
-        let zero = DoorPorts { v4: 0, v6: 0 };
-        rest.outbound.iter_mut().chain(&mut rest.inbound).for_each(|way| way.door = zero);
-        rest
-    };
     let ports = |plan: &Plan| -> BTreeSet<u16> {
         plan.capture.iter().flat_map(|capture| capture.ports.keys().copied()).collect()
     };
@@ -353,6 +345,48 @@ fn bound_by_app(old: &Plan, new: &Plan, captured: Captured) -> Vec<String> {
         )
     };
     fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| line(key)).collect()
+}
+
+/// The ports of the outbound and the inbound door.
+fn doors(capture: &Capture) -> (Option<DoorPorts>, Option<DoorPorts>) {
+    let door = |way: &Option<Way>| way.as_ref().map(|way| way.door);
+    (door(&capture.outbound), door(&capture.inbound))
+}
+
+/// All but the ports, which are told apart, under the keys that say them.
+fn rest(capture: &Capture) -> Capture {
+    let mut rest = Capture { own: Vec::new(), ..capture.clone() };
+    let zero = DoorPorts { v4: 0, v6: 0 };
+    rest.outbound.iter_mut().chain(&mut rest.inbound).for_each(|way| way.door = zero);
+    rest
+}
+
+/// That the kernel's rules, which a reload does not touch, lead where the new file does not expect it.
+fn leaves_rules(old: &Plan, new: &Plan) -> Option<String> {
+    let before = old.redirect.as_deref()?;
+    let Some(after) = new.redirect.as_deref() else {
+        return Some(
+            "redirect: without the section this sidecar does not know captured connections: if rules of `outrigger \
+             redirect apply` are in force here, run `outrigger redirect remove`, or put the section back"
+                .to_owned(),
+        );
+    };
+    // How an app is captured is no matter of these rules.
+    let others = |capture: &Capture| Capture { app: AppCapture::default(), ..rest(capture) };
+    let (was, is) = (doors(before), doors(after));
+    let same = [
+        ("outbound.listen", was.0 == is.0),
+        ("inbound.listen", was.1 == is.1),
+        ("the sidecar's own ports", was != is || before.own == after.own),
+        ("redirect", others(before) == others(after)),
+    ];
+    let keys: Vec<&str> = same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "{}: rules of `outrigger redirect apply` that are in force here still go by the old file: run it again",
+            keys.join(", ")
+        )
+    })
 }
 
 /// What differs between two plans, in the words of the file.
@@ -649,15 +683,39 @@ mod tests {
         assert_eq!(Hash::of(b"foobar").to_string(), "85944171f73967e8");
     }
 
+    fn of(text: &str) -> Plan {
+        let mut problems = crate::config::problem::Problems::new("FILE");
+        let text = format!("service: a\n{text}\n");
+        let facts = crate::config::facts::Facts::PLAIN;
+        let document = crate::config::read(&text, &facts, &|_| None, &mut problems).unwrap();
+        crate::plan::build::build(&document.config, std::path::Path::new("/"), &mut problems).plan
+    }
+
+    #[test]
+    fn rules_that_go_by_the_old_file_are_told() {
+        let inbound = "inbound: { listen: '[::]:9000', app: '127.0.0.1:9001' }";
+        let dns = "dns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }";
+        let old = of(&format!("redirect: {{}}\n{inbound}"));
+        let again = "still go by the old file: run it again";
+        for (text, keys, says) in [
+            (format!("redirect: {{ app: proxy }}\n{inbound}\ngrace: 3s"), "", ""),
+            (inbound.to_owned(), "redirect", "run `outrigger redirect remove`, or put the section back"),
+            (format!("redirect: {{}}\n{inbound}\noutbound: {{ listen: '127.0.0.1:15101' }}"), "outbound.listen", again),
+            (format!("redirect: {{}}\n{}", inbound.replace("9000", "9002")), "inbound.listen", again),
+            (format!("redirect: {{}}\n{}", inbound.replace("9001", "9002")), "", ""),
+            (format!("redirect: {{}}\n{inbound}\nstatus: '0.0.0.0:15020'"), "the sidecar's own ports", again),
+            (format!("redirect: {{ dns: all }}\n{inbound}\n{dns}"), "redirect", again),
+            (format!("redirect: {{ inbound: 'off' }}\n{inbound}"), "inbound.listen, redirect", again),
+        ] {
+            let said = leaves_rules(&old, &of(&text)).unwrap_or_default();
+            assert_eq!(said.split_once(':').map_or("", |(keys, _)| keys), keys, "{text}");
+            assert!(said.ends_with(says), "{said}");
+        }
+        assert_eq!(leaves_rules(&of(inbound), &old), None);
+    }
+
     #[test]
     fn what_an_app_is_captured_by_stays_as_it_is() {
-        let of = |text: &str| {
-            let mut problems = crate::config::problem::Problems::new("FILE");
-            let text = format!("service: a\n{text}\n");
-            let facts = crate::config::facts::Facts::PLAIN;
-            let document = crate::config::read(&text, &facts, &|_| None, &mut problems).unwrap();
-            crate::plan::build::build(&document.config, std::path::Path::new("/"), &mut problems).plan
-        };
         let inbound = "inbound: { listen: '[::]:9000', app: '127.0.0.1:9001' }";
         let old = of(&format!("redirect: {{}}\n{inbound}"));
         for (text, by_rules, within) in [

@@ -8,6 +8,11 @@ use ipnet::IpNet;
 /// Where captured questions to name servers go.
 pub const DNS_PORT: u16 = 15053;
 
+/// Whether connections to it are never captured, because their sockets are bound to an interface: IPv6's addresses of one link.
+pub fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip.to_canonical(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 /// What is captured in a network namespace, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {

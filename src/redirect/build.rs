@@ -9,6 +9,11 @@
 //!   the same addresses; it is told apart by its differentiated services field ([`TO_APP`]), which needs no privilege,
 //!   never leaves the machine, and lets the app see no loopback address where a remote caller stands behind it.
 
+//!
+//! Only a connection's first packet is asked where it goes, and whoever calls can send another one first, which is let go, or
+//! somebody's rule can keep the connection out of the kernel's list. So what opens a connection that was to go to a door and
+//! was not sent there goes nowhere: two chains look once more when all addresses are translated (the guards).
+
 use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -20,6 +25,9 @@ use crate::plan::redirect::{AppCapture, Capture, DNS_PORT, DoorPorts, Mode, Pick
 /// What the names of all our chains begin with; a table with any other chain is not ours.
 pub const PREFIX: &str = "outrigger-";
 
+/// Why addresses of one link are left alone.
+pub(super) const LINK_LOCAL: &str = "link-local";
+
 // iptables takes 28 bytes of a name, and `-interfaces` may follow.
 const OUTBOUND: &str = "outrigger-outbound";
 const OUT: &str = "outrigger-out";
@@ -28,6 +36,12 @@ const IN: &str = "outrigger-in";
 const OWN: &str = "outrigger-own";
 const SELF: &str = "outrigger-self";
 const BACK: &str = "outrigger-back";
+/// What was to go to a door and did not.
+const GUARD_OUT: &str = "outrigger-guard-out";
+const GUARD_IN: &str = "outrigger-guard-in";
+const GUARD_APP: &str = "outrigger-guard-app";
+const NOT_OUT: &str = "outrigger-not-out";
+const NOT_IN: &str = "outrigger-not-in";
 const APP: &str = "outrigger-app";
 
 /// Nobody sits there in a network of an app's own: `discard`, of a service that was hardly ever run (RFC 863).
@@ -36,6 +50,8 @@ const NOBODYS_PORT: u16 = 9;
 /// Before `dstnat` (-100): what the app dialled is seen before a container engine or kube-proxy changes it.
 const BEFORE_DSTNAT: i32 = -101;
 const MANGLE: i32 = -150;
+/// After all that changes where a packet of this machine goes.
+const AFTER_DSTNAT: i32 = 0;
 
 /// What is captured, and in which families.
 struct Builder<'c> {
@@ -46,14 +62,21 @@ struct Builder<'c> {
 /// All rules for what is to be captured; without IPv6 those of IPv4 alone.
 pub fn ruleset(capture: &Capture, v6: bool) -> Ruleset {
     let builder = Builder { capture, v6 };
-    let chains = vec![builder.outbound()];
-    builder.all(chains)
+    builder.all(vec![builder.outbound()], None)
 }
 
 /// The rules for one app: as [`ruleset`], but of what is sent on this machine only what the app sends is captured.
 pub fn ruleset_of(capture: &Capture, app: Match, v6: bool) -> Ruleset {
     let builder = Builder { capture, v6 };
-    builder.all(builder.outbound_of(app))
+    builder.all(builder.outbound_of(app.clone()), Some(app))
+}
+
+/// Whether a chain only says again what another says.
+pub fn repeats(chain: &Chain) -> bool {
+    [SELF, GUARD_OUT, GUARD_APP, NOT_OUT, NOT_IN].iter().any(|name| {
+        let rest = chain.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
 }
 
 /// By what these rules take what a user of a group sends for the sidecar's, in words; `None` where they do not.
@@ -106,11 +129,13 @@ enum Side {
 }
 
 impl Builder<'_> {
-    /// What all rules have besides the first chains.
-    fn all(&self, mut chains: Vec<Chain>) -> Ruleset {
+    /// What all rules have besides the first chains; with `app`, those for one app.
+    fn all(&self, mut chains: Vec<Chain>, app: Option<Match>) -> Ruleset {
         let capture = self.capture;
         if let Some(outbound) = &capture.outbound {
             chains.extend(self.picked(OUT, outbound, Side::Out, &self.redirect(outbound.door)));
+            chains.extend(self.guard_out(app));
+            chains.extend(self.picked(NOT_OUT, outbound, Side::Out, &[self.drop("was to go to the outbound door")]));
         }
         let mut routing = None;
         if let Some(inbound) = &capture.inbound {
@@ -120,6 +145,9 @@ impl Builder<'_> {
                 Mode::Redirect => {
                     chains.push(self.arrivals());
                     chains.extend(self.picked(IN, inbound, Side::In, &self.redirect(inbound.door)));
+                    chains.push(self.guard_in());
+                    let last = self.drop("was to go to the inbound door");
+                    chains.extend(self.picked(NOT_IN, inbound, Side::In, &[last]));
                 }
                 Mode::Tproxy => {
                     chains.push(self.intercept());
@@ -144,9 +172,8 @@ impl Builder<'_> {
 
     /// What the service sends.
     fn sent(&self) -> Vec<Rule> {
-        let exempt = self.capture.outbound.iter().flat_map(|way| &way.except.uids);
-        let mut rules: Vec<Rule> =
-            exempt.map(|uid| Rule::new([Match::User(*uid)], Action::Return, "outbound.except.uids")).collect();
+        let mut rules = self.exempt();
+        rules.extend(self.link_local());
         rules.extend(self.dns());
         if self.capture.outbound.is_some() {
             rules.extend(self.loopback());
@@ -154,6 +181,12 @@ impl Builder<'_> {
             rules.push(Rule::new(matches, Action::Goto(OUT.into()), "new connections"));
         }
         rules
+    }
+
+    /// Users that are left alone.
+    fn exempt(&self) -> Vec<Rule> {
+        let exempt = self.capture.outbound.iter().flat_map(|way| &way.except.uids);
+        exempt.map(|uid| Rule::new([Match::User(*uid)], Action::Return, "outbound.except.uids")).collect()
     }
 
     /// What was sent on this machine: the first packet of each connection.
@@ -193,16 +226,48 @@ impl Builder<'_> {
         base(INBOUND, Kind::Nat, Hook::Prerouting, BEFORE_DSTNAT, rules)
     }
 
+    /// What came in and was not sent to the door. It is asked what was, because what the kernel knows no connection of has no
+    /// state at all.
+    fn guard_in(&self) -> Chain {
+        let mut rules = guarded();
+        rules.insert(1, Rule::new([Match::In("lo".into())], Action::Return, "loopback"));
+        rules.push(Rule::new([Match::Tcp, Match::ToHere], Action::Goto(NOT_IN.into()), "not sent to the door"));
+        base(GUARD_IN, Kind::Filter, Hook::Input, MANGLE, rules)
+    }
+
+    /// The same for what the service sends.
+    fn guard_out(&self, app: Option<Match>) -> Vec<Chain> {
+        let mut rest = self.exempt();
+        rest.extend(self.link_local());
+        rest.extend(self.loopback());
+        rest.push(Rule::new([Match::Tcp], Action::Goto(NOT_OUT.into()), "not sent to the door"));
+        let mut rules = guarded();
+        let mut more = Vec::new();
+        if let Some(app) = app {
+            rules.push(Rule::new([app], Action::Goto(GUARD_APP.into()), "what the app sends"));
+            more.push(chain(GUARD_APP, rest));
+        } else {
+            let sends = |who| Rule::new([who], Action::Return, "what the sidecar sends");
+            rules.extend(self.sidecar().into_iter().map(sends));
+            rules.extend(rest);
+        }
+        let guard = base(GUARD_OUT, Kind::Filter, Hook::Output, AFTER_DSTNAT, rules);
+        std::iter::once(guard).chain(more).collect()
+    }
+
     /// The same where connections keep their addresses: each packet.
     fn intercept(&self) -> Chain {
         // A packet that opens a connection must not be taken for one of an old connection with the same ports.
         let matches = vec![Match::Tcp, Match::Opened, Match::Transparent];
         let actions = vec![Action::Mark(self.capture.mark), Action::Return];
+        // What opens a connection goes there whatever the kernel takes it for, or where it keeps no list of it.
+        let opens = [Match::Tcp, Match::Opening, Match::ToHere];
         // Answers to what was sent from here may still carry addresses that are to be translated back.
         let others = [Match::Tcp, Match::Original, Match::ToHere];
         let rules = vec![
             Rule::new([Match::In("lo".into())], Action::Return, "loopback"),
             Rule { matches, actions, why: "connections that the sidecar has".into() },
+            Rule::new(opens, Action::Goto(IN.into()), "new connections to this machine"),
             Rule::new(others, Action::Goto(IN.into()), "connections to this machine"),
         ];
         base(INBOUND, Kind::Filter, Hook::Prerouting, MANGLE, rules)
@@ -301,13 +366,25 @@ impl Builder<'_> {
         self.families().map(|family| own(loopback(family))).collect()
     }
 
+    /// A socket that calls a link-local address, be it a name server's, is bound to an interface, and so has no way to a door
+    /// on loopback.
+    fn link_local(&self) -> Option<Rule> {
+        let net = Ipv6Net::new_assert([0xfe80, 0, 0, 0, 0, 0, 0, 0].into(), 10);
+        self.v6.then(|| Rule::new([Match::Destination(net.into())], Action::Return, LINK_LOCAL))
+    }
+
     fn redirect(&self, door: DoorPorts) -> Vec<Rule> {
         self.to_door(door, |port| vec![Action::Redirect(port)])
     }
 
     fn tproxy(&self, door: DoorPorts) -> Vec<Rule> {
         let mark = self.capture.mark;
-        self.to_door(door, |port| vec![Action::Tproxy(port), Action::Mark(mark), Action::Accept])
+        let mut rules = self.to_door(door, |port| vec![Action::Tproxy(port), Action::Mark(mark), Action::Accept]);
+        // Where nobody listens at the door the rule ends there, and the next would be the app; connections from before go on.
+        let mut nobody = self.drop("nobody at the door");
+        nobody.matches.push(Match::Opening);
+        rules.push(nobody);
+        rules
     }
 
     /// The last rules, of both families at once where that is the same.
@@ -324,10 +401,24 @@ impl Builder<'_> {
         }
     }
 
+    /// What ends a chain for what was to go to a door.
+    fn drop(&self, why: &str) -> Rule {
+        let family = (!self.v6).then_some(Match::Family(Family::V4));
+        Rule::new(family.into_iter().chain([Match::Tcp]).collect::<Vec<_>>(), Action::Drop, why)
+    }
+
     fn families(&self) -> impl Iterator<Item = Family> + use<> {
         let v6 = self.v6.then_some(Family::V6);
         std::iter::once(Family::V4).chain(v6)
     }
+}
+
+/// What every guard lets pass first.
+fn guarded() -> Vec<Rule> {
+    vec![
+        Rule::new([Match::Tcp, Match::Opened], Action::Return, "connections that are there"),
+        Rule::new([Match::Translated], Action::Return, "sent to the door"),
+    ]
 }
 
 /// The addresses that never leave the machine.

@@ -12,6 +12,8 @@ const UDP: u8 = 17;
 /// FIN, SYN, RST and ACK of TCP's flags, and SYN alone.
 const FLAGS: u8 = 0x17;
 const SYN: u8 = 0x02;
+/// `IPS_DST_NAT`.
+const TRANSLATED: u32 = 1 << 5;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 /// The kernel's longest name of an interface, with a zero byte.
@@ -43,6 +45,11 @@ fn looks_at(found: &Match, steps: &mut Vec<Expression>) {
         Match::In(name) => is(Load::Meta(meta::IN), &interface(name)),
         Match::Out(name) => is(Load::Meta(meta::OUT), &interface(name)),
         Match::Transparent => is(Load::Transparent, &[1]),
+        Match::Translated => steps.extend([
+            Expression::Load(Load::Connection(connection::STATUS)),
+            Expression::And(TRANSLATED.to_ne_bytes().to_vec()),
+            Expression::Compare(Compare::Unequal, vec![0; 4]),
+        ]),
         Match::Original => is(Load::Connection(connection::DIRECTION), &[0]),
         Match::Reply => is(Load::Connection(connection::DIRECTION), &[1]),
         Match::ConnectionMark(mark) => is(Load::Connection(connection::MARK), &mark.to_ne_bytes()),
@@ -131,6 +138,7 @@ fn does(action: &Action, steps: &mut Vec<Expression>) {
     match action {
         Action::Return => steps.push(Expression::Verdict(Verdict::Return)),
         Action::Accept => steps.push(Expression::Verdict(Verdict::Accept)),
+        Action::Drop => steps.push(Expression::Verdict(Verdict::Drop)),
         Action::Goto(chain) => steps.push(Expression::Verdict(Verdict::Goto(chain.clone()))),
         Action::Redirect(port) => {
             steps.extend([Expression::Put(port.to_be_bytes().to_vec()), Expression::Redirect]);
@@ -221,6 +229,11 @@ fn one_match(steps: &[Expression]) -> Decoded<'_, Match> {
             Compare::Unequal => Some((Match::Opened, rest)),
             Compare::AtLeast | Compare::AtMost => None,
         },
+        [Get(Load::Connection(connection::STATUS)), And(mask), Cmp(Compare::Unequal, zero), rest @ ..]
+            if **mask == TRANSLATED.to_ne_bytes() && **zero == [0; 4] =>
+        {
+            Some((Match::Translated, rest))
+        }
         [Get(PORT), Cmp(Compare::AtLeast, first), Cmp(Compare::AtMost, last), rest @ ..] => {
             Some((Match::Port(short(first)?..=short(last)?), rest))
         }
@@ -266,6 +279,7 @@ fn one_action(steps: &[Expression]) -> Decoded<'_, Action> {
     Some(match steps {
         [Expression::Verdict(verdict), rest @ ..] => match verdict {
             Verdict::Accept => (Action::Accept, rest),
+            Verdict::Drop => (Action::Drop, rest),
             Verdict::Return => (Action::Return, rest),
             Verdict::Goto(chain) => (Action::Goto(chain.clone()), rest),
         },

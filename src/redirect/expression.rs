@@ -82,6 +82,8 @@ pub enum Of {
 pub enum Verdict {
     /// `NF_ACCEPT`.
     Accept,
+    /// `NF_DROP`.
+    Drop,
     /// `NFT_RETURN`.
     Return,
     /// `NFT_GOTO`.
@@ -110,6 +112,8 @@ pub mod meta {
 pub mod connection {
     /// 0 as it was opened, 1 against that.
     pub const DIRECTION: u32 = 1;
+    /// What is known of the connection, a bit for each.
+    pub const STATUS: u32 = 2;
     /// The connection's mark.
     pub const MARK: u32 = 3;
 }
@@ -122,6 +126,7 @@ pub mod header {
     pub const TRANSPORT: u32 = 2;
 }
 
+const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 const RETURN: u32 = -5_i32 as u32;
 const GOTO: u32 = -4_i32 as u32;
@@ -212,6 +217,7 @@ impl Verdict {
         body.nest(2, |data| {
             data.nest(VERDICT, |verdict| match self {
                 Self::Accept => verdict.number(CODE, ACCEPT),
+                Self::Drop => verdict.number(CODE, DROP),
                 Self::Return => verdict.number(CODE, RETURN),
                 Self::Goto(chain) => {
                     verdict.number(CODE, GOTO);
@@ -225,6 +231,7 @@ impl Verdict {
         let verdict = body.inside(2)?.inside(VERDICT)?;
         match verdict.number(CODE)? {
             ACCEPT => Some(Self::Accept),
+            DROP => Some(Self::Drop),
             RETURN => Some(Self::Return),
             GOTO => verdict.text(CHAIN).map(|chain| Self::Goto(chain.to_owned())),
             _ => None,

@@ -25,6 +25,9 @@ const NAMES: usize = 16;
 /// What the tables begin with whose rules are held, with their family.
 const HELD: &str = "inet outrigger-run-";
 
+/// Takes away what the script for iptables has set.
+const UNDO: &str = "outrigger redirect script --iptables --remove -c FILE | sh";
+
 const RESTLESS: &str = "something changes the kernel's tables all the time: nothing was changed; try again";
 
 /// What is in force in this network namespace.
@@ -38,6 +41,8 @@ pub struct InForce {
     pub strange: Vec<String>,
     /// Our policy routing.
     pub routing: Vec<Entry>,
+    /// The tables of iptables in which rules of our script for it stand.
+    pub script: Vec<String>,
 }
 
 /// Whether this network namespace has IPv6: the kernel knows it, and at least one interface is to speak it.
@@ -151,16 +156,18 @@ fn is_anothers(error: &io::Error) -> bool {
     [Errno::EXIST, Errno::PERM].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Takes our rules away; says whether there were any.
+/// Takes our rules away; says whether there were any. Those of our script for iptables only a script takes away, and with
+/// them the policy routing stays, which may be theirs.
 ///
 /// # Errors
 /// A line that says why, and what to do.
 pub fn remove() -> Result<bool, String> {
     let mut kernel = open_tables()?;
-    let mut there = false;
+    let (mut there, mut script) = (false, Vec::new());
     for left in (0..TRIES).rev() {
         let standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
         own_table(&standing)?;
+        script = of_script(&standing);
         if standing.table.is_none() {
             break;
         }
@@ -172,6 +179,10 @@ pub fn remove() -> Result<bool, String> {
             Err(_) if left == 0 => return Err(RESTLESS.to_owned()),
             Err(refused) => again(refused)?,
         }
+    }
+    if !script.is_empty() {
+        let besides = if there { "the table `inet outrigger` is gone, but " } else { "" };
+        return Err(format!("{besides}{}", of_script_words(&script)));
     }
     there |= !own_routing(None)?.is_empty();
     drop_routing(|_| true)?;
@@ -185,8 +196,26 @@ pub fn remove() -> Result<bool, String> {
 pub fn look() -> Result<InForce, String> {
     let mut kernel = open_tables()?;
     let standing = Standing::read(&mut kernel).map_err(|error| cannot("read the kernel's tables", &error))?;
-    let stranger = standing.stranger();
-    Ok(InForce { stranger, chains: standing.table, strange: standing.strange, routing: own_routing(None)? })
+    let (stranger, script) = (standing.stranger(), of_script(&standing));
+    Ok(InForce { stranger, chains: standing.table, strange: standing.strange, routing: own_routing(None)?, script })
+}
+
+/// The tables in which rules of our script for iptables stand.
+fn of_script(standing: &Standing) -> Vec<String> {
+    let mut tables: Vec<String> =
+        standing.others.iter().filter(|other| other.is_of_our_script()).map(|other| other.table.clone()).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    tables
+}
+
+/// That they are there, and what takes them away.
+pub fn of_script_words(tables: &[String]) -> String {
+    let tables = tables.iter().map(|table| format!("`{table}`")).collect::<Vec<_>>().join(", ");
+    format!(
+        "rules of `outrigger redirect script --iptables` are in force here, in {tables}: `iptables-save` and `ip6tables-save` \
+         show them, `{UNDO}` takes them away"
+    )
 }
 
 /// What iptables-legacy may do here, which cannot be seen by netlink.
@@ -220,6 +249,9 @@ fn own_table(standing: &Standing) -> Result<(), String> {
 /// Refuses to be a second one that redirects.
 fn alone(standing: &Standing, advice: &str) -> Result<(), String> {
     let Some(other) = standing.others.first() else { return Ok(()) };
+    if other.is_of_our_script() {
+        return Err(format!("{}: nothing was changed", of_script_words(&of_script(standing))));
+    }
     let chain = &other.chain;
     let known = [
         ("outrigger-", "an `outrigger run`'s"),
@@ -302,7 +334,7 @@ pub fn cannot(what: &str, error: &io::Error) -> String {
         }
         Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOENT) => {
             "the kernel has no nf_tables, or a part of it is missing (`modprobe nf_tables nft_chain_nat nft_redir \
-             nft_fib_inet nft_tproxy nft_socket` on the host); `outrigger redirect script --iptables | sh` does without"
+             nft_ct nft_fib_inet nft_tproxy nft_socket` on the host); `outrigger redirect script --iptables | sh` does without"
         }
         Some(Errno::AGAIN) => "something changes the kernel's tables all the time, or it does not answer: try again",
         Some(Errno::NETDOWN | Errno::NODEV) => "the loopback interface is down: `ip link set lo up`",

@@ -9,13 +9,17 @@ use super::text::{routing_commands, routing_removal};
 /// The families with their programs.
 const FAMILIES: [(Family, &str); 2] = [(Family::V4, "iptables"), (Family::V6, "ip6tables")];
 
+/// The tables that have rules of ours.
+const TABLES: [&str; 3] = ["nat", "mangle", "filter"];
+
 /// What every script begins with: it takes away what of ours is there, however it came there.
 const CLEAR: &str = r#"#!/bin/sh
 set -eu
 clear() { # clear PROGRAM TABLE
-    for chain in outrigger-outbound outrigger-inbound outrigger-back; do
-        while "$1" -w -t "$2" -D PREROUTING -j "$chain" 2>/dev/null; do :; done
-        while "$1" -w -t "$2" -D OUTPUT -j "$chain" 2>/dev/null; do :; done
+    for chain in outrigger-outbound outrigger-inbound outrigger-back outrigger-guard-out outrigger-guard-in; do
+        for hook in PREROUTING INPUT OUTPUT; do
+            while "$1" -w -t "$2" -D "$hook" -j "$chain" 2>/dev/null; do :; done
+        done
     done
     chains=$("$1" -w -t "$2" -S | sed -n 's/^-N \(outrigger-.*\)$/\1/p')
     for chain in $chains; do "$1" -w -t "$2" -F "$chain"; done
@@ -29,7 +33,7 @@ pub fn script(ruleset: &Ruleset, v6: bool, remove: bool) -> String {
     let families = FAMILIES.into_iter().filter(|(family, _)| v6 || *family == Family::V4);
     let commands = |out: &mut String, lines: Vec<String>| lines.iter().for_each(|line| writeln_into(out, line));
     for (_, program) in families.clone() {
-        commands(&mut out, vec![format!("clear {program} nat"), format!("clear {program} mangle")]);
+        commands(&mut out, TABLES.iter().map(|table| format!("clear {program} {table}")).collect());
     }
     if remove || ruleset.routing.is_some() {
         commands(&mut out, routing_removal(v6));
@@ -42,7 +46,7 @@ pub fn script(ruleset: &Ruleset, v6: bool, remove: bool) -> String {
     }
     let tables = tables(ruleset);
     for (family, program) in families {
-        for table in ["nat", "mangle"] {
+        for table in TABLES {
             let own = |chain: &&Chain| tables.get(&*chain.name) == Some(&table);
             let chains: Vec<&Chain> = ruleset.chains.iter().filter(own).collect();
             if !chains.is_empty() {
@@ -78,16 +82,23 @@ fn restore(out: &mut String, chains: &[&Chain], (family, program): (Family, &str
 fn hook(hook: Hook) -> &'static str {
     match hook {
         Hook::Prerouting => "PREROUTING",
+        Hook::Input => "INPUT",
         Hook::Output => "OUTPUT",
     }
 }
 
-/// The table of each chain: that of the hook from which it is reached.
+/// The table of each chain: that of the hook from which it is reached. What looks at packets after they were translated
+/// stands in one that comes after `nat` at its hook.
 fn tables(ruleset: &Ruleset) -> HashMap<&str, &'static str> {
     let mut tables = HashMap::new();
     for chain in &ruleset.chains {
         if let Some(base) = chain.base {
-            tables.insert(chain.name.as_str(), if base.kind == Kind::Nat { "nat" } else { "mangle" });
+            let table = match (base.kind, base.hook) {
+                (Kind::Nat, _) => "nat",
+                (Kind::Filter, Hook::Output) => "filter",
+                (Kind::Filter | Kind::Route, _) => "mangle",
+            };
+            tables.insert(chain.name.as_str(), table);
         }
         let Some(table) = tables.get(chain.name.as_str()).copied() else { continue };
         for action in chain.rules.iter().flat_map(|rule| &rule.actions) {
@@ -119,6 +130,7 @@ fn lines(rule: &Rule, family: Family) -> Vec<String> {
         Action::Mark(mark) => Some(format!("-j MARK --set-mark {mark:#x}")),
         Action::MarkConnection(mark) => Some(format!("-j CONNMARK --set-mark {mark:#x}")),
         Action::Accept => Some("-j ACCEPT".into()),
+        Action::Drop => Some("-j DROP".into()),
     };
     let line = |target: String| {
         let comment = format!("-m comment --comment \"{}\"", rule.why);
@@ -147,6 +159,7 @@ fn looks_at(found: &Match, own: Family) -> Option<String> {
         Match::Out(name) => format!("-o {}", interface(name)),
         Match::Dscp(family, code) => (*family == own).then(|| format!("-m dscp --dscp {code:#04x}"))?,
         Match::Transparent => "-m socket --transparent".into(),
+        Match::Translated => "-m conntrack --ctstate DNAT".into(),
         Match::Original => "-m conntrack --ctdir ORIGINAL".into(),
         Match::Reply => "-m conntrack --ctdir REPLY".into(),
         Match::ConnectionMark(mark) => format!("-m connmark --mark {mark:#x}"),

@@ -60,6 +60,8 @@ pub enum Kind {
 pub enum Hook {
     /// Those that came through an interface.
     Prerouting,
+    /// Those of them that are for this machine, when that is decided.
+    Input,
     /// Those that were sent on this machine.
     Output,
 }
@@ -136,6 +138,8 @@ pub enum Match {
     Dscp(Family, u8),
     /// Its connection's socket takes connections for foreign addresses.
     Transparent,
+    /// Its connection goes to another address or port than its opener called.
+    Translated,
     /// It goes in the direction in which its connection was opened.
     Original,
     /// It goes against the direction in which its connection was opened.
@@ -161,6 +165,8 @@ pub enum Action {
     MarkConnection(u32),
     /// End the table's look at it.
     Accept,
+    /// Let it go no further.
+    Drop,
 }
 
 impl Rule {

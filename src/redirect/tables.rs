@@ -159,6 +159,7 @@ fn of_tables(kind: u16) -> u16 {
 fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,
+        Hook::Input => 1,
         Hook::Output => 3,
     }
 }
@@ -212,6 +213,13 @@ pub struct Other {
     pub table: String,
     /// The chain.
     pub chain: String,
+}
+
+impl Other {
+    /// Whether it is of the script that we print for iptables.
+    pub fn is_of_our_script(&self) -> bool {
+        self.chain.starts_with(PREFIX) && ["ip ", "ip6 "].iter().any(|family| self.table.starts_with(family))
+    }
 }
 
 impl Standing {
@@ -312,7 +320,7 @@ fn read_base(chain: Attributes<'_>) -> Option<Base> {
         kind: [Kind::Nat, Kind::Filter, Kind::Route]
             .into_iter()
             .find(|kind| chain.text(7) == Some(kind_name(*kind)))?,
-        hook: [Hook::Prerouting, Hook::Output].into_iter().find(|hook| hook_number(*hook) == number)?,
+        hook: [Hook::Prerouting, Hook::Input, Hook::Output].into_iter().find(|hook| hook_number(*hook) == number)?,
         priority: hook.number(2)?.cast_signed(),
     })
 }

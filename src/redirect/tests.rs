@@ -90,17 +90,18 @@ fn what_is_off_has_no_rules() {
         let chains = rules(&format!("service: a\n{text}"), true).chains;
         chains.iter().map(|chain| chain.name.trim_start_matches("outrigger-").to_owned()).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(names(""), "outbound out");
-    assert_eq!(names("inbound: { app: '127.0.0.1:1' }"), "outbound out own self inbound in");
-    assert_eq!(names("inbound: { app: '127.0.0.1:1' }\nredirect: { inbound: off }"), "outbound out");
-    assert_eq!(names("inbound: { app: '127.0.0.1:1' }\nredirect: { outbound: off }"), "outbound own self inbound in");
+    let (out, inbound) = ("out guard-out not-out", "own self inbound in guard-in not-in");
+    assert_eq!(names(""), format!("outbound {out}"));
+    assert_eq!(names("inbound: { app: '127.0.0.1:1' }"), format!("outbound {out} {inbound}"));
+    assert_eq!(names("inbound: { app: '127.0.0.1:1' }\nredirect: { inbound: off }"), format!("outbound {out}"));
+    assert_eq!(names("inbound: { app: '127.0.0.1:1' }\nredirect: { outbound: off }"), format!("outbound {inbound}"));
     assert_eq!(
         names("redirect: { outbound: off, dns: all }\ndns: { listen: ['127.0.0.1:15053', '[::1]:15053'] }"),
         "outbound"
     );
     assert_eq!(
         names("inbound: { app: '127.0.0.1:1' }\nredirect: { mode: tproxy }"),
-        "outbound out own self inbound in back"
+        format!("outbound {out} own self inbound in back")
     );
 }
 
@@ -194,6 +195,7 @@ fn a_match() -> impl Strategy<Value = Match> {
         Just(Match::Opened),
         Just(Match::ToHere),
         Just(Match::Transparent),
+        Just(Match::Translated),
         Just(Match::Original),
         Just(Match::Reply),
         (1_u16.., 1_u16..).prop_map(|(a, b)| Match::Port(a.min(b)..=a.max(b))),
@@ -212,6 +214,7 @@ fn an_action() -> impl Strategy<Value = Action> {
     prop_oneof![
         Just(Action::Return),
         Just(Action::Accept),
+        Just(Action::Drop),
         "[a-z]{1,20}".prop_map(Action::Goto),
         any::<u16>().prop_map(Action::Redirect),
         any::<u16>().prop_map(Action::Tproxy),

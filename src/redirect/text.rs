@@ -83,6 +83,7 @@ fn base(base: &Base) -> String {
     };
     let hook = match base.hook {
         Hook::Prerouting => "prerouting",
+        Hook::Input => "input",
         Hook::Output => "output",
     };
     format!("type {kind} hook {hook} priority {}", base.priority)
@@ -124,6 +125,7 @@ fn looks_at(found: &Match, udp: bool) -> String {
         Match::Out(name) => format!("oifname \"{name}\""),
         Match::Dscp(family, code) => format!("{} dscp {code:#04x}", ip(*family)),
         Match::Transparent => "socket transparent 1".into(),
+        Match::Translated => "ct status dnat".into(),
         Match::Original => "ct direction original".into(),
         Match::Reply => "ct direction reply".into(),
         Match::ConnectionMark(mark) => format!("ct mark {mark:#010x}"),
@@ -144,5 +146,6 @@ fn action(action: &Action) -> String {
         Action::Mark(mark) => format!("meta mark set {mark:#010x}"),
         Action::MarkConnection(mark) => format!("ct mark set {mark:#010x}"),
         Action::Accept => "accept".into(),
+        Action::Drop => "drop".into(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::build::PREFIX;
+use super::build::{self, PREFIX};
 use super::rules::{Action, Chain, Family, Hook, Match, Rule};
 use super::text;
 use crate::plan::redirect::DNS_PORT;
@@ -39,10 +39,12 @@ pub fn words(chains: &[Chain]) -> String {
         },
     );
     line("left alone", &left_alone(chains));
+    if chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.actions.contains(&Action::Drop)) {
+        line("dropped", "what opens a connection that was to go to a door and could not be sent there");
+    }
     for chain in chains {
         let listed = chain.rules.iter().filter(|rule| rule.why.contains(".only.") || rule.why.contains(".except."));
-        // What stands for calls to itself is the same again.
-        for rule in listed.filter(|_| !chain.name.starts_with(&format!("{PREFIX}self"))) {
+        for rule in listed.filter(|_| !build::repeats(chain)) {
             line("", &format!("{}: {}", rule.why, look(rule)));
         }
     }
@@ -121,6 +123,9 @@ fn left_alone(chains: &[Chain]) -> String {
         }
     }
     who.push("loopback".into());
+    if chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.why == build::LINK_LOCAL) {
+        who.push("what is sent to link-local addresses (IPv6)".into());
+    }
     if chains.iter().any(|chain| chain.base.is_some_and(|base| base.hook == Hook::Prerouting)) {
         who.push("what only passes through this machine".into());
     }

@@ -3,6 +3,8 @@
 serve NAME PORT…   says to each connection who serves it, for whom, and what the kernel says of where it was going; then echoes
 dial ADDRESS PORT  connects and prints what was said, then sends and gets back what `--bytes` says
 ask ADDRESS PORT   the same by one datagram
+forge ADDRESS PORT sends one packet of a connection that there is not, with a signature that nobody can check (RFC 2385):
+                   the kernel then notes a connection, and no answer ends that
 """
 
 import argparse
@@ -45,13 +47,14 @@ def transparent(sock):
 def serve(chosen):
     listeners, connections, datagrams = [], {}, []
     for port in chosen.ports:
-        sock = socket.socket(socket.AF_INET6)
-        sock.setsockopt(SOL_IPV6, socket.IPV6_V6ONLY, 0)
+        sock = socket.socket(socket.AF_INET if chosen.v4 else socket.AF_INET6)
+        if not chosen.v4:
+            sock.setsockopt(SOL_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if chosen.transparent:
             sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
             transparent(sock)
-        sock.bind(("::", port))
+        sock.bind(("0.0.0.0" if chosen.v4 else "::", port))
         sock.listen(64)
         listeners.append(sock)
         if chosen.udp:
@@ -125,8 +128,13 @@ def connect(address, port, tos=0, source=None, timeout=4.0, own_port=0):
     if source:
         transparent(sock)
         sock.bind((source, 0))
-    sock.connect((address, port))
+    sock.connect(place(address, port))
     return sock
+
+
+def place(address, port):
+    """Also one that names its interface."""
+    return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][4]
 
 
 def dial(chosen):
@@ -156,12 +164,27 @@ def ask(chosen):
     sock = socket.socket(socket.AF_INET6 if ":" in chosen.address else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(chosen.timeout)
     try:
-        sock.connect((chosen.address, chosen.port))
+        sock.connect(place(chosen.address, chosen.port))
         sock.send(b"question")
         answer = json.loads(sock.recv(2048))
     except OSError as error:
         answer = {"who": f"nobody: {error}"}
     print(json.dumps(answer), flush=True)
+
+
+def forge(chosen):
+    family = socket.AF_INET6 if ":" in chosen.address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    sock.connect((chosen.address, 0))
+    option = b"\x13\x12" + b"A" * 16 + b"\x01\x01"
+    segment = struct.pack("!HHIIBBHHH", chosen.own_port, chosen.port, 1000, 5000, (20 + len(option)) << 2, 0x10, 65535, 0, 0)
+    segment += option
+    own, other = (socket.inet_pton(family, address) for address in (sock.getsockname()[0], chosen.address))
+    total = sum(struct.unpack(f"!{len(segment) // 2}H", segment)) + len(segment) + socket.IPPROTO_TCP
+    total += sum(struct.unpack(f"!{len(own)}H", own + other))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    sock.send(segment[:16] + struct.pack("!H", ~total & 0xFFFF) + segment[18:])
 
 
 def main():
@@ -174,6 +197,7 @@ def main():
     one.add_argument("--onward", action="store_true")
     one.add_argument("--to-app", action="store_true")
     one.add_argument("--udp", action="store_true", help="answer datagrams, too")
+    one.add_argument("--v4", action="store_true", help="over IPv4 alone")
     one.add_argument("--loopback", action="store_true", help="those of the own machine alone")
     one.set_defaults(run=serve)
     for name, run in (("dial", dial), ("ask", ask)):
@@ -186,6 +210,11 @@ def main():
         one.add_argument("--hold", action="store_true", help="go on only when a line is read")
         one.add_argument("--timeout", type=float, default=4)
         one.set_defaults(run=run)
+    one = of.add_parser("forge")
+    one.add_argument("address")
+    one.add_argument("port", type=int)
+    one.add_argument("--own-port", type=int, required=True)
+    one.set_defaults(run=forge)
     chosen = parser.parse_args()
     chosen.run(chosen)
 

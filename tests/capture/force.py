@@ -104,7 +104,7 @@ def the_iptables_script_does_the_same(lab, _):
             for end in ("", "-restore"):
                 (folder / f"{name}{end}").symlink_to(find(f"{name}-{kind}{end}"))
         sh = ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-e"]
-        saved = [[find(f"{name}-{kind}-save"), "-t", table] for name in programs for table in ("nat", "mangle")]
+        saved = [[find(f"{name}-{kind}-save"), "-t", table] for name in programs for table in ("nat", "mangle", "filter")]
 
         def view():
             lines = [line for one in saved for line in out(*one).splitlines()]
@@ -118,6 +118,20 @@ def the_iptables_script_does_the_same(lab, _):
             out(*sh, input=script)
             once = view()
             has(once, "outrigger-outbound")
+            if kind == "nft":
+                # As netlink sees them; legacy ones nobody sees, and that is told.
+                undo = "`outrigger redirect script --iptables --remove -c FILE | sh` takes them away"
+                has(lab.redirect("show"), "rules of `outrigger redirect script --iptables` are in force here", undo)
+                has(lab.redirect("remove", code=1), undo)
+                has(lab.redirect("apply", file=GOLDEN / f"{name}.yaml", code=1), undo, "nothing was changed")
+                lab.redirect("apply", "--beside", file=GOLDEN / f"{name}.yaml")
+                has(lab.redirect("show"), undo, "rules are in force:", "table inet outrigger {")
+                has(lab.redirect("remove", code=1), "the table `inet outrigger` is gone, but", undo)
+                same(differs(once, view()), "", f"{kind}: {name} is as it was")
+            else:
+                has(lab.redirect("show", code=1), "warning: iptables-legacy is in use")
+                has(lab.redirect("remove"), "warning: iptables-legacy is in use")
+                out(*sh, input=script)
             out(*sh, input=script)
             same(differs(once, view()), "", f"{kind}: {name} twice")
             out(*sh, input=lab.redirect("script", "--iptables", "--remove", file=GOLDEN / f"{name}.yaml"))
@@ -216,7 +230,7 @@ def very_many_rules(lab, _):
         return lab.file(f"service: a\nredirect: {{ outbound: {{ except: {{ networks: [{networks}] }} }} }}\n")
 
     lab.redirect("apply", file=many(1000))
-    same(out("nft", "list", "ruleset").count("outbound.except.networks"), 1000, "a thousand networks")
+    same(out("nft", "list", "ruleset").count("outbound.except.networks"), 2000, "a thousand networks, twice")
     before = standing()
     has(lab.redirect("apply", file=many(60000), code=1), "there are too many rules for one step")
     same(differs(before, standing()), "", "after too many")

@@ -15,12 +15,13 @@ import behind
 import behind_edges
 import force
 import lab
+import past
 import traffic
 import trouble
 
 ROOT = HERE.parent.parent
-CASES = {case.__name__.replace("_", "-"): case for case in (*force.CASES, *traffic.CASES, *trouble.CASES, *behind.CASES,
-                                                             *behind_edges.CASES)}
+CASES = {case.__name__.replace("_", "-"): case for case in (*force.CASES, *traffic.CASES, *trouble.CASES, *past.CASES,
+                                                             *behind.CASES, *behind_edges.CASES)}
 
 
 def options():

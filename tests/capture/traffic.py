@@ -88,6 +88,18 @@ def check_inbound(lab, transparent):
         same(by(lab.dial("outside", APP, beyond, 80)), "beyond", "what passes through")
 
 
+def link_local_addresses_are_left_alone(lab, _):
+    """A socket that calls one is bound to its interface: sent to a door on loopback it would reach nobody."""
+    setting(lab, dns="all")
+    lab.serve("pod", SIDECAR, "dns", 15053, flags=("--udp", "--loopback"))
+    for where, address, device in (([], "fe80::9:1", "to-outside"), (lab.prefix["outside"], "fe80::9:2", "outside-eth0")):
+        out(*where, "ip", "addr", "add", f"{address}/64", "dev", device, "nodad")
+    for kind, port in (("dial", 80), ("dial", 53), ("ask", 53)):
+        same(lab.dial("pod", APP, "fe80::9:2%to-outside", port, kind=kind)["who"], "outside", f"{kind} {port}")
+    # From outside it is an address as any other.
+    same(by(lab.dial("outside", APP, "fe80::9:1%outside-eth0", 15006)), "inbound", "a door of its own accord")
+
+
 def redirected_traffic(lab, _):
     setting(lab)
     check_outbound(lab)
@@ -197,5 +209,5 @@ def the_test_says_what_becomes_of_a_connection(lab, _):
     tried(1, "has no route to begin with")
 
 
-CASES = (redirected_traffic, transparent_traffic, traffic_by_the_iptables_script, connections_from_before_go_on,
-         questions_to_name_servers, the_test_says_what_becomes_of_a_connection)
+CASES = (redirected_traffic, link_local_addresses_are_left_alone, transparent_traffic, traffic_by_the_iptables_script,
+         connections_from_before_go_on, questions_to_name_servers, the_test_says_what_becomes_of_a_connection)

@@ -138,9 +138,14 @@ def with_loopback_down(lab, _):
 def a_file_that_is_wrong(lab, _):
     file = lab.file("service: a\nredirect: { mode: tproxi }\n")
     refused(lab, "apply", "redirect.mode", "did you mean `tproxy`", file=file)
-    file = lab.file("service: a\noutbound: { listen: 'unix:/x.sock' }\n")
+    file = lab.file("service: a\nredirect: {}\noutbound: { listen: 'unix:/x.sock' }\n")
     refused(lab, "apply", "lead to no listener here: add `127.0.0.1:15001`", file=file)
     refused(lab, "apply", "cannot be read", file=lab.folder / "none.yaml")
+    # Its sidecar would take captured connections for others.
+    file = lab.file("service: a\n")
+    for command in ("apply", "test"):
+        refused(lab, command, "without this section the sidecar does not know captured connections: add `redirect: {}`", file=file)
+    has(lab.redirect("script", file=file), "warning", "add `redirect: {}`", "table inet outrigger {")
     # An init step may lack other files that the file names; a user of its own comes from the command line.
     file = lab.file("service: a\nidentity: { certificate: /none, key: /none, roots: /none }\n")
     has(lab.redirect("script", "--uid", "4000", "--gid", "4001", file=file), "skuid 4000", "skgid 4001")

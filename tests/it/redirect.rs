@@ -17,7 +17,7 @@ fn the_script_knows_the_doors_and_the_user() {
     let file = folder.write(
         "o.yaml",
         "service: s\nidentity: { certificate: no, key: no, roots: no }\n\
-         inbound: { listen: ['0.0.0.0:16006', '[::]:16006'], app: '127.0.0.1:80' }\n",
+         inbound: { listen: ['0.0.0.0:16006', '[::]:16006'], app: '127.0.0.1:80' }\nredirect: {}\n",
     );
     let file = file.to_str().unwrap();
     let (code, out, err) = redirect(&["script", "-c", file, "--uid", "4000"]);
@@ -40,11 +40,28 @@ fn a_name_is_no_user() {
 #[test]
 fn what_cannot_be_captured_is_told_with_its_line() {
     let folder = Folder::new();
-    let file = folder.write("o.yaml", "service: s\noutbound:\n  listen: unix:/x.sock\n");
+    let file = folder.write("o.yaml", "service: s\noutbound:\n  listen: unix:/x.sock\nredirect: {}\n");
     let (code, out, err) = redirect(&["script", "-c", file.to_str().unwrap()]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("o.yaml:3:11: outbound.listen: the rules of `redirect` lead to no listener"), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+#[test]
+fn a_sidecar_that_knows_nothing_of_captured_connections_gets_none() {
+    let folder = Folder::new();
+    let file = folder.write("o.yaml", "service: s\ninbound: { app: '127.0.0.1:80' }\n");
+    for command in ["apply", "test"] {
+        let (code, out, err) = redirect(&[command, "-c", file.to_str().unwrap()]);
+        assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
+        assert!(
+            err.contains("redirect: without this section the sidecar") && err.contains("add `redirect: {}`"),
+            "{err}"
+        );
+    }
+    let (code, out, err) = redirect(&["script", "-c", file.to_str().unwrap()]);
+    assert!(code == 0 && out.contains("table inet outrigger {"), "{out}");
+    assert!(err.contains("o.yaml: warning: redirect: ") && err.contains("add `redirect: {}`"), "{err}");
 }
 
 /// What an app says that `run` starts with this in the section.

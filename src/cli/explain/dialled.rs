@@ -15,7 +15,7 @@ use crate::plan::build::redirect;
 use crate::plan::capture::How;
 use crate::plan::door::{DoorPlan, Leads, Otherwise, Protocol};
 use crate::plan::peer::{Addresses, EndpointSpec, PeerKind, PeerPlan, PeerSource, ToApp};
-use crate::plan::redirect::Capture as Rules;
+use crate::plan::redirect::{Capture as Rules, is_link_local};
 use crate::plan::virtual_ips::is_virtual;
 use crate::proxy::captured::{self, Bytes, Way};
 use crate::reason::Reason;
@@ -73,6 +73,7 @@ fn before_the_door(rules: &Rules, inbound: bool, to: SocketAddr) -> Option<(&'st
         true if rules.own.contains(&to.port()) => {
             Some(("", "it is a port of the sidecar itself: leave --dialled away"))
         }
+        false if is_link_local(to.ip()) => Some(("", "a link-local address never is: it goes where it was dialled")),
         false if to.port() == 53 && rules.dns.as_ref().is_some_and(asks) => {
             Some(("redirect.dns", "sends it to the DNS door"))
         }

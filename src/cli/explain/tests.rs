@@ -425,6 +425,7 @@ fn what_was_dialled_leads_where_nothing_more_is_said() {
             "404, reason no_route (side policy): 240.240.9.9:80 is a virtual address",
         ),
         ("GET | to 127.0.0.1:15001", "captured", "no, loopback never is"),
+        ("GET | to [fe80::1]:80", "captured", "no, a link-local address never is"),
         ("GET | to [::ffff:127.0.0.1]:80", "captured", "no, loopback never is"),
         ("GET | to 0.0.0.0:80", "captured", "no, the kernel takes it for loopback"),
         ("GET | to [::]:80", "captured", "no, the kernel takes it for loopback"),

@@ -114,7 +114,7 @@ impl Reach {
     }
 }
 
-/// The port for each family; a family that no listener takes is refused there, rather than passing the sidecar by.
+/// The port for each family; what comes over a family that no listener takes ends there, rather than passing the sidecar by.
 fn door(listeners: &[Set<Listen>], reach: Reach, key: &str, problems: &mut Problems) -> Option<DoorPorts> {
     let first = listeners.first();
     let port = |v6| {
@@ -124,7 +124,7 @@ fn door(listeners: &[Set<Listen>], reach: Reach, key: &str, problems: &mut Probl
     let lacks = |v6, found| {
         let (family, place) = (if v6 { "IPv6" } else { "IPv4" }, SocketAddr::new(reach.place(v6), found));
         format!(
-            "takes no connections over {family}: those that are captured will be refused; add `{place}`, unless {family} is off"
+            "takes no connections over {family}: those that are captured reach nobody; add `{place}`, unless {family} is off"
         )
     };
     let (ports, lacking) = match (port(false), port(true)) {

@@ -1,9 +1,10 @@
 #!/bin/sh
 set -eu
 clear() { # clear PROGRAM TABLE
-    for chain in outrigger-outbound outrigger-inbound outrigger-back; do
-        while "$1" -w -t "$2" -D PREROUTING -j "$chain" 2>/dev/null; do :; done
-        while "$1" -w -t "$2" -D OUTPUT -j "$chain" 2>/dev/null; do :; done
+    for chain in outrigger-outbound outrigger-inbound outrigger-back outrigger-guard-out outrigger-guard-in; do
+        for hook in PREROUTING INPUT OUTPUT; do
+            while "$1" -w -t "$2" -D "$hook" -j "$chain" 2>/dev/null; do :; done
+        done
     done
     chains=$("$1" -w -t "$2" -S | sed -n 's/^-N \(outrigger-.*\)$/\1/p')
     for chain in $chains; do "$1" -w -t "$2" -F "$chain"; done
@@ -11,8 +12,10 @@ clear() { # clear PROGRAM TABLE
 }
 clear iptables nat
 clear iptables mangle
+clear iptables filter
 clear ip6tables nat
 clear ip6tables mangle
+clear ip6tables filter
 iptables-restore -w --noflush <<'END'
 *nat
 :outrigger-outbound - [0:0]
@@ -38,6 +41,32 @@ iptables-restore -w --noflush <<'END'
 -I PREROUTING 1 -j outrigger-inbound
 COMMIT
 END
+iptables-restore -w --noflush <<'END'
+*mangle
+:outrigger-guard-in - [0:0]
+:outrigger-not-in - [0:0]
+-A outrigger-guard-in -p tcp ! --syn -m comment --comment "connections that are there" -j RETURN
+-A outrigger-guard-in -i lo -m comment --comment "loopback" -j RETURN
+-A outrigger-guard-in -m conntrack --ctstate DNAT -m comment --comment "sent to the door" -j RETURN
+-A outrigger-guard-in -p tcp -m addrtype --dst-type LOCAL -m comment --comment "not sent to the door" -g outrigger-not-in
+-A outrigger-not-in -p tcp --dport 15006:15006 -m comment --comment "a port of the sidecar" -j RETURN
+-A outrigger-not-in -p tcp -m comment --comment "was to go to the inbound door" -j DROP
+-I INPUT 1 -j outrigger-guard-in
+COMMIT
+END
+iptables-restore -w --noflush <<'END'
+*filter
+:outrigger-guard-out - [0:0]
+:outrigger-not-out - [0:0]
+-A outrigger-guard-out -p tcp ! --syn -m comment --comment "connections that are there" -j RETURN
+-A outrigger-guard-out -m conntrack --ctstate DNAT -m comment --comment "sent to the door" -j RETURN
+-A outrigger-guard-out -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -j RETURN
+-A outrigger-guard-out -d 127.0.0.0/8 -m comment --comment "loopback" -j RETURN
+-A outrigger-guard-out -p tcp -m comment --comment "not sent to the door" -g outrigger-not-out
+-A outrigger-not-out -p tcp -m comment --comment "was to go to the outbound door" -j DROP
+-I OUTPUT 1 -j outrigger-guard-out
+COMMIT
+END
 ip6tables-restore -w --noflush <<'END'
 *nat
 :outrigger-outbound - [0:0]
@@ -47,6 +76,7 @@ ip6tables-restore -w --noflush <<'END'
 :outrigger-inbound - [0:0]
 :outrigger-in - [0:0]
 -A outrigger-outbound -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -g outrigger-own
+-A outrigger-outbound -d fe80::/10 -m comment --comment "link-local" -j RETURN
 -A outrigger-outbound -d ::1/128 -m comment --comment "loopback" -j RETURN
 -A outrigger-outbound -p tcp --syn -m comment --comment "new connections" -g outrigger-out
 -A outrigger-out -p tcp -m comment --comment "to the door" -j REDIRECT --to-ports 15001
@@ -61,5 +91,32 @@ ip6tables-restore -w --noflush <<'END'
 -A outrigger-in -p tcp -m comment --comment "to the door" -j REDIRECT --to-ports 15006
 -I OUTPUT 1 -j outrigger-outbound
 -I PREROUTING 1 -j outrigger-inbound
+COMMIT
+END
+ip6tables-restore -w --noflush <<'END'
+*mangle
+:outrigger-guard-in - [0:0]
+:outrigger-not-in - [0:0]
+-A outrigger-guard-in -p tcp ! --syn -m comment --comment "connections that are there" -j RETURN
+-A outrigger-guard-in -i lo -m comment --comment "loopback" -j RETURN
+-A outrigger-guard-in -m conntrack --ctstate DNAT -m comment --comment "sent to the door" -j RETURN
+-A outrigger-guard-in -p tcp -m addrtype --dst-type LOCAL -m comment --comment "not sent to the door" -g outrigger-not-in
+-A outrigger-not-in -p tcp --dport 15006:15006 -m comment --comment "a port of the sidecar" -j RETURN
+-A outrigger-not-in -p tcp -m comment --comment "was to go to the inbound door" -j DROP
+-I INPUT 1 -j outrigger-guard-in
+COMMIT
+END
+ip6tables-restore -w --noflush <<'END'
+*filter
+:outrigger-guard-out - [0:0]
+:outrigger-not-out - [0:0]
+-A outrigger-guard-out -p tcp ! --syn -m comment --comment "connections that are there" -j RETURN
+-A outrigger-guard-out -m conntrack --ctstate DNAT -m comment --comment "sent to the door" -j RETURN
+-A outrigger-guard-out -m owner --uid-owner 1337 -m comment --comment "what the sidecar sends" -j RETURN
+-A outrigger-guard-out -d fe80::/10 -m comment --comment "link-local" -j RETURN
+-A outrigger-guard-out -d ::1/128 -m comment --comment "loopback" -j RETURN
+-A outrigger-guard-out -p tcp -m comment --comment "not sent to the door" -g outrigger-not-out
+-A outrigger-not-out -p tcp -m comment --comment "was to go to the outbound door" -j DROP
+-I OUTPUT 1 -j outrigger-guard-out
 COMMIT
 END
