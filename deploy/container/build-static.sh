@@ -14,22 +14,30 @@ case $target in *-linux-gnu) ;; *) echo "build-static.sh: the host $target is no
 folder=${CARGO_TARGET_DIR:-target}
 
 build() { # build FOLDER [FLAG...]: prints the path of the binary
-    local to=$1
+    local to=$1 flags
     shift
     # With --target, the flags go to the program and not to build scripts and macros, which cannot be static.
-    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static $*" \
+    read -ra flags <<<"${RUSTFLAGS:-}"
+    flags+=(-C target-feature=+crt-static "$@")
+    # Encoded, because a path among them may have a blank.
+    CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") \
         cargo build --release --locked --target "$target" --target-dir "$to" >&2
     echo "$to/$target/release/outrigger"
 }
 
-merger() { # prints the newest llvm-profdata there is: rustc's own, or one of Debian's
-    local found
-    found=$(ls -d "$(rustc --print sysroot)/lib/rustlib/$target/bin/llvm-profdata" \
-        /usr/lib/llvm-{19,[2-9]?}/bin/llvm-profdata 2>/dev/null | head -1) || true
-    [ -n "$found" ] && echo "$found" && return
-    echo "build-static.sh: --guided needs llvm-profdata of LLVM 19 or later:" \
-        "rustup component add llvm-tools, or apt-get install llvm-19" >&2
-    exit 1
+merger() { # prints the path of an llvm-profdata: rustc's own, or else the newest of Debian's
+    local own newest
+    own=$(rustc --print sysroot)/lib/rustlib/$target/bin/llvm-profdata
+    newest=$(printf '%s\n' /usr/lib/llvm-*/bin/llvm-profdata | sort -V | tail -1)
+    if [ -x "$own" ]; then
+        echo "$own"
+    elif [[ $newest =~ llvm-([0-9]+)/ ]] && [ "${BASH_REMATCH[1]}" -ge 19 ]; then
+        echo "$newest"
+    else
+        echo "build-static.sh: --guided needs llvm-profdata of LLVM 19 or later:" \
+            "rustup component add llvm-tools, or apt-get install llvm-19" >&2
+        exit 1
+    fi
 }
 
 train() { # train BINARY: what is to be fast is done often, and everything else at least once
@@ -37,7 +45,8 @@ train() { # train BINARY: what is to be fast is done often, and everything else 
     benches/one_hop.py --binary "$1" --only outrigger --rounds 1 --seconds 3 --smoke --http2
     benches/mtls_pair.py --binary "$1" --only http1 --only http2 --only handshakes --rounds 1 --seconds 3 \
         --handshakes 300 --smoke
-    tests/clients/run --binary "$1" --quiet
+    # What a program that counts is too slow for has been done all the same.
+    tests/clients/run --binary "$1" --quiet || echo "build-static.sh: not all of the training succeeded" >&2
 }
 
 profile() { # prints the path of a profile of this very program
@@ -52,6 +61,8 @@ profile() { # prints the path of a profile of this very program
         mkdir -p "$counts"
         # Four files that processes add up in as they end, however many there are.
         LLVM_PROFILE_FILE=$counts/%4m.profraw train "$counting" >&2
+        # Those of other programs are of no use any more.
+        rm -f "${profile%/*}"/*.profdata
         "$merge" merge -o "$profile.new" "$counts"/*.profraw >&2
         mv "$profile.new" "$profile"
         rm -rf "$counts"

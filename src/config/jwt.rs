@@ -150,6 +150,17 @@ fn without_query(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A URL without its secrets: `…` stands for its query and for a user, who may have a password.
+fn without_secrets(url: &str) -> Cow<'_, str> {
+    let url = without_query(url);
+    let Some((scheme, rest)) = url.split_once("://") else { return url };
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) => format!("{scheme}://…{}", rest.get(at..).unwrap_or_default()).into(),
+        None => url,
+    }
+}
+
 impl Scalar for KeysAt {
     const NAME: &'static str = "jwks";
 
@@ -162,7 +173,7 @@ impl Scalar for KeysAt {
     }
 
     fn shown(text: &str) -> Cow<'_, str> {
-        if text.contains("://") { without_query(text) } else { text.into() }
+        if text.contains("://") { without_secrets(text) } else { text.into() }
     }
 
     fn parse(text: &str) -> Result<Self, Wrong> {
@@ -243,5 +254,7 @@ mod tests {
         assert_eq!(wrong.hint.as_deref(), Some("https://login.shop/k?…"));
         assert_eq!(KeysAt::shown("http://login.shop/k?api_key=hunter2"), "http://login.shop/k?…");
         assert_eq!(KeysAt::shown("keys?.json"), "keys?.json");
+        assert_eq!(KeysAt::shown("https://user:hunter2@login.shop/k@1?x"), "https://…@login.shop/k@1?…");
+        assert_eq!(KeysAt::shown("https://login.shop/k@1"), "https://login.shop/k@1");
     }
 }

@@ -92,16 +92,17 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Those of a connection to this door, which was going to `original` where it was captured.
-    pub fn of(door: &DoorPlan, peers: &[PeerPlan], original: Option<SocketAddr>) -> Self {
+    /// Those of a connection to this door, which was going to `original` where it was captured; `app` is the peer that the
+    /// door leads to.
+    pub fn of(door: &DoorPlan, app: Option<&PeerPlan>, original: Option<SocketAddr>) -> Self {
         let listens = door.listen.tcp().map(|addr| addr.port());
         let dialled = original.map(|addr| addr.port()).or(listens);
-        let app = |index: usize| match &peers.get(index)?.source.addresses {
+        let port = |app: &PeerPlan| match &app.source.addresses {
             Addresses::Static(specs) => specs.first()?.addr.tcp().map(|addr| addr.port()),
             _ => None,
         };
         let others = match door.leads {
-            Leads::Peer(index) => [listens, app(index)],
+            Leads::Peer(_) => [listens, app.and_then(port)],
             // A door that leads to any port says nothing of one, and none of the others leads there.
             Leads::Dialled | Leads::ByAuthority => [None, None],
         };

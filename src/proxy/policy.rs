@@ -9,12 +9,13 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::Conn;
+use super::target;
 use crate::call::Failure;
 use crate::http::head;
 use crate::ids::Door;
 use crate::jwt::tokens::Held;
 use crate::plan::claims::Claims;
-use crate::plan::door::Mtls;
+use crate::plan::door::{Leads, Mtls};
 use crate::plan::path;
 use crate::plan::policy::{Asked, Facts, Policy, Ports, Verdict};
 use crate::reason::Reason;
@@ -60,7 +61,8 @@ pub fn request(
     if conn.side() == Door::Outbound || (policy.is_empty() && tokens.is_ok()) {
         return Ok(None);
     }
-    let judged = tokens.and_then(|held| judge(policy, &who(conn), parts, head, (conn.tls, &held)).and_then(settled));
+    let judged =
+        tokens.and_then(|held| judge(policy, &who(conn, world), parts, head, (conn.tls, &held)).and_then(settled));
     enforced(policy, judged)
 }
 
@@ -97,7 +99,7 @@ pub fn bytes(conn: &Conn, world: &World) -> Result<Option<WouldDeny>, Failure> {
     if policy.is_empty() || conn.side() == Door::Outbound {
         return Ok(None);
     }
-    enforced(policy, opaque(policy, &who(conn)).map(drop))
+    enforced(policy, opaque(policy, &who(conn, world)).map(drop))
 }
 
 fn enforced(policy: &Policy, judged: Result<(), Failure>) -> Result<Option<WouldDeny>, Failure> {
@@ -108,12 +110,17 @@ fn enforced(policy: &Policy, judged: Result<(), Failure>) -> Result<Option<Would
     }
 }
 
-/// What is known of a caller by its connection.
-fn who(conn: &Conn) -> Facts<'_> {
+/// What is known of a caller by its connection, which leads where `world` says: a reload may have moved the app.
+fn who<'a>(conn: &'a Conn, world: &World) -> Facts<'a> {
+    let app = match conn.door.leads {
+        Leads::Peer(index) => target::in_force(conn, world, index),
+        Leads::ByAuthority | Leads::Dialled => None,
+    };
+    let app = app.and_then(|index| world.plan.peers.get(index));
     Facts {
         identity: conn.identity(),
         address: conn.caller.client.0.map(|addr| addr.ip()),
-        ports: Ports::of(&conn.door, &conn.plan.peers, conn.caller.original.0),
+        ports: Ports::of(&conn.door, app, conn.caller.original.0),
         request: None,
     }
 }

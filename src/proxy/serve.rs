@@ -35,7 +35,9 @@ const ON_STACK: usize = 100;
 /// Serves HTTP/1 on `io` until it ends, a clock runs out, or the drain is over.
 pub async fn serve_http1(conn: Arc<Conn>, io: Io) {
     let limits = &conn.door.limits;
-    let clocks = Limits { idle: limits.keep_alive, head: limits.head_timeout, write: limits.body_idle };
+    // Who has still to prove who it is comes to speak TLS: its place is not for long.
+    let idle = if conn.is_unproven() { limits.head_timeout.min(limits.keep_alive) } else { limits.keep_alive };
+    let clocks = Limits { idle, head: limits.head_timeout, write: limits.body_idle };
     let io = Clocked::new(io, conn.clock.clone(), clocks, failure::LATE_HEAD);
     let service = service_fn(|request: Request<Incoming>| {
         let conn = conn.clone();

@@ -130,7 +130,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 }
                 idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
             },
-            () = shared.last.notified(), if !refused => {
+            () = shared.last.notified(), if !refused && conn.proof.is_none() => {
                 refused = true;
                 if last_word.is_none() {
                     idle.as_mut().reset(Instant::now() + AFTER_LAST);

@@ -170,7 +170,7 @@ fn of_door(conn: &Conn, world: &World, index: usize) -> Result<Arc<Peer>, Failur
 }
 
 /// The index in the request's World of the peer that a door leads to.
-fn in_force(conn: &Conn, world: &World, index: usize) -> Option<usize> {
+pub(super) fn in_force(conn: &Conn, world: &World, index: usize) -> Option<usize> {
     let same = Arc::ptr_eq(&conn.plan, &world.plan);
     if same { Some(index) } else { after_reload(&conn.plan, &conn.door, index, &world.plan) }
 }

@@ -227,9 +227,10 @@ impl From<Untrusted> for rustls::Error {
 pub fn too_old(error: &io::Error) -> Option<&'static str> {
     use PeerIncompatible as P;
     match inner(error)? {
-        rustls::Error::PeerIncompatible(
-            P::SupportedVersionsExtensionRequired | P::Tls12NotOfferedOrEnabled | P::Tls12NotOffered,
-        ) => Some("it does not speak TLS 1.3 (where TLS 1.2 is to do as well: `identity.tls12: true`)"),
+        rustls::Error::PeerIncompatible(P::SupportedVersionsExtensionRequired | P::Tls12NotOfferedOrEnabled) => {
+            Some("it does not speak TLS 1.3 (where TLS 1.2 is to do as well: `identity.tls12: true`)")
+        }
+        rustls::Error::PeerIncompatible(P::Tls12NotOffered) => Some("it speaks neither TLS 1.3 nor TLS 1.2"),
         _ => None,
     }
 }

@@ -129,10 +129,14 @@ fn by_address<'l>(
 
 /// What is known of the caller.
 fn who<'a>(loaded: &Loaded, asking: &'a Asking, door: &DoorPlan) -> Who<'a> {
+    let app = match door.leads {
+        Leads::Peer(index) => loaded.plan.peers.get(index),
+        Leads::ByAuthority | Leads::Dialled => None,
+    };
     Who {
         identity: asking.identity.as_ref(),
         address: asking.address.map(|ip| ip.to_canonical()),
-        ports: Ports::of(door, &loaded.plan.peers, asking.dialled),
+        ports: Ports::of(door, app, asking.dialled),
         request: None,
     }
 }

@@ -97,3 +97,21 @@ fn the_property_meets_both_ends() {
         assert_eq!(expected(target).is_some(), passes, "{target}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_is_denied_is_so_for_open_connections_once_a_reload_has_led_them_there() {
+    let ((open, app), (closed, other)) = (pipes::listen_tcp(), pipes::listen_tcp());
+    let file = |inbound: String| {
+        format!("service: s\nadmin: {{ listen: off }}\ninbound: {{ listen: \"127.0.0.1:1\", {inbound} }}\n")
+    };
+    let mut house = House::of(&file(format!("app: \"{open}\"")), app);
+    let next = House::of(&file(format!("app: \"{closed}\", deny: {{ ports: [{}] }}", closed.port())), other);
+    let mut caller = house.caller(GET).await;
+    let mut app = house.asked().await;
+    say(&mut app, OK).await;
+    read_until(&mut caller, "hi").await;
+    house.core.world.store(next.core.world.load_full());
+    say(&mut caller, GET).await;
+    let answer = tokio::time::timeout(Duration::from_secs(20), read_until(&mut caller, "\r\n\r\n")).await;
+    assert!(answer.as_ref().is_ok_and(|answer| answer.starts_with("HTTP/1.1 403 ")), "{answer:?}");
+}
