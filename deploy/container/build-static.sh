@@ -40,11 +40,14 @@ merger() { # prints the path of an llvm-profdata: rustc's own, or else the newes
     fi
 }
 
-train() { # train BINARY: what is to be fast is done often, and everything else at least once
+often() { # often BINARY: what is to be fast
     benches/one_hop.py --binary "$1" --only outrigger --rounds 1 --seconds 3 --smoke
     benches/one_hop.py --binary "$1" --only outrigger --rounds 1 --seconds 3 --smoke --http2
     benches/mtls_pair.py --binary "$1" --only http1 --only http2 --only handshakes --rounds 1 --seconds 3 \
         --handshakes 300 --smoke
+}
+
+once() { # once BINARY: everything else, which is not to be taken for what is never done
     # What a program that counts is too slow for has been done all the same.
     tests/clients/run --binary "$1" --quiet || echo "build-static.sh: not all of the training succeeded" >&2
 }
@@ -59,11 +62,15 @@ profile() { # prints the path of a profile of this very program
     if [ ! -s "$profile" ]; then
         rm -rf "$counts"
         mkdir -p "$counts"
-        # Four files that processes add up in as they end, however many there are.
-        LLVM_PROFILE_FILE=$counts/%4m.profraw train "$counting" >&2
+        # Four files each that processes add up in as they end, however many there are.
+        LLVM_PROFILE_FILE=$counts/often-%4m.profraw often "$counting" >&2
+        LLVM_PROFILE_FILE=$counts/once-%4m.profraw once "$counting" >&2
+        "$merge" merge -o "$counts/often" "$counts"/often-*.profraw >&2
+        "$merge" merge -o "$counts/once" "$counts"/once-*.profraw >&2
         # Those of other programs are of no use any more.
         rm -f "${profile%/*}"/*.profdata
-        "$merge" merge -o "$profile.new" "$counts"/*.profraw >&2
+        # A suite that moves gigabytes must not outweigh the requests of a few seconds.
+        "$merge" merge -o "$profile.new" --weighted-input="50,$counts/often" --weighted-input="1,$counts/once" >&2
         mv "$profile.new" "$profile"
         rm -rf "$counts"
     fi
