@@ -4,7 +4,7 @@ serve NAME PORT…   says to each connection who serves it, for whom, and what t
 dial ADDRESS PORT  connects and prints what was said, then sends and gets back what `--bytes` says
 ask ADDRESS PORT   the same by one datagram
 forge ADDRESS PORT sends one packet of a connection that there is not, with a signature that nobody can check (RFC 2385):
-                   the kernel then notes a connection, and no answer ends that
+                   the kernel then notes a connection, and no answer ends that; with `--link` its answer too, as a neighbour can
 """
 
 import argparse
