@@ -93,7 +93,7 @@ fn socket(to: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
 
-/// Connects; where it may come back to this process it is known as ours before anybody can have accepted it.
+/// Connects; where it may come back to this process it is known as ours as soon as its own address is.
 async fn connect(socket: Socket, to: SocketAddr) -> io::Result<Io> {
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),

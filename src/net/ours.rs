@@ -1,10 +1,13 @@
 //! This process's own outgoing connections, by which a door tells one that the kernel's rules brought back to it.
 //!
 //! Only a field of HTTP tells how many sidecars a request has passed: opaque bytes that come back would be dialled again
-//! without end. A connection is known by both its addresses from before anybody can have accepted it, and as long as it is
-//! open. What a redirected caller has for an address of its own is the kernel's to say: where two of its connections would
-//! look the same, one is given another port, which may be that of one of ours to the same place. That is rare, and a
-//! loop is not, so where the rules should let this process go, only many in a row count.
+//! without end. A connection is known by both its addresses from the moment the kernel has begun to open it (over loopback it
+//! can be accepted a moment earlier: it then goes round once more), and as long as it is open. In one network no two open
+//! connections have the same two addresses, the app's and ours no more than any others, whichever way its are captured: so
+//! only the kernel's own renaming can mislead. Where two callers redirected to one door would look the same there, one
+//! is given another port, which may be that of one of ours to the same place. That is rare, and a loop is not, so where the
+//! rules should let this process go, only many in a row count. An app in a network of its own has ports of its own and may
+//! well have this machine's address: its connections look like ours every day, and never are.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -24,16 +27,18 @@ const SHARDS: usize = 16;
 const LOOKS_SO: u32 = 16;
 /// From here on the suspicion is certainty.
 const ENOUGH: u32 = 16 * LOOKS_SO;
+/// The same where a loop is to be expected: two in a row.
+const FEW: u32 = 2 * LOOKS_SO;
 
 /// Whether connections of this process may come back to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Watch {
-    /// Nothing is captured.
+    /// Nothing is captured, or only in a network where this process sends nothing.
     Off,
     /// The rules are to let this process go.
     Spared,
-    /// They do not.
+    /// By the file they do not.
     Captured,
 }
 
@@ -55,16 +60,16 @@ pub(super) fn is_watched() -> bool {
 pub fn came_back(client: SocketAddr, to: SocketAddr) -> bool {
     let ends = Ends::of(client, to);
     let same = ends.shard().lock().contains(&ends);
-    let enough = suspicious(&SUSPICION, same);
-    same && (enough || WATCH.load(Ordering::Relaxed) == Watch::Captured as u8)
+    let captured = WATCH.load(Ordering::Relaxed) == Watch::Captured as u8;
+    suspicious(&SUSPICION, same, if captured { FEW } else { ENOUGH }) && same
 }
 
 /// Whether enough connections looked like ours, with this one.
-fn suspicious(suspicion: &AtomicU32, same: bool) -> bool {
+fn suspicious(suspicion: &AtomicU32, same: bool, enough: u32) -> bool {
     let after = |before: u32| if same { (before + LOOKS_SO).min(2 * ENOUGH) } else { before.saturating_sub(1) };
     let other = |before| Some(after(before)).filter(|after| *after != before);
     let (Ok(before) | Err(before)) = suspicion.fetch_update(Ordering::Relaxed, Ordering::Relaxed, other);
-    after(before) >= ENOUGH
+    after(before) >= enough
 }
 
 /// Both ends of a connection, as anybody sees them.
@@ -187,7 +192,7 @@ mod tests {
     #[test]
     fn where_the_rules_let_us_go_one_is_chance_and_many_are_a_loop() {
         let suspicion = AtomicU32::new(0);
-        let came = |same: bool, times: usize| (0..times).filter(|_| suspicious(&suspicion, same)).count();
+        let came = |same: bool, times: usize| (0..times).filter(|_| suspicious(&suspicion, same, ENOUGH)).count();
         assert_eq!(came(true, 15), 0);
         assert_eq!(came(false, 240), 0);
         assert_eq!(suspicion.load(Ordering::Relaxed), 0);
@@ -199,5 +204,14 @@ mod tests {
         // Over as soon as it was.
         came(false, 2000);
         assert_eq!(came(true, 15), 0);
+    }
+    #[test]
+    fn where_a_loop_is_to_be_expected_two_are_one_and_one_is_still_chance() {
+        let suspicion = AtomicU32::new(0);
+        let came = |same: bool, times: usize| (0..times).filter(|_| suspicious(&suspicion, same, FEW)).count();
+        for _ in 0..1000 {
+            assert_eq!((came(true, 1), came(false, 16)), (0, 0));
+        }
+        assert_eq!(came(true, 100), 99);
     }
 }

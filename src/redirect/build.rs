@@ -413,7 +413,8 @@ impl Builder<'_> {
     }
 }
 
-/// What every guard lets pass first.
+/// What every guard lets pass first. That the kernel has seen both ends speak (`assured`) is no sign of a connection from
+/// before the rules: a neighbour on the link can send both ends' packets.
 fn guarded() -> Vec<Rule> {
     vec![
         Rule::new([Match::Tcp, Match::Opened], Action::Return, "connections that are there"),

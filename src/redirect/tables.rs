@@ -202,11 +202,11 @@ pub struct Standing {
     pub table: Option<Vec<Chain>>,
     /// Rules in our table that are not of our making, as `chain: what is known of it`.
     pub strange: Vec<String>,
-    /// Rules of others that redirect connections.
+    /// Where rules of others redirect connections, and where any of our script for iptables stand.
     pub others: Vec<Other>,
 }
 
-/// Somebody else's rule that redirects connections.
+/// Rules that are not in our table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
     /// The table with its family, `ip nat`.
@@ -216,7 +216,8 @@ pub struct Other {
 }
 
 impl Other {
-    /// Whether it is of the script that we print for iptables.
+    /// Whether they are of the script that we print for iptables. Its guards redirect nothing, and without the rest, which
+    /// others may have flushed, they let nobody in or out.
     pub fn is_of_our_script(&self) -> bool {
         self.chain.starts_with(PREFIX) && ["ip ", "ip6 "].iter().any(|family| self.table.starts_with(family))
     }
@@ -272,13 +273,12 @@ impl Standing {
                     }
                     None => standing.strange.push(chain.to_owned()),
                 },
-                _ if redirects(said) => {
+                _ => {
                     let other = Other { table: format!("{} {table}", family_name(family)), chain: chain.to_owned() };
-                    if !standing.others.contains(&other) {
+                    if (redirects(said) || other.is_of_our_script()) && !standing.others.contains(&other) {
                         standing.others.push(other);
                     }
                 }
-                _ => {}
             }
         })?;
         if standing.table.is_some() {

@@ -410,9 +410,38 @@ def neighbours_over_ipv6_are_reached_without_a_default_route(lab, _):
     same(ways(lab)["namespace"].run(lab, *by_ipv6).stdout, VIA)
 
 
+# Calls from the port that the sidecar has a connection from to the same place.
+SAME_PORT = f"""
+import json, socket, struct
+def call(port=0):
+    sock = socket.socket()
+    sock.settimeout(20)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("", port))
+    sock.connect(("{OUTSIDE[0]}", 7000))
+    return sock, json.loads(sock.makefile().readline())["peer"]
+held, (address, port) = call()
+same = 0
+for _ in range(40):
+    sock, _ = call(port)
+    same += sock.getsockname() == (address, port)
+    # No trace of it keeps the port.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+print(same)
+"""
+
+
+def an_apps_own_ports_are_nobody_elses(lab, _):
+    """In a network of its own it may call from the address and port of a connection of the sidecar's: that is no loop."""
+    prepare(lab)
+    lab.serve("outside", 0, "outside", 7000)
+    same(ways(lab)["namespace"].run(lab, python(lab), "-c", SAME_PORT).stdout.strip(), "40")
+
+
 CASES = (reloads_leave_the_app_where_it_is, a_slow_holder_holds_up_nobody_else, what_the_system_refuses_a_while_ends_nothing,
          whoever_the_app_is_to_be_it_is,
          another_user_gets_no_capability, what_is_captured_gets_no_capability, the_holders_end_is_the_sidecars,
          a_network_of_its_own_gives_no_capability, udp_to_others_does_not_come_back,
-         an_app_calls_itself_by_its_own_address, two_containers_of_a_pod, groups_of_two_containers,
+         an_app_calls_itself_by_its_own_address, an_apps_own_ports_are_nobody_elses, two_containers_of_a_pod, groups_of_two_containers,
          neighbours_over_ipv6_are_reached_without_a_default_route)

@@ -4,7 +4,7 @@ serve NAME PORT…   says to each connection who serves it, for whom, and what t
 dial ADDRESS PORT  connects and prints what was said, then sends and gets back what `--bytes` says
 ask ADDRESS PORT   the same by one datagram
 forge ADDRESS PORT sends one packet of a connection that there is not, with a signature that nobody can check (RFC 2385):
-                   the kernel then notes a connection, and no answer ends that
+                   the kernel then notes a connection, and no answer ends that; with `--link` its answer too, as a neighbour can
 """
 
 import argparse
@@ -172,19 +172,47 @@ def ask(chosen):
     print(json.dumps(answer), flush=True)
 
 
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
+def segment(source, target):
+    """An acknowledgement from one address and port to another."""
+    option = b"\x13\x12" + b"A" * 16 + b"\x01\x01"
+    data = struct.pack("!HHIIBBHHH", source[1], target[1], 1000, 5000, (20 + len(option)) << 2, 0x10, 65535, 0, 0) + option
+    ends = packed(source[0]) + packed(target[0])
+    return data[:16] + checksum(ends + struct.pack("!HH", socket.IPPROTO_TCP, len(data)) + data) + data[18:]
+
+
+def packed(address):
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def packet(source, target):
+    """The same with the network's header."""
+    data, ends = segment(source, target), packed(source[0]) + packed(target[0])
+    if ":" in source[0]:
+        return struct.pack("!IHBB", 0x60000000, len(data), socket.IPPROTO_TCP, 64) + ends + data
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), 0, 0, 64, socket.IPPROTO_TCP, 0) + ends
+    return head[:10] + checksum(head) + head[12:] + data
+
+
 def forge(chosen):
     family = socket.AF_INET6 if ":" in chosen.address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
     sock.connect((chosen.address, 0))
-    option = b"\x13\x12" + b"A" * 16 + b"\x01\x01"
-    segment = struct.pack("!HHIIBBHHH", chosen.own_port, chosen.port, 1000, 5000, (20 + len(option)) << 2, 0x10, 65535, 0, 0)
-    segment += option
-    own, other = (socket.inet_pton(family, address) for address in (sock.getsockname()[0], chosen.address))
-    total = sum(struct.unpack(f"!{len(segment) // 2}H", segment)) + len(segment) + socket.IPPROTO_TCP
-    total += sum(struct.unpack(f"!{len(own)}H", own + other))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    sock.send(segment[:16] + struct.pack("!H", ~total & 0xFFFF) + segment[18:])
+    own, other = (sock.getsockname()[0], chosen.own_port), (chosen.address, chosen.port)
+    if not chosen.link:
+        sock.send(segment(own, other))
+        return
+    device, mac = chosen.link.split("/")
+    kind = 0x86DD if family == socket.AF_INET6 else 0x0800
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(kind)) as link:
+        for ends in ((own, other), (other, own), (own, other)):
+            link.sendto(packet(*ends), (device, kind, 0, 1, bytes.fromhex(mac.replace(":", ""))))
 
 
 def main():
@@ -214,6 +242,7 @@ def main():
     one.add_argument("address")
     one.add_argument("port", type=int)
     one.add_argument("--own-port", type=int, required=True)
+    one.add_argument("--link", metavar="DEVICE/MAC", help="then its answer and one more, all sent to this neighbour")
     one.set_defaults(run=forge)
     chosen = parser.parse_args()
     chosen.run(chosen)

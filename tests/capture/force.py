@@ -128,6 +128,19 @@ def the_iptables_script_does_the_same(lab, _):
                 has(lab.redirect("show"), undo, "rules are in force:", "table inet outrigger {")
                 has(lab.redirect("remove", code=1), "the table `inet outrigger` is gone, but", undo)
                 same(differs(once, view()), "", f"{kind}: {name} is as it was")
+                # What is flushed by hand, or by what others reload, is the first half; the guards drop all that they led to the doors.
+                for program in programs.values():
+                    out(program, "-t", "nat", "-F")
+                if "outrigger-guard-" in once:
+                    tables = "`ip filter`, `ip mangle`" if "outrigger-guard-in" in once else "`ip filter`"
+                    has(lab.redirect("show"), f"are in force here, in {tables}", undo)
+                    has(lab.redirect("remove", code=1), tables, undo)
+                    has(lab.redirect("apply", file=GOLDEN / f"{name}.yaml", code=1), tables, undo, "nothing was changed")
+                    out(*sh, input=lab.redirect("script", "--iptables", "--remove", file=GOLDEN / f"{name}.yaml"))
+                    has(lab.redirect("show", code=1), "no rules of outrigger's are in force here")
+                    has(lab.redirect("remove"), "no rules of outrigger's here")
+                out(*sh, input=script)
+                same(differs(once, view()), "", f"{kind}: {name} after it was flushed")
             else:
                 has(lab.redirect("show", code=1), "warning: iptables-legacy is in use")
                 has(lab.redirect("remove"), "warning: iptables-legacy is in use")

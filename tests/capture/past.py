@@ -1,6 +1,7 @@
 """Nobody gets past the doors: what was to be captured and could not be goes nowhere, by whatever trick or failure."""
 
 import itertools
+import pathlib
 import sys
 
 import behind
@@ -13,9 +14,9 @@ SOON = ("--timeout", 2)
 PORTS = itertools.count(41000)
 
 
-def forged(lab, where, address, port, own_port):
+def forged(lab, where, address, port, own_port, *more):
     """The kernel notes a connection that nobody opened, and that no rule for new ones has seen."""
-    out(*lab.prefix[where], sys.executable, ENDS, "forge", address, port, "--own-port", own_port)
+    out(*lab.prefix[where], sys.executable, ENDS, "forge", address, port, "--own-port", own_port, *more)
 
 
 def closed(said, what):
@@ -66,6 +67,24 @@ def forged_packets_lead_past_no_door(lab, _):
                     same(said, meant, f"{how}: user {uid} to {address} port {to}")
                 same(by(lab.dial("outside", APP, ip, 8080)), "inbound > app", how)
                 same(by(lab.dial("pod", APP, outside, 80)), "outbound > outside", how)
+
+
+def what_a_neighbour_forges_both_ways_leads_past_no_door(lab, _):
+    """Who sends the answer as well has the kernel take the connection for one that both ends have spoken on."""
+    link = f"outside-eth0/{out('ip', '-br', 'link', 'show', 'to-outside').split()[2]}"
+    known = pathlib.Path("/proc/self/net/nf_conntrack")
+    for how in rules(lab, "redirect"):
+        for ip, outside in zip(POD, OUTSIDE):
+            called, calling = next(PORTS), next(PORTS)
+            forged(lab, "outside", ip, 8080, called, "--link", link)
+            forged(lab, "outside", ip, calling, 80, "--link", link)
+            if known.exists():
+                listed = [line for line in known.read_text().splitlines() if f"port={called} " in line or f"port={calling} " in line]
+                same([len(listed), sum("[ASSURED]" in line for line in listed)], [2, 2], f"{how}: {listed}")
+            said = by(lab.dial("outside", APP, ip, 8080, "--own-port", called, *SOON))
+            closed(said, f"{how}: from {outside} to {ip}")
+            said = by(lab.dial("pod", APP, outside, 80, "--own-port", calling, *SOON))
+            closed(said, f"{how}: from the app to {outside}")
 
 
 def rules_that_hide_connections_lead_past_no_door(lab, _):
@@ -127,5 +146,5 @@ def greeting(lab, port, own_port):
     return said["who"], said.get("peer", [None])[0]
 
 
-CASES = (forged_packets_lead_past_no_door, rules_that_hide_connections_lead_past_no_door, without_a_door_nobody_comes_in,
-         nobody_gets_past_the_rules_of_one_app)
+CASES = (forged_packets_lead_past_no_door, what_a_neighbour_forges_both_ways_leads_past_no_door,
+         rules_that_hide_connections_lead_past_no_door, without_a_door_nobody_comes_in, nobody_gets_past_the_rules_of_one_app)

@@ -91,8 +91,13 @@ fn make_folder(parent: &Path) -> io::Result<(PathBuf, String, File)> {
             Err(error) => return Err(error),
         }
         // Before it is locked it looks like one that is left over: then another sweeps it away, and this is no name for us.
-        if let Some(lock) = own(&folder)? {
-            return Ok((folder, name, lock));
+        match own(&folder) {
+            Ok(Some(lock)) => return Ok((folder, name, lock)),
+            Ok(None) => {}
+            Err(error) => {
+                let _ = fs::remove_dir(&folder);
+                return Err(error);
+            }
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())

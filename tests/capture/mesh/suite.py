@@ -436,7 +436,7 @@ def what_a_sidecar_sends_does_not_come_back_to_it(mesh):
             assert code != 28, "curl waited in vain"
             assert came() - before <= 6, (came() - before, sidecar.output()[-2000:])
             before = came()
-        told = "this sidecar is user 0, group 0: its own connections would be brought back" in sidecar.output()
+        told = "this sidecar is user 0, group 0: unless `apply` was given `--uid 0`, its own connections would be brought back" in sidecar.output()
         assert told == (user is not None), sidecar.output()
         assert " reason=looped " in sidecar.output(), sidecar.output()
         sidecar.stop()
