@@ -23,7 +23,7 @@ pub(super) async fn spoken_first(
     mut sniffing: Pin<&mut impl Future<Output = io::Result<Wire>>>,
 ) -> Found {
     let limits = &conn.door.limits;
-    let (dialled, spoken) = match dial_meanwhile(&mut record, sniffing.as_mut()).await {
+    let (dialled, spoken) = match dial_meanwhile(conn, &mut record, sniffing.as_mut()).await {
         Ok(dialled) => dialled,
         Err(wire) => {
             record.unused();
@@ -61,9 +61,10 @@ pub(super) async fn spoken_first(
     }
 }
 
-/// Dials while the caller is listened to. One that speaks opaque bytes meanwhile is given this very connection, and the
-/// wire stands beside it; for one that speaks anything else, or leaves, the dial is dropped.
+/// Dials while the caller is listened to. One that speaks opaque bytes meanwhile, or TLS that is passed through, is given
+/// this very connection, and the wire stands beside it; for one that speaks anything else, or leaves, the dial is dropped.
 async fn dial_meanwhile(
+    conn: &Conn,
     record: &mut Opaque,
     sniffing: impl Future<Output = io::Result<Wire>>,
 ) -> Result<(Result<Io, Failure>, Option<Wire>), io::Result<Wire>> {
@@ -73,6 +74,7 @@ async fn dial_meanwhile(
         biased;
         wire = sniffing => match wire {
             Ok(Wire::Opaque) => Ok((dial.await, Some(Wire::Opaque))),
+            Ok(Wire::Tls { sni }) if conn.passes(sni.as_deref()) => Ok((dial.await, Some(Wire::Tls { sni }))),
             other => Err(other),
         },
         dialled = dial.as_mut() => Ok((dialled, None)),
