@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use h2::server::{Connection, SendResponse};
@@ -12,7 +13,6 @@ use http::{Request, Response};
 use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::exchange::{Last, exchange};
@@ -51,13 +51,19 @@ struct Shared {
     /// More was cancelled than is borne.
     flooded: AtomicBool,
     /// The last answer of the connection is on its way.
-    last: Notify,
+    last: AtomicBool,
 }
 
 impl Shared {
     fn new(conn: Arc<Conn>) -> Arc<Self> {
         let calm = Mutex::new(Calm::new(Instant::now()));
-        Arc::new(Self { conn, unsent: Unsent::new(), calm, flooded: AtomicBool::new(false), last: Notify::new() })
+        Arc::new(Self {
+            conn,
+            unsent: Unsent::new(),
+            calm,
+            flooded: AtomicBool::new(false),
+            last: AtomicBool::new(false),
+        })
     }
 
     /// The caller cancelled a stream before its end. The connection learns it with the next stream: without one there
@@ -130,7 +136,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
                 }
                 idle.as_mut().reset(tell_to_go(&mut serving, &mut last_word));
             },
-            () = shared.last.notified(), if !refused && conn.proof.is_none() => {
+            // Said before the answer is given to h2, which wakes this task for it.
+            () = said(&shared.last), if !refused => {
                 refused = true;
                 if last_word.is_none() {
                     idle.as_mut().reset(Instant::now() + AFTER_LAST);
@@ -147,6 +154,11 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, mut serv
             }
         }
     }
+}
+
+/// Looks at what wakes the task anyway.
+async fn said(flag: &AtomicBool) {
+    poll_fn(|_| if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// When to look again at a connection whose time is over; `None` where it is to end. With streams it is let be for as
@@ -245,10 +257,10 @@ async fn stream(shared: Arc<Shared>, request: Request<RecvStream>, respond: Send
     let takeover = parts.extensions.remove::<Takeover>();
     let is_last = parts.extensions.remove::<Last>().is_some();
     let end = body.is_end_stream() && takeover.is_none();
-    let sending = respond.lock().send_response(Response::from_parts(parts, ()), end);
     if is_last {
-        shared.last.notify_one();
+        shared.last.store(true, Ordering::Release);
     }
+    let sending = respond.lock().send_response(Response::from_parts(parts, ()), end);
     let Ok(sending) = sending else { return };
     let sending = Sending::new(sending, &shared.unsent);
     match takeover {
