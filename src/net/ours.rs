@@ -58,6 +58,10 @@ pub(super) fn is_watched() -> bool {
 
 /// Whether a captured connection of `client`, which was going `to`, is one of this process itself.
 pub fn came_back(client: SocketAddr, to: SocketAddr) -> bool {
+    // Once nothing may come back, what is still open from before means nothing.
+    if !is_watched() {
+        return false;
+    }
     let ends = Ends::of(client, to);
     let same = ends.shard().lock().contains(&ends);
     let captured = WATCH.load(Ordering::Relaxed) == Watch::Captured as u8;

@@ -287,7 +287,7 @@ fn guarded(
     let progress = Arc::new(Progress::default());
     record.progress = Some(progress.clone());
     let guard = Guard::new(idle.min(conn.door.limits.body_idle), deadline, most);
-    let judged = world.plan.judged_fields.clone().filter(|_| conn.side() == Door::Inbound);
+    let judged = world.plan.judged_fields.as_ref().filter(|_| conn.side() == Door::Inbound).cloned();
     Ok(Body::Guarded(Box::new(Guarded::new(body, guard, progress).without(judged))))
 }
 
