@@ -482,8 +482,7 @@ async fn a_request_that_is_on_its_way_when_a_drain_begins_is_served_and_its_conn
         read_until(&mut app, "\r\n\r\n").await;
         say(&mut app, OK).await;
         let answer = rest(&mut caller).await.to_ascii_lowercase();
-        assert!(answer.starts_with("http/1.1 200") && answer.ends_with("hi"), "{answer}");
-        assert!(answer.contains("connection: close"), "{answer}");
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
     }
 }
 
